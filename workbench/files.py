@@ -1,0 +1,66 @@
+"""Writing files so that a crash, a full disk or a second writer never costs what stood there before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from workbench.errors import InputError, WorkbenchError
+
+_SAFE_NAME = re.compile(r"[^\W_][\w.\-]{0,63}")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
+
+
+def safe_name(name: str, *, what: str = "name", error: type[WorkbenchError] = InputError) -> str:
+    """`name` if it may become a file or folder name; raises `error` otherwise.
+
+    Letters, digits, `.`, `_` and `-`, 64 characters at most, beginning with a letter or a digit:
+    no separator, no `..`, no hidden file, no Windows device.
+    """
+    text = str(name).strip()
+    stem = text.split(".")[0].lower()
+    if not _SAFE_NAME.fullmatch(text) or ".." in text or text.endswith(".") or stem in _RESERVED:
+        raise error(
+            f"The {what} {str(name)[:80]!r} can't be used: take 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or a digit."
+        )
+    return text
+
+
+def explain_os_error(exc: OSError, path: Path) -> str:
+    """One sentence for a failed file operation: what happened to which path, and what to do."""
+    if exc.errno == errno.ENOSPC:
+        return f"The disk is full: {path} was not written and the old version is untouched. Free some space and try again."
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"There is no permission to write {path}. Change the folder's rights or choose another place."
+    if exc.errno == errno.ENOENT:
+        return f"{path} does not exist. Check the path."
+    return f"{path} could not be used: {exc.strerror or exc}."
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Replace `path` by `data` whole or not at all (temp file beside it, fsync, `os.replace`).
+
+    Raises `WorkbenchError` with one sentence where the disk refuses; the old file stays.
+    """
+    raw = data.encode("utf-8") if isinstance(data, str) else data
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(raw)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes the file private; keep the rights the old file had, or the usual ones.
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as exc:
+        raise WorkbenchError(explain_os_error(exc, path)) from exc
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

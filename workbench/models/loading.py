@@ -1,0 +1,219 @@
+"""Loading a base model once, and putting adapters on it and off it. Only here: bitsandbytes and the model classes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.models.tokenizer import ChatTokenizer
+from workbench.settings import Lora, Quantization
+
+ADAPTER = "adapted"  # the one adapter that is on the base, under this name
+OTHER_TOWERS = ("vision_tower", "vision_model", "multi_modal_projector", "embed_vision", "audio_tower", "embed_audio")
+
+# bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+@dataclass
+class Base:
+    """A loaded base, its tokenizer, and the adapter that is on it (a run's name) or none."""
+
+    model: Any
+    tokenizer: ChatTokenizer
+    folder: Path
+    quantization: Quantization
+    adapter: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def raw(self) -> Any:
+        """The transformers model itself, without peft's wrapper."""
+        return self.model.get_base_model() if self.adapter is not None else self.model
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on a GPU that has it, fp32 otherwise; never fp16, in which Gemma 3's activations overflow."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+
+
+def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], None] = lambda _: None) -> Base:
+    """Load the weights in `folder` (safetensors only, no remote code).
+
+    Raises `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = pick_device()
+    dtype = pick_dtype(device)
+    resolved = quantization.resolved(device.type == "cuda")
+    tokenizer = ChatTokenizer.load(folder)
+    say(f"loading the weights of {folder.name}, {resolved.mode if resolved.mode != 'none' else str(dtype).removeprefix('torch.')}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, device_map={"": device}, use_safetensors=True,
+            trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
+            quantization_config=_bitsandbytes(resolved, dtype),
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as exc:
+        raise ModelError(f"{folder} can't be loaded as a causal language model: {_first_line(exc)}") from exc
+    model.eval()
+    model.requires_grad_(False)
+    say("reading the tokenizer")
+    tokenizer.backend  # noqa: B018  read now, so that the first answer does not wait for it
+    return Base(model, tokenizer, folder, resolved)
+
+
+def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantization.mode == "4-bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=quantization.type_4bit,
+            bnb_4bit_use_double_quant=quantization.double, bnb_4bit_compute_dtype=dtype,
+        )
+    if quantization.mode == "8-bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=quantization.threshold)
+    return None
+
+
+def target_pattern(names: list[str], lora: Lora) -> str:
+    """The regular expression of the modules to adapt among the model's `names`; raises `SettingsError` if none fits."""
+    towers = f"(?!.*(?:{'|'.join(OTHER_TOWERS)}))" if lora.text_only else ""
+    pattern = rf"{towers}.*\.(?:{'|'.join(lora.target_modules)})"
+    import re
+
+    if not any(re.fullmatch(pattern, name) for name in names):
+        raise SettingsError(f"lora.target_modules: this model has no layer named {', '.join(lora.target_modules)}; choose others.")
+    return pattern
+
+
+def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool) -> Any:
+    """A fresh adapter on the base, ready to train (fp32 parameters); returns the peft model."""
+    from peft import LoraConfig, get_peft_model
+
+    take_off_adapter(base)
+    linear = [n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
+        target_modules=target_pattern(linear, lora), base_model_name_or_path=base.folder.name,
+    )
+    torch.manual_seed(seed)
+    base.model = get_peft_model(base.model, config, adapter_name=ADAPTER)
+    base.adapter = name
+    if checkpointing:
+        base.raw.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.raw.enable_input_require_grads()
+    return base.model
+
+
+def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
+    """Put the adapter in `folder` on the base and prove that it is active.
+
+    Returns the largest absolute difference it makes to the logits of a probe. Raises `AdapterError`
+    for a missing, broken or foreign adapter: peft itself would only warn about keys that don't match.
+    """
+    from peft import PeftModel
+
+    take_off_adapter(base)
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+        raise AdapterError(f"{folder.name} holds no finished adapter: train it again or choose another run.")
+    try:
+        with safe_open(str(weights), framework="pt") as stream:
+            saved = {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as exc:
+        raise AdapterError(f"{weights.name} of {folder.name} is broken: {_first_line(exc)}. Train it again.") from exc
+    raw = base.model
+    try:
+        base.model = PeftModel.from_pretrained(raw, str(folder), adapter_name=ADAPTER, is_trainable=False)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as exc:
+        _unwrap(raw)
+        raise AdapterError(f"The adapter {name} does not fit {base.folder.name}: {_first_line(exc)}") from exc
+    base.adapter = name
+    base.model.eval()
+    try:
+        _check_keys(base, saved)
+        return prove_active(base)
+    except AdapterError:
+        take_off_adapter(base)
+        raise
+
+
+def _check_keys(base: Base, saved: dict[str, tuple[int, ...]]) -> None:
+    from peft import get_peft_model_state_dict
+
+    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(base.model, adapter_name=ADAPTER).items()}
+    if saved != wanted:
+        odd = sorted(set(saved.items()) ^ set(wanted.items()))
+        raise AdapterError(
+            f"The adapter {base.adapter} does not fit {base.folder.name}: {len(odd)} of its matrices differ, "
+            f"{odd[0][0]} for one. Choose the base it was trained on."
+        )
+
+
+def _unwrap(raw: Any) -> None:
+    """Take half-injected adapter layers out of `raw` after a failed load."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(raw.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, child_name, child.get_base_layer())
+    if hasattr(raw, "peft_config"):
+        del raw.peft_config
+
+
+def take_off_adapter(base: Base) -> None:
+    """The bare base again; its weights were never touched."""
+    if base.adapter is None:
+        return
+    raw = base.model.unload()
+    if raw.is_gradient_checkpointing:
+        raw.gradient_checkpointing_disable()
+        raw.disable_input_require_grads()
+    if hasattr(raw, "peft_config"):
+        del raw.peft_config
+    base.model, base.adapter = raw, None
+    base.model.requires_grad_(False)
+    base.model.eval()
+    gc.collect()
+
+
+@torch.no_grad()
+def prove_active(base: Base) -> float:
+    """Largest absolute difference between the last logits with and without the adapter, on a fixed probe.
+
+    Raises `AdapterError` if it is zero (or not a number): then the adapter does nothing.
+    """
+    model, was_training = base.model, base.model.training
+    model.eval()
+    ids = torch.tensor([base.tokenizer.prompt_ids([{"role": "user", "content": "Проверка: 1, 2, 3."}])], device=base.device)
+    adapted = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
+    with model.disable_adapter():
+        plain = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
+    model.train(was_training)
+    difference = float((adapted - plain).abs().max())
+    if not difference > 0:
+        raise AdapterError(f"The adapter {base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
+    return difference
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return (lines[0] if lines else type(exc).__name__)[:300]

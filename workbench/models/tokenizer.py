@@ -1,0 +1,124 @@
+"""A model's tokenizer and chat template, without torch: the browser's process counts tokens with it too.
+
+The template is rendered by transformers' own (sandboxed) renderer and the text encoded by the
+tokenizers library; a test holds the ids equal to `AutoTokenizer.apply_chat_template`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import ModelError, RowError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Turn = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ChatTokenizer:
+    """Renders turns with the model's template and turns text into ids and back."""
+
+    folder: Path
+    template: str
+    special_names: dict[str, str]
+    stop_ids: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> ChatTokenizer:
+        """Read the tokenizer's files in a model folder; raises `ModelError` naming what is missing."""
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelError(f"{folder} has no tokenizer.json: save the model's fast tokenizer there first.")
+        config = read_json(folder / "tokenizer_config.json")
+        separate = folder / "chat_template.jinja"
+        template = separate.read_text(encoding="utf-8") if separate.is_file() else config.get("chat_template")
+        if isinstance(template, list):
+            template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+        if not isinstance(template, str) or not template.strip():
+            raise ModelError(f"{folder} has no chat template: use an instruction-tuned model, or put a chat_template.jinja there.")
+        names = {k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k in _NAMES and v}
+        return cls(folder, template, names, _stop_ids(folder))
+
+    @cached_property
+    def backend(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        except Exception as exc:  # the library raises a bare Exception
+            raise ModelError(f"{self.folder / 'tokenizer.json'} can't be read: {exc}. Fetch the model again.") from exc
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The texts that would become control tokens if they stood in a row."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return tuple(sorted({t.content for t in added if t.special} | set(self.special_names.values())))
+
+    def render(self, turns: Sequence[Turn], *, answer_next: bool) -> str:
+        """The conversation as the template writes it; with `answer_next` the assistant's turn is opened.
+
+        Raises `RowError` where the template refuses the turns (Gemma wants strict alternation).
+        """
+        from jinja2.exceptions import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            rendered: Any = render_jinja_template(
+                conversations=[list(turns)], chat_template=self.template,
+                add_generation_prompt=answer_next, **self.special_names,
+            )
+        except TemplateError as exc:
+            raise RowError(f"the model's chat template refuses these turns: {exc}") from exc
+        # transformers up to 5.1x returns (texts, generation indices), later ones the texts alone.
+        texts = rendered[0] if isinstance(rendered, tuple) else rendered
+        return str(texts[0])
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of rendered text. The template has written `<bos>`, so nothing is added here."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def text(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
+        """The text of `ids`, without control tokens unless `keep_control`."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=not keep_control))
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids of a conversation that waits for the assistant's answer."""
+        for i, turn in enumerate(turns):
+            self.refuse_control_tokens(turn["content"], f"messages[{i}].content")
+        return self.ids(self.render(turns, answer_next=True))
+
+    def refuse_control_tokens(self, content: str, field: str) -> None:
+        """Raise `RowError` if `content` holds a text that the tokenizer would read as a control token."""
+        for token in self.control_tokens:
+            if token in content:
+                raise RowError(f"the text holds the control token {token}; take it out", field)
+
+
+_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def _stop_ids(folder: Path) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        found = read_json(folder / name).get("eos_token_id")
+        if isinstance(found, int):
+            return (found,)
+        if isinstance(found, list) and found:
+            return tuple(int(i) for i in found)
+    raise ModelError(f"{folder} names no stop token (eos_token_id in generation_config.json): generation would never end.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder; empty if the file is missing; raises `ModelError` if it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path} is not readable JSON: fetch the model again.") from exc
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,102 @@
+"""What a run tells while it goes on: one JSON object a line, appended, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    time: float = Field(default_factory=time.time, description="seconds since 1970")
+
+
+class Started(_Event):
+    type: Literal["started"] = "started"
+    total_steps: int
+    epochs: int
+    train_rows: int
+    validation_rows: int
+    trainable_parameters: int
+    total_parameters: int
+    device: str
+
+
+class Step(_Event):
+    """One optimizer step: mean loss over its labels (nats), gradient norm before clipping, seconds, peak GiB."""
+
+    type: Literal["step"] = "step"
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    labels: int
+    seconds: float
+    memory_gib: float
+
+
+class Validation(_Event):
+    type: Literal["validation"] = "validation"
+    step: int
+    epoch: float
+    loss: float
+
+
+class Saved(_Event):
+    type: Literal["saved"] = "saved"
+    step: int
+
+
+class Notice(_Event):
+    """A line in plain words for the run's log."""
+
+    type: Literal["notice"] = "notice"
+    text: str
+
+
+class Ended(_Event):
+    """The last event of a run that ended by itself, was stopped, or failed with a reason."""
+
+    type: Literal["ended"] = "ended"
+    state: Literal["finished", "stopped", "failed"]
+    reason: str = ""
+    step: int = 0
+    seconds: float = 0.0
+    adapter_difference: float | None = None
+    """Largest absolute difference of the logits with and without the adapter, on a probe prompt."""
+
+
+Event = Annotated[Started | Step | Validation | Saved | Notice | Ended, Field(discriminator="type")]
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def append_event(path: Path, event: _Event) -> None:
+    """Append one line and flush it to the system, so that a killed process loses at most the line in hand."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(event.model_dump_json() + "\n")
+        stream.flush()
+        if isinstance(event, Ended):
+            os.fsync(stream.fileno())
+
+
+def read_events(path: Path) -> list[Event]:
+    """All whole events of a run; a half-written last line is left for the next read."""
+    events: list[Event] = []
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return events
+    for line in raw.split(b"\n")[:-1]:
+        try:
+            events.append(_ADAPTER.validate_python(json.loads(line)))
+        except (ValueError, ValidationError):
+            # A line that a crash cut and a later writer continued: the other lines still tell the run.
+            continue
+    return events

@@ -1,0 +1,85 @@
+"""One optimizer step: forward and backward over packs, clipping, update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from workbench.settings import Training
+from workbench.training.pack import Pack
+
+
+def loss_sum(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
+    """Summed cross-entropy (nats, fp32 scalar) over the pack's L labels.
+
+    The head runs on the label slots alone (`logits_to_keep`): logits are [1, L, V], not [1, T, V].
+    """
+    ids_1T = torch.tensor([packed.ids], device=device)
+    positions_1T = torch.tensor([packed.positions], device=device)
+    slots_L = torch.tensor(packed.slots, device=device)
+    targets_L = torch.tensor(packed.targets, device=device)
+    output = model(input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=slots_L)
+    return cross_entropy(output.logits[0].float(), targets_L, reduction="sum")
+
+
+def accumulate(model: Any, packs: Sequence[Pack], device: torch.device) -> float:
+    """Adds the gradient of the mean loss over all labels of `packs`; returns that mean (nats per label).
+
+    Dividing by the labels of the whole step, not pack by pack, makes the split into packs invisible.
+    """
+    labels = sum(len(p.targets) for p in packs)
+    total = 0.0
+    for packed in packs:
+        loss = loss_sum(model, packed, device) / labels
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+@torch.no_grad()
+def mean_loss(model: Any, packs: Sequence[Pack], device: torch.device) -> float:
+    """Mean cross-entropy (nats per label) without dropout; the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        labels = sum(len(p.targets) for p in packs)
+        return sum(float(loss_sum(model, p, device)) for p in packs) / labels
+    finally:
+        model.train(was_training)
+
+
+def apply_gradient(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+    """Clip to `limit` (0: no clipping), update, clear. Returns the gradient's norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    value = float(norm)
+    if math.isfinite(value):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return value
+
+
+def rate_at(step: int, total: int, training: Training) -> float:
+    """Learning rate of optimizer step `step` (from 0) of `total`: linear warm-up, then the scheduler.
+
+    The curve of transformers' `get_cosine_schedule_with_warmup` and its linear and constant kin, moved
+    by one step: theirs spends the first step, and nearly the last, at a rate of 0. On 40 steps that counts.
+    """
+    warmup = training.warmup_steps
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    if training.scheduler == "constant":
+        return training.learning_rate
+    done = (step - warmup) / max(1, total - warmup)
+    share = 1.0 - done if training.scheduler == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return training.learning_rate * max(0.0, share)
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW over the adapter. Its state is small (8 bytes a parameter), so nothing is paged or held in 8 bit."""
+    return torch.optim.AdamW(
+        parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
+    )
