@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.models.shapes import target_regex
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import Lora, Quantization
 
 ADAPTER = "adapted"  # the one adapter that is on the base, under this name
-OTHER_TOWERS = ("vision_tower", "vision_model", "multi_modal_projector", "embed_vision", "audio_tower", "embed_audio")
 
 # bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -93,11 +94,8 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def target_pattern(names: list[str], lora: Lora) -> str:
-    """The regular expression of the modules to adapt among the model's `names`; raises `SettingsError` if none fits."""
-    towers = f"(?!.*(?:{'|'.join(OTHER_TOWERS)}))" if lora.text_only else ""
-    pattern = rf"{towers}.*\.(?:{'|'.join(lora.target_modules)})"
-    import re
-
+    """The pattern of the modules to adapt, proven to fit some of the model's `names`; raises `SettingsError`."""
+    pattern = target_regex(lora)
     if not any(re.fullmatch(pattern, name) for name in names):
         raise SettingsError(f"lora.target_modules: this model has no layer named {', '.join(lora.target_modules)}; choose others.")
     return pattern

@@ -15,6 +15,7 @@ from workbench.settings import Training
 from workbench.training import events
 from workbench.training.encode import Encoded
 from workbench.training.pack import Pack, pack_within
+from workbench.training.plan import step_count
 from workbench.training.step import accumulate, apply_gradient, make_optimizer, mean_loss, rate_at
 
 Emit = Callable[[events.Event], None]
@@ -26,11 +27,6 @@ class Outcome:
 
     steps: int
     stopped: bool
-
-
-def step_count(rows: int, training: Training) -> int:
-    """Optimizer steps of a run: every epoch's rows in groups of `rows_per_step`, a smaller last group included."""
-    return training.epochs * -(-rows // training.rows_per_step)
 
 
 def batches(rows: Sequence[Encoded], training: Training) -> Iterator[tuple[int, bool, list[Pack]]]:

@@ -1,0 +1,95 @@
+"""The workbench without a browser: `python -m workbench VERB`. Exit 0 on success, 2 on bad input (one line on stderr)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from workbench import verbs
+from workbench.errors import InputError, WorkbenchError
+from workbench.models.catalog import DEMO
+from workbench.workspace import Workspace
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    top = argparse.ArgumentParser(prog="python -m workbench", description="Teach a chat model to call tools, and measure it.")
+    top.add_argument("--root", type=Path, help=argparse.SUPPRESS)  # another workbench folder, for tests
+    sub = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        found = sub.add_parser(name, help=text, description=text)
+        found.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        return found
+
+    def model(p: argparse.ArgumentParser, text: str = "a local folder, a hub name, or demo (the embedded model)") -> None:
+        p.add_argument("--model", default=os.environ.get("MODEL") or DEMO, help=text)
+
+    def settings(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", help="a setting, as in lora.rank=16; repeat it for more")
+
+    verb("fetch-demo-model", "fetch and convert the embedded model once; prints its folder")
+    check = verb("check", "say what a file of rows holds and which lines can't be used (exit 2 if there are any)")
+    check.add_argument("file", type=Path)
+    model(check, "whose tokenizer judges length and control tokens, if it is on this machine")
+    plan = verb("plan", "say what a run would be: parameters, tokens, optimizer steps, memory, warnings")
+    model(plan)
+    plan.add_argument("--data", type=Path, help="rows in JSON lines (default: data/examples.json)")
+    settings(plan)
+    train = verb("train", "train an adapter into adapters/NAME; Ctrl+C stops it and keeps what is learned")
+    train.add_argument("--data", type=Path, required=True)
+    train.add_argument("--name", required=True)
+    model(train)
+    settings(train)
+    answer = verb("answer", "answer one prompt with an adapter, or with its base")
+    answer.add_argument("--adapter", required=True)
+    answer.add_argument("--prompt", required=True)
+    answer.add_argument("--base", action="store_true", help="the base without the adapter")
+    answer.add_argument("--max-new-tokens", type=int, default=96)
+    compare = verb("compare", "answer prompts with base and adapter side by side")
+    compare.add_argument("--adapter", required=True)
+    compare.add_argument("--prompts", type=Path, help="rows in JSON lines, or one prompt a line (default: the six demo prompts)")
+    compare.add_argument("--max-new-tokens", type=int, default=96)
+    evaluate = verb("evaluate", "measure call recall, over-calls and malformed calls over cases")
+    evaluate.add_argument("--cases", type=Path, required=True)
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--adapter")
+    which.add_argument("--base", action="store_true")
+    model(evaluate, "the base to measure with --base")
+    evaluate.add_argument("--max-new-tokens", type=int, default=64)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        space = Workspace(root=options.root) if options.root else Workspace()
+        if getattr(options, "model", None):
+            space = Workspace(root=space.root, model=options.model, models_dir=space.models_dir)
+        result = getattr(verbs, options.verb.replace("-", "_"))(space, options)
+    except WorkbenchError as exc:
+        print(" ".join(str(exc).split()), file=sys.stderr)
+        return 2 if isinstance(exc, InputError) else 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    return _finish(result, options.json)
+
+
+def _finish(result: dict[str, Any], as_json: bool) -> int:
+    bad = result.pop("_bad_input", None)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    if bad:
+        print(bad, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What the browser's process and the engine process say to each other: one JSON object a line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from workbench.settings import Quantization, Sampling
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoadJob(_Message):
+    """Load a base (from the hub if it is not here) so that the first answer does not wait for it."""
+
+    kind: Literal["load"] = "load"
+    model: str
+    quantization: Quantization = Quantization()
+
+
+class TrainJob(_Message):
+    """Train a run whose folder has been created."""
+
+    kind: Literal["train"] = "train"
+    run: str
+
+
+class AnswerJob(_Message):
+    """Answer a conversation in every lane at once. A lane is True where the adapter is on.
+
+    `run` names the adapter; without it only the base lane can be asked, on `model`.
+    """
+
+    kind: Literal["answer"] = "answer"
+    turns: tuple[dict[str, str], ...]
+    lanes: tuple[bool, ...]
+    run: str | None = None
+    model: str = "demo"
+    quantization: Quantization = Quantization()
+    sampling: Sampling = Sampling()
+
+
+class EvaluateJob(_Message):
+    """Answer every prompt (one conversation each) with the adapter of `run`, or with the base alone."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    prompts: tuple[tuple[dict[str, str], ...], ...]
+    adapted: bool
+    run: str | None = None
+    model: str = "demo"
+    quantization: Quantization = Quantization()
+    sampling: Sampling = Sampling()
+
+
+Job = Annotated[LoadJob | TrainJob | AnswerJob | EvaluateJob, Field(discriminator="kind")]
+
+
+class Do(_Message):
+    """To the engine: do this job."""
+
+    type: Literal["do"] = "do"
+    number: int
+    job: Job
+
+
+class Stop(_Message):
+    """To the engine: stop the job in hand if it is this one."""
+
+    type: Literal["stop"] = "stop"
+    number: int
+
+
+class Progress(_Message):
+    """From the engine: what it is doing, and how far (0 to 1, None if unknown)."""
+
+    type: Literal["progress"] = "progress"
+    number: int
+    text: str
+    share: float | None = None
+
+
+class Texts(_Message):
+    """From the engine: each lane's text so far."""
+
+    type: Literal["texts"] = "texts"
+    number: int
+    texts: tuple[str, ...]
+
+
+class Holds(_Message):
+    """From the engine: what it has loaded, and the memory that takes (GiB)."""
+
+    type: Literal["holds"] = "holds"
+    model: str = ""
+    quantization: str = ""
+    adapter: str | None = None
+    device: str = ""
+    memory_gib: float = 0.0
+    memory_total_gib: float = 0.0
+
+
+class Done(_Message):
+    """From the engine: the job ended well; `result` is the job's own."""
+
+    type: Literal["done"] = "done"
+    number: int
+    result: dict[str, Any] = {}
+
+
+class Failed(_Message):
+    """From the engine: the job failed with one sentence. `expected` tells a person's mistake from a fault of ours."""
+
+    type: Literal["failed"] = "failed"
+    number: int
+    reason: str
+    expected: bool = True
+
+
+ToEngine: TypeAdapter[Do | Stop] = TypeAdapter(Annotated[Do | Stop, Field(discriminator="type")])
+FromEngine: TypeAdapter[Progress | Texts | Holds | Done | Failed] = TypeAdapter(
+    Annotated[Progress | Texts | Holds | Done | Failed, Field(discriminator="type")]
+)

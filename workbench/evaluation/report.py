@@ -1,0 +1,30 @@
+"""Scores and replies as plain text, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workbench.evaluation.scores import Rate, Scored, Scores
+
+TITLES = {
+    "call_recall": "call recall", "over_call_rate": "over-call rate", "malformed_rate": "malformed rate",
+    "name_accuracy": "name accuracy", "argument_match": "argument match",
+}
+
+
+def rate_text(rate: Rate) -> str:
+    """As in `14/15 (93.3 %)`."""
+    return f"{rate.k}/{rate.n}" + (f" ({100 * rate.k / rate.n:.1f} %)" if rate.n else " (nothing to count)")
+
+
+def scores_text(scores: Scores) -> str:
+    return "\n".join(f"{title:15} {rate_text(getattr(scores, name))}" for name, title in TITLES.items())
+
+
+def wrong_text(scored: Sequence[Scored]) -> str:
+    """One line for each wrong reply: what was asked, what was expected, what came."""
+    lines = [
+        f"  wrong: {s.case.prompt!r}: expected {'a call' if s.case.expected else 'no call'}, got {s.verdict}: {s.reply[:80]!r}"
+        for s in scored if not s.right
+    ]
+    return "\n".join(lines)

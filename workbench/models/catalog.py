@@ -1,0 +1,93 @@
+"""From a model's name to its folder: the embedded one, a local folder, or a hub name already on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import ModelError
+from workbench.models.tokenizer import read_json
+
+DEMO = "demo"
+DEMO_FOLDER = "gemma-3-270m"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Finds models. `models_dir` holds the embedded one."""
+
+    models_dir: Path
+
+    def demo_folder(self) -> Path:
+        return self.models_dir / DEMO_FOLDER
+
+    def find(self, model: str) -> Path:
+        """The folder of a model that is on this machine; raises `ModelError` that says how to get it."""
+        if model == DEMO:
+            folder = self.demo_folder()
+            if not (folder / "config.json").is_file():
+                raise ModelError("The embedded model is not here yet: run `python -m workbench fetch-demo-model` (or `make run`) once.")
+            return folder
+        local = Path(model).expanduser()
+        if local.is_dir():
+            return _checked(local)
+        if _HUB_NAME.fullmatch(model):
+            return _checked(_snapshot(model, offline=True))
+        if local.is_file():
+            raise ModelError(f"{model} is a file: give the folder that holds config.json and the .safetensors files.")
+        raise ModelError(f"There is no model folder {model}: give a folder with config.json and .safetensors files, a hub name such as google/gemma-3-4b-it, or demo.")
+
+    def fetch(self, model: str, say: Callable[[str], None]) -> Path:
+        """Like `find`, but downloads a hub name that is not here yet."""
+        try:
+            return self.find(model)
+        except ModelError:
+            if model == DEMO or not _HUB_NAME.fullmatch(model) or Path(model).exists():
+                raise
+        say(f"downloading {model} from the hub")
+        return _checked(_snapshot(model, offline=False))
+
+
+def display_name(model: str, folder: Path | None = None) -> str:
+    """A short name for the screen and the files: never a machine's path."""
+    if model == DEMO:
+        return DEMO_FOLDER
+    return model if _HUB_NAME.fullmatch(model) and folder is None else Path(model).name or model
+
+
+def _snapshot(model: str, *, offline: bool) -> Path:
+    # Imported here: the hub's client takes half a second, and most models are local.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    missing = f"The model {model} is not on this machine"
+    try:
+        return Path(snapshot_download(model, allow_patterns=_PATTERNS, local_files_only=offline, token=os.environ.get("HF_TOKEN")))
+    except GatedRepoError as exc:
+        raise ModelError(f"{model} is gated: accept its licence on the hub and set HF_TOKEN in the environment.") from exc
+    except RepositoryNotFoundError as exc:
+        raise ModelError(f"The hub knows no model {model} (or it is private: set HF_TOKEN in the environment).") from exc
+    except LocalEntryNotFoundError as exc:
+        hint = "it will be downloaded when it is loaded" if offline else "the hub can't be reached; check the network, or give a local folder"
+        raise ModelError(f"{missing}: {hint}.") from exc
+    except (HfHubHTTPError, OSError, ValueError) as exc:
+        raise ModelError(f"{missing}, and the hub can't be reached; check the network, or give a local folder.") from exc
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json: give a model folder (an adapter folder is chosen in the chat, not here).")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} holds no .safetensors file; other weight formats can run code and are not loaded.")
+    return folder
+
+
+def describe(folder: Path) -> str:
+    """The architecture's name in a model folder, for the screen."""
+    architectures = read_json(folder / "config.json").get("architectures") or ["unknown"]
+    return str(architectures[0])

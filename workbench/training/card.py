@@ -1,0 +1,33 @@
+"""The model card that stands beside an adapter (README.md, as the hub shows it)."""
+
+from __future__ import annotations
+
+from workbench.training.runs import RunView
+
+
+def model_card(view: RunView) -> str:
+    """Markdown with the hub's front matter; says what was trained on what, and how it ended. No machine paths."""
+    info, s = view.info, view.info.settings
+    ended, started = view.ended, view.started
+    q = s.quantization
+    lines = [
+        "---", "library_name: peft", f"base_model: {info.model_name}", "tags: [tool-calling, lora]", "---", "",
+        f"# {info.name}", "",
+        f"A LoRA adapter that teaches {info.model_name} when to call a tool, in the `{info.dialect}` form.", "",
+        "| | |", "|---|---|",
+        f"| rows | {info.data_rows} from {info.data_name}, SHA-256 `{info.data_sha256[:16]}…` |",
+        f"| base weights | {q.mode}{f' {q.type_4bit}' if q.mode == '4-bit' else ''} |",
+        f"| LoRA | rank {s.lora.rank}, alpha {s.lora.alpha}, dropout {s.lora.dropout:g}, {', '.join(s.lora.target_modules)} |",
+        f"| training | {s.training.epochs} epochs, {s.training.rows_per_step} rows a step, rate {s.training.learning_rate:g} "
+        f"({s.training.scheduler}, {s.training.warmup_steps} warm-up steps), clip {s.training.max_grad_norm:g}, seed {s.training.seed} |",
+    ]
+    if started:
+        lines.append(f"| parameters | {started.trainable_parameters:,} trainable of {started.total_parameters:,} |")
+    if view.steps:
+        lines.append(f"| train loss | {view.steps[0].loss:.3f} → {view.steps[-1].loss:.3f} after {view.steps[-1].step} optimizer steps |")
+    if view.validations:
+        lines.append(f"| validation loss | {view.validations[-1].loss:.3f} |")
+    if ended:
+        lines.append(f"| ended | {ended.state}{f': {ended.reason}' if ended.reason else ''} |")
+    lines.append(f"| versions | {', '.join(f'{k} {v}' for k, v in info.versions.items())} |")
+    return "\n".join(lines) + "\n"

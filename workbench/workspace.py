@@ -1,0 +1,153 @@
+"""The folders and the services over them, built once and passed in. No torch, no gradio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from workbench.dataset.checks import is_call
+from workbench.dataset.formats import load_rows
+from workbench.dataset.store import RowStore
+from workbench.engine.client import Engine, Ticket
+from workbench.engine.messages import AnswerJob, EvaluateJob, LoadJob, TrainJob
+from workbench.errors import ModelError
+from workbench.evaluation.scores import Case, make_cases
+from workbench.models.catalog import DEMO, Catalog, display_name
+from workbench.models.hardware import card
+from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
+from workbench.models.tokenizer import ChatTokenizer
+from workbench.schema import Example, RowProblem
+from workbench.settings import Quantization, RunSettings, Sampling
+from workbench.training.encode import Encoded, encode_all
+from workbench.training.plan import Plan, make_plan
+from workbench.training.runs import RunInfo, RunStore
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Workspace:
+    """One workbench: its data, its runs, its models, and the model it is open on."""
+
+    root: Path = ROOT
+    model: str = DEMO
+    models_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.root = self.root.resolve()
+        self.models_dir = self.models_dir or self.root / "models"
+        # The engine runs elsewhere: a folder must be named whole.
+        if self.model != DEMO and Path(self.model).expanduser().is_dir():
+            self.model = str(Path(self.model).expanduser().resolve())
+
+    @property
+    def data_dir(self) -> Path:
+        return self.root / "data"
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        assert self.models_dir is not None
+        return Catalog(self.models_dir)
+
+    @cached_property
+    def rows(self) -> RowStore:
+        return RowStore(self.data_dir / "examples.json")
+
+    @cached_property
+    def runs(self) -> RunStore:
+        return RunStore(self.root / "adapters")
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.catalog.models_dir, self.runs.folder, self.runs)
+
+    @property
+    def model_name(self) -> str:
+        return display_name(self.model)
+
+    @cached_property
+    def has_gpu(self) -> bool:
+        return card() is not None
+
+    def cases(self, name: str) -> list[Case]:
+        """The evaluation cases in data/NAME; raises `DataError`. Unusable lines are refused in `load_rows`' words."""
+        return make_cases(load_rows(self.data_dir / name).rows)
+
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        """The tokenizer of the model the workbench is open on; raises `ModelError` while the model is not here."""
+        tokenizer = ChatTokenizer.load(self.catalog.find(self.model))
+        tokenizer.backend  # noqa: B018  read it now
+        return tokenizer
+
+    def shapes(self, model: str) -> Shapes:
+        """The model's weight shapes, from its files or from the table of known sizes; raises `ModelError`."""
+        try:
+            return folder_shapes(self.catalog.find(model))
+        except ModelError:
+            size = known_size(model)
+            if size is None or Path(model).exists():
+                raise
+            return gemma3_shapes(size)
+
+    def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None) -> Plan:
+        """The plan of a run over the rows that are not rejected; raises `ModelError` for an unknown model."""
+        model = model or self.model
+        shapes = self.shapes(model)
+        usable = [row for row in rows if row.status != "rejected"]
+        notes: list[str] = []
+        encoded: list[Encoded] | None = None
+        try:
+            tokenizer = self._tokenizer_for(model)
+            found, problems = encode_all(usable, tokenizer, max_tokens=settings.training.max_row_tokens)
+            notes += [f"This row can't be learned: {p}. Mend or delete it before the run." for p in problems[:3]]
+            kept = [(row, e) for row, e in zip(usable, found, strict=True) if e is not None]
+            usable, encoded = [row for row, _ in kept], [e for _, e in kept]
+        except ModelError:
+            notes.append("The tokens can't be counted: the model's tokenizer is not on this machine yet.")
+        return make_plan(shapes, settings, kinds=[is_call(row) for row in usable], encoded=encoded, has_gpu=self.has_gpu, notes=notes)
+
+    def _tokenizer_for(self, model: str) -> ChatTokenizer:
+        try:
+            return self.tokenizer if model == self.model else ChatTokenizer.load(self.catalog.find(model))
+        except ModelError:
+            if known_size(model) is None:
+                raise
+            # All Gemma 3 share one tokenizer: the embedded model's counts for its big sisters.
+            return ChatTokenizer.load(self.catalog.find(DEMO))
+
+    # -- jobs for the engine ----------------------------------------------------------------------
+
+    def load_model(self) -> Ticket:
+        """Begin to load the base, so that the first answer does not wait for it."""
+        return self.engine.submit(LoadJob(model=self.model), f"loading {self.model_name}")
+
+    def create_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
+        """A run's folder, ready to train; raises `RunError` for a bad or taken name."""
+        model = model or self.model
+        return self.runs.create(name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings)
+
+    def start_training(self, name: str) -> Ticket:
+        """Train a created run; raises `BusyError` while another is being trained."""
+        return self.engine.submit(TrainJob(run=name), f"training run {name}")
+
+    def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
+        """Answer a conversation with the base (False) and the adapter of `run` (True), together."""
+        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, quantization=self.quantization_of(run), sampling=sampling)
+        return self.engine.submit(job, "an answer")
+
+    def evaluate(self, prompts: list[str], *, run: str | None, sampling: Sampling) -> Ticket:
+        """Answer every prompt with the adapter of `run`, or with the base alone."""
+        turns = tuple(({"role": "user", "content": p},) for p in prompts)
+        job = EvaluateJob(prompts=turns, adapted=run is not None, run=run, model=self.model, quantization=self.quantization_of(run), sampling=sampling)
+        return self.engine.submit(job, f"evaluating {run or 'the base'}")
+
+    def quantization_of(self, run: str | None) -> Quantization:
+        """How a run held its base; the default without a run."""
+        return self.runs.info(run).settings.quantization if run else Quantization()
+
+
+def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int) -> list[RowProblem]:
+    """The rows that the model can't be taught, by place from 1."""
+    return encode_all(rows, tokenizer, max_tokens=max_tokens)[1]
