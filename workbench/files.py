@@ -35,7 +35,7 @@ def explain_os_error(exc: OSError, path: Path) -> str:
     if exc.errno == errno.ENOSPC:
         return f"The disk is full: {path} was not written and the old version is untouched. Free some space and try again."
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"There is no permission to write {path}. Change the folder's rights or choose another place."
+        return f"There is no permission to use {path}. Change its rights or choose another place."
     if exc.errno == errno.ENOENT:
         return f"{path} does not exist. Check the path."
     return f"{path} could not be used: {exc.strerror or exc}."

@@ -75,8 +75,8 @@ class Training(_Group):
 
     epochs: int = _field(10, "Epochs", "How often every training row is seen.", "epochs", ge=1, le=1000)
     rows_per_step: int = _field(16, "Rows per optimizer step", "Packed into one forward pass without padding.", "rows", ge=1, le=1024)
-    # The first article's 1e-4 leaves 40 steps half learned (over-calls); the second article's 2e-4 learns it.
-    learning_rate: float = _field(2e-4, "Learning rate", "Peak rate, reached at the end of the warm-up.", "", gt=0, le=1.0)
+    # The articles' 1e-4 and 2e-4 leave 40 steps half learned (the model over-calls); see `suggested_rate`.
+    learning_rate: float = _field(4e-4, "Learning rate", "Peak rate, reached at the end of the warm-up.", "", gt=0, le=1.0)
     warmup_steps: int = _field(10, "Warm-up", "The rate climbs from 0 over these steps.", "optimizer steps", ge=0, le=100_000)
     scheduler: Literal["cosine", "linear", "constant"] = _field(
         "cosine", "Scheduler", "How the rate falls after the warm-up; constant keeps it."
@@ -114,6 +114,15 @@ class RunSettings(_Group):
     training: Training = Training()
 
 
+def suggested_rate(hidden_size: int) -> float:
+    """The default learning rate for a model of that width: 8e-4 at 640, falling with the square root of the width.
+
+    8e-4 was measured on the embedded model (width 640; benchmarks/RESULTS.md); the square root is the rule of
+    thumb that wider models want smaller steps, and gives 4e-4 at 2,560 (4B).
+    """
+    return float(f"{8e-4 * (640 / max(1, hidden_size)) ** 0.5:.1e}")
+
+
 GROUPS: dict[str, type[_Group]] = {"quantization": Quantization, "lora": Lora, "training": Training}
 
 
@@ -122,7 +131,8 @@ def first_error(exc: ValidationError, group: str = "") -> str:
     error = exc.errors()[0]
     path = ".".join([group, *(str(part) for part in error["loc"])]).strip(".")
     if error["type"] == "extra_forbidden":
-        return f"There is no setting {path}. The settings are: {', '.join(all_paths())}."
+        known = [f"sampling.{name}" for name in Sampling.model_fields] if group == "sampling" else all_paths()
+        return f"There is no setting {path}. The settings are: {', '.join(known)}."
     got = repr(error.get("input"))[:60]
     return f"{path} can't be {got}: {error['msg'][0].lower()}{error['msg'][1:]}."
 

@@ -14,18 +14,17 @@ from typing import Any
 
 from workbench.calls.dialects import TAG, calls_in, verdict
 from workbench.dataset.checks import balance, near_duplicates
-from workbench.dataset.formats import load_rows, parse_jsonl, read_text
+from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.evaluation.report import scores_text, wrong_text
 from workbench.evaluation.scores import Case, make_cases, score, score_reply
-from workbench.models.catalog import DEMO
+from workbench.models.catalog import is_hub_name
 from workbench.models.demo import fetch_demo_model as fetch
 from workbench.models.demo import licence_notice
 from workbench.schema import Example, Message
-from workbench.settings import RunSettings, Training, apply_overrides, make_sampling
+from workbench.settings import Training, apply_overrides, make_sampling
 from workbench.training import events
-from workbench.training.job import refuse_problems
 from workbench.workspace import Workspace, row_problems
 
 Result = dict[str, Any]
@@ -44,6 +43,7 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
     with contextlib.suppress(ModelError):  # without a tokenizer the form alone is judged
         for p in row_problems(space.tokenizer, loaded.rows, Training().max_row_tokens):
             problems.append(type(p)(loaded.lines[p.line - 1], p.field, p.reason))
+    problems.sort(key=lambda p: p.line)
     counts = balance(loaded.rows)
     pairs = near_duplicates([row.request for row in loaded.rows])
     twins = [[loaded.lines[p.first], loaded.lines[p.second]] for p in pairs]
@@ -54,7 +54,7 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
         print(f"  lines {first} and {second} ask nearly the same")
     result: Result = {
         "rows": counts.rows, "calls": counts.calls, "texts": counts.texts,
-        "problems": [asdict(p) for p in sorted(problems, key=lambda p: p.line)], "near_duplicates": twins,
+        "problems": [asdict(p) for p in problems], "near_duplicates": twins,
     }
     if problems:
         result["_bad_input"] = f"{options.file.name}: {len(problems)} line(s) can't be used, the first: {problems[0]}"
@@ -64,9 +64,9 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
 
 
 def plan(space: Workspace, options: argparse.Namespace) -> Result:
-    settings = apply_overrides(RunSettings(), options.set)
+    settings = apply_overrides(space.default_settings(), options.set)
     loaded = load_rows(options.data or space.data_dir / "examples.json")
-    made = space.plan(loaded.rows, settings, options.model)
+    made = space.plan(loaded.rows, settings, options.model, loaded.lines)
     result = made.as_json()
     result["warnings"] += [f"This line can't be used: {p}." for p in loaded.problems]
     print(f"parameters      {made.trainable_parameters:,} trainable of {made.total_parameters:,} ({made.trainable_share:.4%})")
@@ -80,13 +80,13 @@ def plan(space: Workspace, options: argparse.Namespace) -> Result:
 
 
 def train(space: Workspace, options: argparse.Namespace) -> Result:
-    settings = apply_overrides(RunSettings(), options.set)
+    settings = apply_overrides(space.default_settings(), options.set)
     space.runs.path(options.name)
     loaded = load_rows(options.data)
     refuse_problems(loaded.problems, options.data.name)
     if not loaded.rows:
         raise DataError(f"{options.data.name} holds no rows: there is nothing to learn.")
-    if space.model == DEMO or Path(space.model).is_dir():
+    if not is_hub_name(space.model):
         space.catalog.find(space.model)  # a wrong path is told before a run's folder is made
     info = space.create_run(options.name, loaded.rows, settings, data_name=options.data.name)
     host, report = _host(space)
@@ -193,7 +193,7 @@ def _prompts(path: Path) -> list[tuple[Case, bool]]:
         loaded = parse_jsonl(text)
         refuse_problems(loaded.problems, path.name)
         return [(case, True) for case in make_cases(loaded.rows)]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise DataError(f"{path.name} holds no prompts.")
     return [(Case(Example((Message("user", line),)), ()), False) for line in lines]

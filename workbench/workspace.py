@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from workbench.dataset.checks import is_call
 from workbench.dataset.formats import load_rows
@@ -13,12 +15,12 @@ from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, LoadJob, TrainJob
 from workbench.errors import ModelError
 from workbench.evaluation.scores import Case, make_cases
-from workbench.models.catalog import DEMO, Catalog, display_name
+from workbench.models.catalog import DEMO, Catalog, display_name, is_hub_name
 from workbench.models.hardware import card
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
-from workbench.models.tokenizer import ChatTokenizer
+from workbench.models.tokenizer import ChatTokenizer, read_json
 from workbench.schema import Example, RowProblem
-from workbench.settings import Quantization, RunSettings, Sampling
+from workbench.settings import Quantization, RunSettings, Sampling, Training, suggested_rate
 from workbench.training.encode import Encoded, encode_all
 from workbench.training.plan import Plan, make_plan
 from workbench.training.runs import RunInfo, RunStore
@@ -33,13 +35,15 @@ class Workspace:
     root: Path = ROOT
     model: str = DEMO
     models_dir: Path | None = None
+    _encoded: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
         self.models_dir = self.models_dir or self.root / "models"
         # The engine runs elsewhere: a folder must be named whole.
-        if self.model != DEMO and Path(self.model).expanduser().is_dir():
-            self.model = str(Path(self.model).expanduser().resolve())
+        with contextlib.suppress(ModelError):
+            if self.model != DEMO and not is_hub_name(self.model):
+                self.model = str(self.catalog.find(self.model).resolve())
 
     @property
     def data_dir(self) -> Path:
@@ -91,8 +95,23 @@ class Workspace:
                 raise
             return gemma3_shapes(size)
 
-    def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None) -> Plan:
-        """The plan of a run over the rows that are not rejected; raises `ModelError` for an unknown model."""
+    def default_settings(self, model: str | None = None) -> RunSettings:
+        """The settings that a form or a command starts from: the declared ones, with the rate fit to the model's width."""
+        model = model or self.model
+        size = known_size(model)
+        width = size.hidden if size else 0
+        with contextlib.suppress(ModelError):
+            config = read_json(self.catalog.find(model) / "config.json")
+            width = (config.get("text_config") or config).get("hidden_size") or width
+        if not isinstance(width, int) or width <= 0:
+            return RunSettings()
+        return RunSettings(training=Training(learning_rate=suggested_rate(width)))
+
+    def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None, lines: tuple[int, ...] = ()) -> Plan:
+        """The plan of a run over the rows that are not rejected; raises `ModelError` for an unknown model.
+
+        `lines` are the rows' places in their file, for naming a bad one; without it rows count from 1.
+        """
         model = model or self.model
         shapes = self.shapes(model)
         usable = [row for row in rows if row.status != "rejected"]
@@ -100,13 +119,24 @@ class Workspace:
         encoded: list[Encoded] | None = None
         try:
             tokenizer = self._tokenizer_for(model)
-            found, problems = encode_all(usable, tokenizer, max_tokens=settings.training.max_row_tokens)
+            found, problems = self._encode(rows, lines, tokenizer, settings.training.max_row_tokens)
             notes += [f"This row can't be learned: {p}. Mend or delete it before the run." for p in problems[:3]]
+            if len(problems) > 3:
+                notes.append(f"And {len(problems) - 3} more rows can't be learned.")
             kept = [(row, e) for row, e in zip(usable, found, strict=True) if e is not None]
             usable, encoded = [row for row, _ in kept], [e for _, e in kept]
         except ModelError:
             notes.append("The tokens can't be counted: the model's tokenizer is not on this machine yet.")
         return make_plan(shapes, settings, kinds=[is_call(row) for row in usable], encoded=encoded, has_gpu=self.has_gpu, notes=notes)
+
+    def _encode(self, rows: tuple[Example, ...], lines: tuple[int, ...], tokenizer: ChatTokenizer, max_tokens: int) -> tuple[list[Encoded | None], list[RowProblem]]:
+        """The usable rows encoded; the last answer is kept, since the plan is asked for at every click."""
+        key = (rows, tokenizer.folder, max_tokens)
+        if self._encoded is None or self._encoded[0][1:] != key[1:] or self._encoded[0][0] is not rows:
+            places = [i for i, row in enumerate(rows) if row.status != "rejected"]
+            named = [lines[i] if lines else i + 1 for i in places]
+            self._encoded = (key, encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named))
+        return self._encoded[1]
 
     def _tokenizer_for(self, model: str) -> ChatTokenizer:
         try:

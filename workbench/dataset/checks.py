@@ -64,7 +64,8 @@ def leaks(prompts: Sequence[str], others: Sequence[str]) -> list[Pair]:
 def _like(left: Sequence[str], right: Sequence[str]) -> list[Pair]:
     if not left or not right:
         return []
-    a, b = [normalise(p) for p in left], [normalise(p) for p in right]
+    # A prompt without words (an emoji) is compared as it stands.
+    a, b = [normalise(p) or p for p in left], [normalise(p) or p for p in right]
     straight = process.cdist(a, b, scorer=fuzz.ratio, score_cutoff=NEAR)
     sorted_words = process.cdist(a, b, scorer=fuzz.token_sort_ratio, score_cutoff=NEAR)
     found = []

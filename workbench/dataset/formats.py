@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ def read_text(path: Path) -> str:
 
 def decode(raw: bytes, name: str) -> str:
     """UTF-8 text of `raw`; raises `DataError` that names the first bad byte's line."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = raw[: exc.start].count(b"\n") + 1
         raise DataError(f"{name} is not UTF-8 (line {line}): save it as UTF-8 and try again.") from exc
@@ -74,11 +76,29 @@ def parse_jsonl(text: str) -> Loaded:
 
 def _parse_json(line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
         raise RowError(f"not valid JSON: {exc.msg} at column {exc.colno}", "line") from exc
     except (ValueError, RecursionError) as exc:
         raise RowError("not valid JSON: a number or the nesting is too large", "line") from exc
+
+
+def _refuse_constant(word: str) -> None:
+    raise RowError(f"not valid JSON: {word} is not a JSON number", "line")
+
+
+def _refuse_half_characters(value: Any, field: str) -> None:
+    """Raise `RowError` for a lone surrogate anywhere in the row: it could not be written to a file again."""
+    if isinstance(value, str):
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+            raise RowError("the text holds half a character (a lone surrogate); type it again", field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_half_characters(key, field)
+            _refuse_half_characters(item, f"{field}.{key}" if field else key)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_half_characters(item, f"{field}[{i}]")
 
 
 def parse_row(value: Any) -> Example:
@@ -93,6 +113,7 @@ def parse_row(value: Any) -> Example:
     status = value.get("status", "draft")
     if status not in STATUSES:
         raise RowError(f"expected one of {', '.join(STATUSES)}, found {_short(status)}", "status")
+    _refuse_half_characters(value, "")
     parsed = tuple(_parse_message(m, f"messages[{i}]") for i, m in enumerate(messages))
     _check_turns(parsed)
     extras = {k: v for k, v in value.items() if k not in ("messages", "status")}
@@ -116,8 +137,6 @@ def _parse_message(value: Any, field: str) -> Message:
         raise RowError(f"expected text, found {_kind(content)}", f"{field}.content")
     if not content.strip() and not calls:
         raise RowError("the text is empty", f"{field}.content")
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in content):
-        raise RowError("the text holds half a character (a lone surrogate); type it again", f"{field}.content")
     extras = {k: v for k, v in value.items() if k not in ("role", "content", "tool_calls")}
     return Message(role, content, calls, extras)
 
@@ -136,8 +155,8 @@ def _parse_calls(value: Any, field: str) -> tuple[ToolCall, ...]:
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
-            except ValueError as exc:
+                arguments = json.loads(arguments, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError) as exc:
                 raise RowError("the arguments are not valid JSON", f"{field}[{i}].arguments") from exc
         if not isinstance(arguments, dict):
             raise RowError(f"expected a JSON object, found {_kind(arguments)}", f"{field}[{i}].arguments")
@@ -157,6 +176,14 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
             for segment in DIALECTS["tag"].parse(message_text(message)):
                 if isinstance(segment, MalformedSegment):
                     raise RowError(f"malformed tool call: {segment.reason}", f"messages[{i}].content")
+
+
+def refuse_problems(problems: Sequence[RowProblem], where: str) -> None:
+    """Raise `DataError` naming the first rows that can't be learned; none is left out in silence."""
+    if problems:
+        shown = "; ".join(str(p) for p in problems[:3])
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise DataError(f"{where}: {len(problems)} row(s) can't be learned: {shown}{more}. Mend or delete them, then start again.")
 
 
 def dump_row(row: Example) -> dict[str, Any]:

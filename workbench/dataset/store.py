@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from workbench.dataset.formats import dump_row, parse_jsonl, parse_row, read_text
@@ -37,7 +38,7 @@ class RowSet:
     entries: tuple[Entry, ...]
     version: str
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Example, ...]:
         return tuple(e.row for e in self.entries if e.row is not None)
 
@@ -86,6 +87,7 @@ class RowStore:
         self._undo: list[tuple[Entry, ...]] = []
         self._redo: list[tuple[Entry, ...]] = []
         self._cache: RowSet | None = None
+        self._written = ""  # the version our own last change left
 
     def read(self) -> RowSet:
         """The file as it stands; an empty set if it does not exist; raises `DataError` if it can't be read."""
@@ -136,6 +138,8 @@ class RowStore:
         with self._lock:
             if not source:
                 raise DataError(nothing)
+            if self.read().version != self._written:
+                raise ConflictError(f"{self.path.name} was changed elsewhere since: nothing was taken back, so that the other change is not lost.")
             now = self.read().entries
             result = self._write(source[-1])
             source.pop()
@@ -159,9 +163,12 @@ class RowStore:
             return result
 
     def _write(self, entries: tuple[Entry, ...]) -> RowSet:
-        write_atomic(self.path, "".join(e.raw + "\n" for e in entries))
+        end = "\r\n" if self.path.exists() and b"\r\n" in self.path.read_bytes()[:65536] else "\n"
+        write_atomic(self.path, "".join(e.raw + end for e in entries))
         self._cache = None
-        return self.read()
+        result = self.read()
+        self._written = result.version
+        return result
 
 
 def _check_place(place: int, entries: tuple[Entry, ...]) -> None:

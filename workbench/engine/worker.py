@@ -31,6 +31,7 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
     from workbench.models.catalog import Catalog
     from workbench.training.runs import RunStore
 
+    _give_way()
     host = Host(Catalog(models_dir), RunStore(adapters_dir))
     lock = threading.Lock()
 
@@ -45,6 +46,14 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
         except BrokenPipeError:
             break
     os._exit(0)  # a library's non-daemon thread must not keep the card
+
+
+def _give_way() -> None:
+    """On a CPU the engine computes on every core: a lower priority keeps the screen's clicks quick."""
+    import torch
+
+    if not torch.cuda.is_available() and hasattr(os, "nice"):
+        os.nice(10)
 
 
 def _one_job(host, do: Do, say, stop) -> None:  # type: ignore[no-untyped-def]

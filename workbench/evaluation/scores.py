@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -84,13 +85,18 @@ def score_reply(case: Case, reply: str, dialect: TagDialect = TAG) -> Scored:
     return Scored(case, reply, verdict(segments), calls_in(segments), malformed)
 
 
+def _as_json(call: ToolCall) -> str:
+    """The arguments as JSON with sorted keys: Python would call true and 1 equal."""
+    return json.dumps(dict(call.arguments), sort_keys=True)
+
+
 def score(scored: Sequence[Scored]) -> Scores:
     """The aggregates of `scored`."""
     wanting = [s for s in scored if s.case.expected]
     others = [s for s in scored if not s.case.expected]
     answered = [s for s in wanting if s.calls]
     named = [s for s in answered if [c.name for c in s.calls] == [c.name for c in s.case.expected]]
-    equal = [s for s in named if [dict(c.arguments) for c in s.calls] == [dict(c.arguments) for c in s.case.expected]]
+    equal = [s for s in named if [_as_json(c) for c in s.calls] == [_as_json(c) for c in s.case.expected]]
     return Scores(
         call_recall=Rate(len(answered), len(wanting)),
         over_call_rate=Rate(sum(bool(s.calls) or s.malformed for s in others), len(others)),

@@ -33,12 +33,16 @@ class Catalog:
             if not (folder / "config.json").is_file():
                 raise ModelError("The embedded model is not here yet: run `python -m workbench fetch-demo-model` (or `make run`) once.")
             return folder
-        local = Path(model).expanduser()
-        if local.is_dir():
+        try:
+            local = Path(model).expanduser()
+            is_folder, is_file = local.is_dir(), local.is_file()
+        except (RuntimeError, OSError, ValueError):  # ~nobody, a name too long, a NUL
+            is_folder = is_file = False
+        if is_folder:
             return _checked(local)
-        if _HUB_NAME.fullmatch(model):
+        if is_hub_name(model) and not is_file:
             return _checked(_snapshot(model, offline=True))
-        if local.is_file():
+        if is_file:
             raise ModelError(f"{model} is a file: give the folder that holds config.json and the .safetensors files.")
         raise ModelError(f"There is no model folder {model}: give a folder with config.json and .safetensors files, a hub name such as google/gemma-3-4b-it, or demo.")
 
@@ -47,10 +51,15 @@ class Catalog:
         try:
             return self.find(model)
         except ModelError:
-            if model == DEMO or not _HUB_NAME.fullmatch(model) or Path(model).exists():
+            if model == DEMO or not is_hub_name(model) or Path(model).exists():
                 raise
         say(f"downloading {model} from the hub")
         return _checked(_snapshot(model, offline=False))
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `model` has the form of a hub name, as in google/gemma-3-4b-it."""
+    return bool(_HUB_NAME.fullmatch(model))
 
 
 def display_name(model: str, folder: Path | None = None) -> str:
@@ -63,7 +72,7 @@ def display_name(model: str, folder: Path | None = None) -> str:
 def _snapshot(model: str, *, offline: bool) -> Path:
     # Imported here: the hub's client takes half a second, and most models are local.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     missing = f"The model {model} is not on this machine"
     try:
@@ -75,7 +84,7 @@ def _snapshot(model: str, *, offline: bool) -> Path:
     except LocalEntryNotFoundError as exc:
         hint = "it will be downloaded when it is loaded" if offline else "the hub can't be reached; check the network, or give a local folder"
         raise ModelError(f"{missing}: {hint}.") from exc
-    except (HfHubHTTPError, OSError, ValueError) as exc:
+    except Exception as exc:  # the client raises its transport's own errors too: proxies, time-outs, broken streams
         raise ModelError(f"{missing}, and the hub can't be reached; check the network, or give a local folder.") from exc
 
 

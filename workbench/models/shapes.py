@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import struct
 from collections.abc import Mapping
@@ -96,8 +97,8 @@ def folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
                 if length > 2**28:
                     raise ValueError("header too long")
                 header = json.loads(stream.read(length))
-            shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as exc:
+            shapes |= {name: tuple(map(operator.index, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as exc:
             raise ModelError(f"{file} is not a whole safetensors file: fetch the model again.") from exc
     return shapes
 

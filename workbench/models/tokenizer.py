@@ -55,10 +55,24 @@ class ChatTokenizer:
             raise ModelError(f"{self.folder / 'tokenizer.json'} can't be read: {exc}. Fetch the model again.") from exc
 
     @cached_property
+    def control_ids(self) -> dict[int, str]:
+        """The control tokens, number to text: those marked special, those that stop, those the template writes.
+
+        The mark alone is not trusted: a conversion may lose it.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        found = {n: t.content for n, t in added.items() if t.special or (t.content.strip() and t.content in self.template)}
+        found |= {n: added[n].content for n in self.stop_ids if n in added}
+        for name in self.special_names.values():
+            number = self.backend.token_to_id(name)
+            if number is not None:
+                found[number] = name
+        return found
+
+    @cached_property
     def control_tokens(self) -> tuple[str, ...]:
         """The texts that would become control tokens if they stood in a row."""
-        added = self.backend.get_added_tokens_decoder().values()
-        return tuple(sorted({t.content for t in added if t.special} | set(self.special_names.values())))
+        return tuple(sorted(set(self.control_ids.values())))
 
     def render(self, turns: Sequence[Turn], *, answer_next: bool) -> str:
         """The conversation as the template writes it; with `answer_next` the assistant's turn is opened.
@@ -85,7 +99,8 @@ class ChatTokenizer:
 
     def text(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
         """The text of `ids`, without control tokens unless `keep_control`."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=not keep_control))
+        kept = list(ids) if keep_control else [i for i in ids if i not in self.control_ids]
+        return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a conversation that waits for the assistant's answer."""

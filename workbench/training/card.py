@@ -28,6 +28,6 @@ def model_card(view: RunView) -> str:
     if view.validations:
         lines.append(f"| validation loss | {view.validations[-1].loss:.3f} |")
     if ended:
-        lines.append(f"| ended | {ended.state}{f': {ended.reason}' if ended.reason else ''} |")
+        lines.append(f"| ended | {ended.state}{f': {ended.reason}' if ended.state == 'stopped' and ended.reason else ''} |")
     lines.append(f"| versions | {', '.join(f'{k} {v}' for k, v in info.versions.items())} |")
     return "\n".join(lines) + "\n"

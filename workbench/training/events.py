@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A loss that is no longer a number must reach the reader, not vanish as null.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
     time: float = Field(default_factory=time.time, description="seconds since 1970")
 
 
@@ -79,8 +80,12 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 def append_event(path: Path, event: _Event) -> None:
     """Append one line and flush it to the system, so that a killed process loses at most the line in hand."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(event.model_dump_json() + "\n")
+    with path.open("a+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        # A killed process may have left half a line: what comes next must not be glued to it.
+        gap = b"\n" if size and stream.read(1) != b"\n" else b""
+        stream.write(gap + event.model_dump_json().encode("utf-8") + b"\n")
         stream.flush()
         if isinstance(event, Ended):
             os.fsync(stream.fileno())

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from workbench.calls.dialects import message_calls
-from workbench.dataset.formats import load_rows
+from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.dataset.split import split_rows
 from workbench.errors import AdapterError, DataError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
 from workbench.models.loading import ADAPTER, Base, prove_active, put_new_adapter
-from workbench.schema import Example, RowProblem
+from workbench.schema import Example
 from workbench.settings import Training
 from workbench.training import events
 from workbench.training.card import model_card
@@ -23,14 +23,6 @@ from workbench.training.encode import Encoded, encode_all
 from workbench.training.loop import Outcome, train
 from workbench.training.plan import step_count
 from workbench.training.runs import RunStore
-
-
-def refuse_problems(problems: Sequence[RowProblem], where: str) -> None:
-    """Raise `DataError` naming the first rows that can't be learned; none is left out in silence."""
-    if problems:
-        shown = "; ".join(str(p) for p in problems[:3])
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise DataError(f"{where}: {len(problems)} row(s) can't be learned: {shown}{more}. Mend or delete them, then start again.")
 
 
 def run_training(base: Base, runs: RunStore, name: str, *, stop: Callable[[], bool]) -> events.Ended:
@@ -89,8 +81,9 @@ def _train(base: Base, runs: RunStore, name: str, stop: Callable[[], bool]) -> t
 
 def prepare(rows: Sequence[Example], base: Base, training: Training, where: str) -> tuple[list[Encoded], list[Encoded]]:
     """(training, validation) rows encoded and split, the calls in proportion; raises `DataError` for a bad row."""
-    usable = [row for row in rows if row.status != "rejected"]
-    encoded, problems = encode_all(usable, base.tokenizer, max_tokens=training.max_row_tokens)
+    places = [i for i, row in enumerate(rows, 1) if row.status != "rejected"]
+    usable = [rows[i - 1] for i in places]
+    encoded, problems = encode_all(usable, base.tokenizer, max_tokens=training.max_row_tokens, lines=places)
     refuse_problems(problems, where)
     if len(usable) < 2:
         raise DataError(f"{where} holds {len(usable)} usable row(s): add at least two before training.")

@@ -83,7 +83,7 @@ def warnings_for(
         found.append(f"Saving in between would never happen: it is set to every {training.save_every} optimizer steps, and the run has {steps}. The adapter is saved at the end only; set 0 for once an epoch.")
     if not held_back:
         found.append("No row is held back, so there will be no validation loss: raise the validation share.")
-    if steps and training.warmup_steps >= steps and training.scheduler != "constant":
+    if steps and training.warmup_steps >= steps:
         found.append(f"The warm-up ({training.warmup_steps} steps) is as long as the run ({steps} steps): the full learning rate is never reached.")
     calls = sum(kinds)
     if kinds and not 0.3 <= calls / len(kinds) <= 0.7:

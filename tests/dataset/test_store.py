@@ -1,0 +1,299 @@
+"""The file of rows, edited in place: whole after every change, taken back on demand, never overwritten unseen."""
+
+import errno
+import json
+import os
+import threading
+
+import pytest
+
+from workbench.dataset.store import UNDO_DEPTH, RowStore, make_row, to_entry
+from workbench.errors import ConflictError, DataError, RowError, WorkbenchError
+from workbench.schema import Example, Message, ToolCall
+
+CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
+BROKEN = '{"messages": [oops'
+ODD = '{"id":7,   "messages":[{"content":"Пока","role":"user"},{"role":"assistant","content":"\\u041f\\u043e\\u043a\\u0430"}]}'
+LINES = (
+    '{"messages": [{"role": "user", "content": "Привет"}, {"role": "assistant", "content": "Привет!"}]}',
+    BROKEN,
+    ODD,
+)
+NEW = make_row("Какой у меня баланс?", CALL)
+NEW_LINE = json.dumps(
+    {"messages": [{"role": "user", "content": "Какой у меня баланс?"}, {"role": "assistant", "content": CALL}]},
+    ensure_ascii=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "examples.json"
+    path.write_bytes("".join(line + "\n" for line in LINES).encode())
+    return RowStore(path)
+
+
+def lines_of(store: RowStore) -> tuple[str, ...]:
+    raw = store.path.read_bytes().decode()
+    assert raw.endswith("\n") or not raw
+    return tuple(raw.split("\n")[:-1])
+
+
+def test_reading_gives_every_line_with_its_row_or_its_problem(store):
+    found = store.read()
+    assert [e.raw for e in found.entries] == list(LINES)
+    assert [e.row is None for e in found.entries] == [False, True, False]
+    assert [row.request for row in found.rows] == ["Привет", "Пока"]
+    assert [(p.line, p.field) for p in found.problems] == [(2, "line")]
+    assert len(found.version) == 64
+
+
+def test_a_missing_file_is_an_empty_set_and_the_first_row_makes_it(tmp_path):
+    store = RowStore(tmp_path / "new" / "rows.jsonl")
+    assert (store.read().entries, store.read().version) == ((), "")
+    store.add(NEW, "")
+    assert lines_of(store) == (NEW_LINE,)
+
+
+def test_adding_puts_the_row_last_and_leaves_the_other_lines_byte_for_byte(store):
+    result = store.add(NEW, store.read().version)
+    assert lines_of(store) == (*LINES, NEW_LINE)
+    assert result == store.read()
+    assert result.rows[-1] == NEW
+
+
+def test_replacing_changes_its_line_alone(store):
+    store.replace(0, NEW, store.read().version)
+    assert lines_of(store) == (NEW_LINE, BROKEN, ODD)
+
+
+def test_a_row_that_did_not_change_keeps_its_own_way_of_writing(store):
+    before = store.path.stat().st_mtime_ns
+    now = store.read()
+    assert store.replace(2, now.entries[2].row, now.version).version == now.version
+    assert lines_of(store) == LINES
+    assert store.path.stat().st_mtime_ns == before
+    with pytest.raises(DataError, match=r"^There is no change to take back\.$"):
+        store.undo()
+
+
+def test_the_other_keys_of_a_changed_row_are_kept(store):
+    row = store.read().rows[1]
+    store.replace(2, make_row("До свидания", "До свидания!", "approved", row), store.read().version)
+    assert json.loads(lines_of(store)[2]) == {
+        "messages": [{"role": "user", "content": "До свидания"}, {"role": "assistant", "content": "До свидания!"}],
+        "status": "approved", "id": 7,
+    }  # fmt: skip
+
+
+def test_a_broken_line_can_be_mended_or_deleted(store):
+    version = store.replace(1, NEW, store.read().version).version
+    assert lines_of(store) == (LINES[0], NEW_LINE, ODD)
+    store.delete(1, version)
+    assert lines_of(store) == (LINES[0], ODD)
+    assert store.read().problems == ()
+
+
+def test_deleting_all_leaves_an_empty_file(store):
+    for _ in LINES:
+        store.delete(0, store.read().version)
+    assert (store.path.read_bytes(), store.read().entries) == (b"", ())
+
+
+@pytest.mark.parametrize("place", [-1, 3, 99])
+def test_a_place_outside_the_set_is_refused(store, place):
+    for act in (lambda v: store.delete(place, v), lambda v: store.replace(place, NEW, v)):
+        with pytest.raises(RowError) as caught:
+            act(store.read().version)
+        assert str(caught.value) == f"there is no row {place + 1}; the set has 3"
+    assert lines_of(store) == LINES
+
+
+def test_undo_and_redo_walk_through_every_state(store):
+    states = [lines_of(store)]
+    for change in (lambda v: store.add(NEW, v), lambda v: store.delete(1, v), lambda v: store.replace(0, NEW, v)):
+        change(store.read().version)
+        states.append(lines_of(store))
+    assert len(set(states)) == 4
+    for state in reversed(states[:-1]):
+        store.undo()
+        assert lines_of(store) == state
+    with pytest.raises(DataError, match=r"^There is no change to take back\.$"):
+        store.undo()
+    for state in states[1:]:
+        assert tuple(e.raw for e in store.redo().entries) == lines_of(store) == state
+    with pytest.raises(DataError, match=r"^There is no change to make again\.$"):
+        store.redo()
+
+
+def test_a_new_change_after_undo_forgets_what_was_undone(store):
+    store.add(NEW, store.read().version)
+    store.undo()
+    store.delete(0, store.read().version)
+    with pytest.raises(DataError):
+        store.redo()
+    store.undo()
+    assert lines_of(store) == LINES
+
+
+def test_only_the_last_changes_are_kept_for_undo(store):
+    for _ in range(UNDO_DEPTH + 5):
+        store.add(NEW, store.read().version)
+    for _ in range(UNDO_DEPTH):
+        store.undo()
+    with pytest.raises(DataError):
+        store.undo()
+    assert len(lines_of(store)) == len(LINES) + 5
+
+
+def test_importing_adds_or_replaces_and_names_what_is_broken(store):
+    added = store.import_text(f"{NEW_LINE}\r\n\r\nbad\r\n", store.read().version, keep=True)
+    assert lines_of(store) == (*LINES, NEW_LINE, "bad")
+    assert [p.line for p in added.problems] == [2, 5]
+    replaced = store.import_text(NEW_LINE, added.version, keep=False)
+    assert lines_of(store) == (NEW_LINE,)
+    assert replaced.problems == ()
+    store.undo()
+    store.undo()
+    assert lines_of(store) == LINES
+
+
+@pytest.mark.parametrize("text", ["", "\n \r\n"])
+def test_importing_nothing_changes_nothing(store, text):
+    with pytest.raises(DataError, match=r"^The file holds no rows: nothing was imported\.$"):
+        store.import_text(text, store.read().version, keep=False)
+    assert lines_of(store) == LINES
+
+
+CHANGES = {
+    "add": lambda s, v: s.add(NEW, v), "replace": lambda s, v: s.replace(0, NEW, v), "delete": lambda s, v: s.delete(0, v),
+    "import": lambda s, v: s.import_text(NEW_LINE, v, keep=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_changed_by_somebody_else_is_not_overwritten(store, change):
+    seen = store.read().version
+    theirs = (LINES[0] + "\n" + NEW_LINE + "\n").encode()
+    store.path.write_bytes(theirs)
+    with pytest.raises(ConflictError) as caught:
+        change(store, seen)
+    assert str(caught.value) == (
+        "examples.json was changed elsewhere since you opened it: nothing was overwritten. "
+        "The rows shown now are the new ones; make your change again."
+    )
+    assert store.path.read_bytes() == theirs
+    assert [e.raw for e in store.read().entries] == [LINES[0], NEW_LINE]
+
+
+def test_two_browsers_do_not_overwrite_each_other(store):
+    seen = store.read().version
+    store.add(NEW, seen)
+    with pytest.raises(ConflictError):
+        store.delete(0, seen)
+    assert lines_of(store) == (*LINES, NEW_LINE)
+
+
+@pytest.mark.parametrize("travel", ["undo", "redo"])
+def test_taking_back_does_not_overwrite_what_somebody_else_wrote(store, travel):
+    store.add(NEW, store.read().version)
+    if travel == "redo":
+        store.undo()
+    theirs = (LINES[0] + "\n").encode()
+    store.path.write_bytes(theirs)
+    with pytest.raises(ConflictError):
+        getattr(store, travel)()
+    assert store.path.read_bytes() == theirs
+
+
+@pytest.mark.parametrize("change", [*CHANGES.values(), lambda s, v: s.undo()], ids=[*CHANGES, "undo"])
+def test_a_full_disk_leaves_the_file_and_the_way_back_whole(store, monkeypatch, change):
+    store.add(NEW, store.read().version)
+    before = store.path.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WorkbenchError, match=r"^The disk is full: .* the old version is untouched"):
+            change(store, store.read().version)
+    assert store.path.read_bytes() == before
+    assert [p.name for p in store.path.parent.iterdir()] == ["examples.json"]
+    store.undo()
+    assert lines_of(store) == LINES
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_crlf_file_keeps_one_kind_of_line_end(store, change):
+    store.path.write_bytes("".join(line + "\r\n" for line in LINES).encode())
+    assert [e.raw for e in store.read().entries] == list(LINES)
+    change(store, store.read().version)
+    raw = store.path.read_bytes()
+    assert raw.endswith(b"\n")
+    assert raw.count(b"\r\n") in (0, raw.count(b"\n"))
+
+
+def test_the_untouched_lines_of_a_crlf_file_stay_byte_identical(store):
+    raw = "".join(line + "\r\n" for line in LINES).encode()
+    store.path.write_bytes(raw)
+    store.add(NEW, store.read().version)
+    assert store.path.read_bytes().startswith(raw)
+
+
+def test_line_separators_inside_a_row_stay_where_they_are(store):
+    row = make_row("раз\u2028два", "три\u2029четыре")
+    store.add(row, store.read().version)
+    assert RowStore(store.path).read().rows[-1] == row
+    assert len(lines_of(store)) == 4
+
+
+def test_threads_that_add_at_once_lose_no_row(store):
+    def add(number: int) -> None:
+        while True:
+            try:
+                store.add(make_row(f"Вопрос {number}", "Да"), store.read().version)
+                return
+            except ConflictError:
+                continue
+
+    threads = [threading.Thread(target=add, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(r.request for r in store.read().rows[2:]) == sorted(f"Вопрос {n}" for n in range(12))
+
+
+def test_a_row_from_the_form_is_a_request_and_an_answer():
+    assert make_row("Привет", "Да", "approved") == Example((Message("user", "Привет"), Message("assistant", "Да")), "approved")
+    assert to_entry(NEW).raw == NEW_LINE
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "status", "field"),
+    [("", "Да", "draft", "messages[0].content"), ("Привет", " ", "draft", "messages[1].content"), ("Привет", "Да", "x", "status"),
+     ("Привет", "<tool_call>", "draft", "messages[1].content")],
+)  # fmt: skip
+def test_the_form_s_bad_field_is_named(request_, answer, status, field):
+    with pytest.raises(RowError) as caught:
+        make_row(request_, answer, status)
+    assert caught.value.field == field
+
+
+LONG = Example(
+    (Message("system", "Помогай."), Message("user", "Раз"), Message("assistant", "Два"),
+     Message("user", "Три", (), {"name": "Аня"}),
+     Message("assistant", "", (ToolCall("x", {"a": 1}, "c1"),))), "draft", {"id": 7},
+)  # fmt: skip
+
+
+def test_changing_a_long_conversation_touches_its_last_request_and_answer_alone():
+    changed = make_row("Четыре", "Пять", "rejected", LONG)
+    assert changed.messages == (*LONG.messages[:3], Message("user", "Четыре", (), {"name": "Аня"}), Message("assistant", "Пять"))
+    assert (changed.status, changed.extras) == ("rejected", {"id": 7})
+
+
+def test_calls_given_beside_the_answer_stay_unless_the_answer_is_typed_anew():
+    assert make_row("Четыре", "", "draft", LONG).answer == LONG.answer
+    assert make_row("Три", CALL, "draft", LONG).answer == Message("assistant", CALL)

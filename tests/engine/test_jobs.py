@@ -1,0 +1,188 @@
+"""Jobs on one loaded base, in this process: which adapter is on, what a fault leaves, what a stop gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.dataset.formats import load_rows
+from workbench.engine import jobs
+from workbench.engine.jobs import Host, Report
+from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
+from workbench.errors import AdapterError, RowError, WorkbenchError
+from workbench.settings import Quantization, Sampling, make_settings
+from workbench.training import events
+from workbench.workspace import Workspace
+
+TURNS = ({"role": "user", "content": "Сколько у меня денег?"},)
+PROMPTS = tuple(({"role": "user", "content": text},) for text in ("Привет", "Мой баланс?", "Сколько у меня денег на счёте?"))
+SHORT = Sampling(max_new_tokens=16)
+
+
+@pytest.fixture
+def host(workspace: Workspace) -> Host:
+    return Host(workspace.catalog, workspace.runs)
+
+
+@pytest.fixture
+def create(workspace: Workspace) -> Callable[..., TrainJob]:
+    def build(name: str, **training: Any) -> TrainJob:
+        small = {"epochs": 2, "rows_per_step": 2, "validation_share": 0.0, "warmup_steps": 0, "learning_rate": 0.05}
+        chosen = make_settings({"training": small | training, "lora": {"rank": 4}})
+        workspace.create_run(name, load_rows(workspace.data_dir / "examples.json").rows[:4], chosen, data_name="examples.json")
+        return TrainJob(run=name)
+
+    return build
+
+
+def reply(host: Host, run: str | None, adapted: bool = True) -> str:
+    text = host.do(AnswerJob(turns=TURNS, lanes=(adapted,), run=run, sampling=SHORT), Report())["replies"][0]["text"]
+    assert isinstance(text, str)
+    return text
+
+
+def after(calls: int) -> Callable[[], bool]:
+    asked = iter(range(10_000))
+    return lambda: next(asked) >= calls
+
+
+def test_adapters_take_turns_on_one_copy_of_the_base(host: Host, create: Callable[..., TrainJob]) -> None:
+    plain = reply(host, None, adapted=False)
+    base = host.base
+    own = {}
+    for name, seed in (("one", 1), ("two", 2)):
+        host.do(create(name, seed=seed), Report())
+        own[name] = reply(host, name)
+    assert len({plain, *own.values()}) == 3
+    for name in ("one", "two", "one"):
+        assert reply(host, name) == own[name] and host.base is not None and host.base.adapter == name
+        assert reply(host, name, adapted=False) == plain
+    assert host.base is base, "the weights were loaded once"
+
+
+def test_an_adapter_read_from_disk_answers_as_it_did_after_training(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob]
+) -> None:
+    result = host.do(create("one"), Report())
+    fresh = Host(workspace.catalog, workspace.runs)
+    assert reply(fresh, "one") == reply(host, "one")
+    assert fresh.difference == pytest.approx(result["adapter_difference"], rel=1e-6)
+
+
+def test_a_run_that_failed_half_way_answers_with_what_it_saved_and_not_with_what_broke(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.do(create("good"), Report())
+    job = create("broken", epochs=3)
+    real = workspace.runs.append
+
+    def append(name: str, event: events.Event) -> None:
+        real(name, event)
+        if isinstance(event, events.Saved) and host.base is not None:  # after the first epoch: the next step meets no number
+            with torch.no_grad():
+                next(p for p in host.base.model.parameters() if p.requires_grad).fill_(float("nan"))
+
+    monkeypatch.setattr(workspace.runs, "append", append)
+    with pytest.raises(WorkbenchError, match="not a finite number"):
+        host.do(job, Report())
+    assert workspace.runs.view("broken").state == "failed" and workspace.runs.view("broken").has_adapter
+    assert reply(host, "broken") == reply(Host(workspace.catalog, workspace.runs), "broken")
+
+
+def test_other_quantization_loads_the_base_anew(host: Host) -> None:
+    seen: list[Holds] = []
+    host.do(LoadJob(model="demo"), Report(holds=seen.append))
+    first = host.base
+    host.do(LoadJob(model="demo", quantization=Quantization(mode="8-bit")), Report(holds=seen.append))
+    assert host.base is not first and [h.quantization for h in seen] == ["none", "8-bit"]
+    host.do(LoadJob(model="demo", quantization=Quantization(mode="8-bit")), Report(holds=seen.append))
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+    # What torch raises on a CPU.
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"),
+], ids=["card", "python", "cpu"])
+def test_running_out_of_memory_frees_everything_and_fails_the_run_in_one_sentence(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def exhausted(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    job = create("big")
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.training.job.train", exhausted)
+        with pytest.raises(WorkbenchError, match="The memory ran out: choose 4-bit base weights") as caught:
+            host.do(job, Report())
+    view = workspace.runs.view("big")
+    assert view.state == "failed" and view.ended is not None and view.ended.reason == str(caught.value)
+    assert (host.base, host.key, host.difference) == (None, None, None)
+    assert host.do(create("small"), Report())["state"] == "finished"
+
+
+def test_a_run_that_is_still_going_on_answers_nothing(host: Host, create: Callable[..., TrainJob]) -> None:
+    create("waiting")
+    with pytest.raises(AdapterError, match="The run waiting is still training: wait for its end or stop it first"):
+        reply(host, "waiting")
+
+
+def test_a_run_without_an_adapter_answers_nothing(host: Host, create: Callable[..., TrainJob]) -> None:
+    host.do(create("good"), Report())
+    assert host.do(create("empty"), Report(stop=lambda: True))["state"] == "stopped"
+    with pytest.raises(AdapterError, match="empty holds no finished adapter"):
+        reply(host, "empty")
+    assert reply(host, "good") != reply(host, None, adapted=False)
+
+
+def test_an_adapter_can_only_be_asked_by_its_run_s_name(host: Host, create: Callable[..., TrainJob]) -> None:
+    """Without a name the lane would get whatever adapter happens to be on, or none."""
+    host.do(create("one"), Report())
+    with pytest.raises(WorkbenchError):
+        reply(host, None, adapted=True)
+    with pytest.raises(WorkbenchError):
+        host.do(EvaluateJob(prompts=PROMPTS, adapted=True, sampling=SHORT), Report())
+
+
+def test_a_control_token_in_a_prompt_is_refused(host: Host) -> None:
+    with pytest.raises(RowError, match="the text holds the control token <end_of_turn>"):
+        host.do(AnswerJob(turns=({"role": "user", "content": "<end_of_turn>"},), lanes=(False,)), Report())
+
+
+# -- evaluating --------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_keeps_the_order_of_its_prompts_over_several_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "BATCH", 2)
+    told: list[tuple[str, float | None]] = []
+    report = Report(progress=lambda text, share: told.append((text, share)))
+    done = host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), report)
+    alone = [host.do(AnswerJob(turns=p, lanes=(False,), sampling=SHORT), Report())["replies"][0]["text"] for p in PROMPTS]
+    assert done["replies"] == alone and len(set(alone)) == 3
+    assert told[-2:] == [("answered 0 of 3 prompts", 0.0), ("answered 2 of 3 prompts", pytest.approx(2 / 3))]
+
+
+@pytest.mark.parametrize("calls", [1, 5], ids=["before the first prompt", "in the middle of a batch"])
+def test_a_stopped_evaluation_gives_no_figures(host: Host, calls: int) -> None:
+    """Replies that a stop has cut would be counted as wrong answers."""
+    host.do(LoadJob(model="demo"), Report())
+    with pytest.raises(WorkbenchError, match="The evaluation was stopped after"):
+        host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report(stop=after(calls - 1)))
+
+
+def test_a_stopped_answer_gives_what_there_is(host: Host) -> None:
+    host.do(LoadJob(model="demo"), Report())
+    texts: list[list[str]] = []
+    report = Report(stop=after(4), texts=texts.append)
+    done = host.do(AnswerJob(turns=TURNS, lanes=(False, False), sampling=SHORT), report)
+    assert [(r["ended"], r["tokens"]) for r in done["replies"]] == [("stopped", 5)] * 2 and len(texts) == 5
+
+
+def test_a_folder_given_by_its_path_is_named_without_it(host: Host, tiny_folder: Path) -> None:
+    seen: list[Holds] = []
+    host.do(LoadJob(model=str(tiny_folder)), Report(holds=seen.append))
+    assert [h.model for h in seen] == ["tiny-gemma3"]

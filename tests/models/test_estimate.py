@@ -1,0 +1,71 @@
+"""The memory estimate, part by part, against figures reckoned by hand."""
+
+import pytest
+
+from workbench.models.estimate import GIB, Memory, bytes_per_weight, estimate_memory
+from workbench.models.shapes import KNOWN, gemma3_shapes
+from workbench.settings import RunSettings, apply_overrides
+
+SHAPES = {
+    "model.embed_tokens.weight": (1000, 8), "model.norm.weight": (8,),
+    "model.layers.0.self_attn.q_proj.weight": (16, 8), "model.layers.0.mlp.down_proj.weight": (8, 32),
+}  # fmt: skip
+INSIDE, OUTSIDE = 16 * 8 + 8 * 32, 1000 * 8 + 8
+TRAINABLE = 16 * (16 + 8) + 16 * (8 + 32)
+
+
+def settings(*pairs: str) -> RunSettings:
+    return apply_overrides(RunSettings(), pairs)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "has_gpu", "expected"),
+    [
+        ((), True, 0.5 + 0.127 / 8), ((), False, 4.0), (("quantization.double=false",), True, 0.5625),
+        (("quantization.mode=8-bit",), True, 1.0), (("quantization.mode=none",), True, 2.0),
+        (("quantization.mode=none",), False, 4.0),
+        (("quantization.mode=4-bit",), False, 0.5 + 0.127 / 8),
+    ],
+)  # fmt: skip
+def test_a_weight_takes_as_many_bytes_as_it_is_held_in(pairs, has_gpu, expected):
+    assert bytes_per_weight(settings(*pairs), has_gpu) == expected
+
+
+def parts(memory: Memory) -> tuple[float, ...]:
+    """The estimate in bytes: weights, adapter, activations, head."""
+    return tuple(part * GIB for part in (memory.weights_gib, memory.adapter_gib, memory.activations_gib, memory.head_gib))
+
+
+def test_every_part_on_a_cpu_in_full_precision():
+    per_token = 8 * (4 + 12) + 16 * (4 + 4) + 32 * (4 + 12) + 8 * (4 + 4)
+    found = estimate_memory(SHAPES, settings(), tokens=10, labels=3, has_gpu=False)
+    assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 4)))
+    assert found.total_gib * GIB == pytest.approx(sum(parts(found)))
+
+
+def test_every_part_on_a_gpu_in_4_bit_without_dropout():
+    per_token = 8 * (2 + 4) + 16 * (2 + 4) + 32 * (2 + 4) + 8 * (2 + 4)
+    found = estimate_memory(SHAPES, settings("lora.dropout=0"), tokens=10, labels=3, has_gpu=True)
+    assert parts(found) == pytest.approx(
+        (INSIDE * (0.5 + 0.127 / 8) + OUTSIDE * 2, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "smaller"),
+    [("training.checkpointing=true", "activations_gib"), ("quantization.mode=4-bit", "weights_gib"),
+     ("lora.rank=8", "adapter_gib"),
+     ("lora.target_modules=q_proj", "activations_gib")],
+)  # fmt: skip
+def test_what_the_help_says_saves_memory_does(pair, smaller):
+    shapes = gemma3_shapes(KNOWN["gemma-3-270m"])
+    before, after = (estimate_memory(shapes, settings(*p), tokens=100, labels=50, has_gpu=False) for p in ((), (pair,)))
+    assert getattr(after, smaller) < getattr(before, smaller)
+    assert after.total_gib < before.total_gib
+
+
+def test_a_vision_tower_adds_weights_and_no_activations():
+    tower = {"model.vision_tower.encoder.layers.0.mlp.fc1.weight": (10, 10), "model.vision_tower.patch.bias": (10,)}
+    plain, both = (estimate_memory(s, settings(), tokens=10, labels=3, has_gpu=True) for s in (SHAPES, SHAPES | tower))
+    assert (both.weights_gib - plain.weights_gib) * GIB == pytest.approx(100 * (0.5 + 0.127 / 8) + 10 * 2)
+    assert parts(both)[1:] == parts(plain)[1:]

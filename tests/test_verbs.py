@@ -1,0 +1,103 @@
+"""What the verbs tell with a model's tokenizer at hand: exact tokens, and a row named by its own line of the file."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from workbench.__main__ import main
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "workbench" / "models" / "gemma_template.jinja"
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Every byte is one token, and so is each of Gemma's control tokens."""
+    vocabulary = {name: i for i, name in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+    shutil.copy(TEMPLATE, folder / "chat_template.jinja")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model folder for planning: a tokenizer, and the header of one adaptable matrix without its weights."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_tokenizer(folder)
+    (folder / "config.json").write_text("{}")
+    header = {"model.layers.0.self_attn.q_proj.weight": {"dtype": "F32", "shape": [4, 8], "data_offsets": [0, 0]}}
+    raw = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)
+    return str(folder)
+
+
+@pytest.fixture
+def run(tmp_path, capsys, model):
+    """Runs a verb over a file of lines; gives its status, its JSON, and its complaint."""
+
+    def call(verb: str, *lines: str):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        file = ["--data", str(path)] if verb == "plan" else [str(path)]
+        status = main(["--root", str(tmp_path), verb, *file, "--model", model, "--json"])
+        said = capsys.readouterr()
+        return status, json.loads(said.out.splitlines()[-1]), said.err.splitlines()
+
+    return call
+
+
+def row(request: str, answer: str, **keys: str) -> str:
+    turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": turns} | keys, ensure_ascii=False)
+
+
+def test_plan_counts_the_tokens_of_the_rows_to_learn(run):
+    # <bos>, then for each turn: opening, role, line break, text, closing, line break
+    tokens = 1 + (1 + 4 + 1 + 5 + 1 + 1) + (1 + 5 + 1 + len(CALL) + 1 + 1)
+    status, made, err = run("plan", row("hello", CALL), row("hello", CALL))
+    assert (status, err) == (0, [])
+    assert (made["tokens_per_epoch"], made["labels_per_epoch"]) == (2 * tokens, 2 * (len(CALL) + 1))
+    assert (made["trainable_parameters"], made["total_parameters"]) == (16 * 12, 16 * 12 + 32)
+
+
+def test_plan_leaves_rejected_rows_out(run):
+    _, made, _ = run("plan", row("hello", CALL), row("hello", "hi", status="rejected"), row("hello", "hi", status="approved"))
+    assert (made["rows"], made["train_rows"]) == (2, 2)
+
+
+LINES = ("", row("a", "b", status="rejected"), "{", row("c <eos>", "d"), row("e", "f"))
+
+
+def test_check_names_a_row_that_the_model_can_not_learn_by_its_line(run):
+    status, found, _ = run("check", *LINES)
+    assert (status, found["rows"]) == (2, 3)
+    assert [(p["line"], p["field"]) for p in found["problems"]] == [(3, "line"), (4, "messages[0].content")]
+    assert found["problems"][1]["reason"] == "the text holds the control token <eos>; take it out"
+
+
+def test_plan_names_a_row_that_the_model_can_not_learn_by_its_line(run):
+    _, made, _ = run("plan", *LINES)
+    assert made["warnings"][0] == (
+        "This row can't be learned: line 4, messages[0].content: the text holds the control token <eos>; take it out. "
+        "Mend or delete it before the run."
+    )
+
+
+def test_plan_tells_how_many_rows_can_not_be_learned(run):
+    """No row is left out in silence, however many there are."""
+    _, made, _ = run("plan", *[row("c <eos>", "d")] * 5, row("e", "f"), row("g", "h"))
+    assert (made["rows"], made["train_rows"]) == (2, 2)
+    told = " ".join(made["warnings"])
+    assert told.count("This row can't be learned") == 3
+    assert "2 more" in told

@@ -1,0 +1,148 @@
+"""The plan of a run: its figures, exact, and each warning exactly when it should come."""
+
+import json
+
+import pytest
+
+from workbench.dataset.split import split_rows
+from workbench.models.estimate import estimate_memory
+from workbench.models.shapes import KNOWN, gemma3_shapes
+from workbench.settings import RunSettings, Training, apply_overrides
+from workbench.training.encode import IGNORED, Encoded
+from workbench.training.plan import make_plan, step_count
+
+SHAPES = gemma3_shapes(KNOWN["gemma-3-270m"])
+SEVENTY = [True, False] * 35
+
+
+def settings(*pairs: str) -> RunSettings:
+    return apply_overrides(RunSettings(), pairs)
+
+
+def plan(*pairs: str, kinds=SEVENTY, encoded=None, shapes=SHAPES, notes=(), has_gpu=False):
+    return make_plan(shapes, settings(*pairs), kinds=kinds, encoded=encoded, has_gpu=has_gpu, notes=notes)
+
+
+def warnings(*pairs: str, kinds=SEVENTY, shapes=SHAPES) -> list[str]:
+    return list(plan(*pairs, kinds=kinds, shapes=shapes).warnings)
+
+
+def row(tokens: int, labels: int) -> Encoded:
+    return Encoded(tuple(range(tokens)), (IGNORED,) * (tokens - labels) + tuple(range(labels)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "per_step", "epochs", "steps"),
+    [(63, 16, 10, 40), (64, 16, 10, 40), (65, 16, 10, 50), (1, 16, 10, 10), (16, 1, 2, 32), (0, 16, 10, 0), (15, 16, 1, 1)],
+)
+def test_the_last_smaller_group_of_an_epoch_is_a_step_too(rows, per_step, epochs, steps):
+    assert step_count(rows, Training(rows_per_step=per_step, epochs=epochs)) == steps
+
+
+def test_the_seeds_run_is_40_steps_over_63_rows_without_a_warning():
+    made = plan()
+    assert (made.rows, made.train_rows, made.validation_rows, made.optimizer_steps) == (70, 63, 7, 40)
+    assert (made.trainable_parameters, made.total_parameters) == (3_796_992, 268_098_176 + 3_796_992)
+    assert made.trainable_share == 3_796_992 / 271_895_168
+    assert (made.tokens_per_epoch, made.labels_per_epoch, made.warnings) == (None, None, ())
+
+
+def test_tokens_are_those_of_the_rows_to_learn_alone():
+    encoded = [row(100 + i, 10) for i in range(70)]
+    made = plan(encoded=encoded)
+    learned, _ = split_rows(SEVENTY, 0.1, 42)
+    assert made.tokens_per_epoch == sum(100 + i for i in learned)
+    assert made.labels_per_epoch == 630
+
+
+@pytest.mark.parametrize(
+    ("pairs", "tokens", "labels"),
+    [((), 640, 160), (("training.tokens_per_forward=100",), 100, 25), (("training.rows_per_step=2",), 80, 20),
+     (("training.tokens_per_forward=16",), 40, 10), (("training.rows_per_step=1024",), 2520, 630)],
+)  # fmt: skip
+def test_memory_is_that_of_the_largest_forward(pairs, tokens, labels):
+    encoded = [row(40, 10)] * 70
+    expected = estimate_memory(SHAPES, settings(*pairs), tokens=tokens, labels=labels, has_gpu=False)
+    assert plan(*pairs, encoded=encoded).memory == expected
+
+
+def test_the_plan_is_plain_json():
+    made = plan("training.validation_share=0", notes=["a note"])
+    values = json.loads(json.dumps(made.as_json()))
+    assert values["optimizer_steps"] == 50
+    assert values["trainable_share"] == round(made.trainable_share, 6) == 0.013965
+    assert values["memory_gib"] == round(made.memory.total_gib, 2)
+    assert sorted(values["memory"]) == ["activations_gib", "adapter_gib", "head_gib", "weights_gib"]
+    assert values["warnings"][0] == "a note"
+    assert len(values["warnings"]) == 2
+
+
+NEVER_VALIDATED = (
+    "Validation would never run: it is set to every 41 optimizer steps, and the run has 40. Set 0 for once an epoch."
+)
+NEVER_SAVED = (
+    "Saving in between would never happen: it is set to every 41 optimizer steps, and the run has 40. "
+    "The adapter is saved at the end only; set 0 for once an epoch."
+)
+NONE_HELD_BACK = "No row is held back, so there will be no validation loss: raise the validation share."
+NO_LAYER = "No layer of this model is named q_proj: there is nothing to train. Choose other target modules."
+TOO_FEW = "There are too few rows to train on: add rows first."
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (["training.evaluate_every=40"], []), (["training.evaluate_every=41"], [NEVER_VALIDATED]),
+        (["training.evaluate_every=0"], []),
+        (["training.save_every=40"], []), (["training.save_every=41"], [NEVER_SAVED]), (["training.save_every=0"], []),
+        (["training.validation_share=0"], [NONE_HELD_BACK]), (["training.validation_share=0.02"], []),
+        (["training.validation_share=0.005"], [NONE_HELD_BACK]),
+    ],
+)  # fmt: skip
+def test_what_would_never_happen_is_told_and_nothing_else(pairs, expected):
+    assert warnings(*pairs) == expected
+
+
+def never_reached(warmup: int) -> str:
+    return f"The warm-up ({warmup} steps) is as long as the run (40 steps): the full learning rate is never reached."
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("warmup", "told"), [(0, False), (39, False), (40, True), (100, True)])
+def test_a_warm_up_that_never_ends_is_told_for_every_scheduler(scheduler, warmup, told):
+    found = warnings(f"training.warmup_steps={warmup}", f"training.scheduler={scheduler}")
+    assert found == ([never_reached(warmup)] if told else [])
+
+
+def lopsided(calls: int, texts: int, kind: str, other: str) -> str:
+    return f"{calls} of {calls + texts} rows are calls: expect the model to favour {kind}. Add {other}."
+
+
+@pytest.mark.parametrize(
+    ("calls", "texts", "expected"),
+    [(70, 30, None), (30, 70, None), (71, 29, ("calls", "text answers")), (29, 71, ("text answers", "calls")),
+     (50, 0, ("calls", "text answers")), (0, 50, ("text answers", "calls"))],
+)  # fmt: skip
+def test_a_lopsided_set_is_told_with_what_to_add(calls, texts, expected):
+    found = warnings(kinds=[True] * calls + [False] * texts)
+    assert found == ([lopsided(calls, texts, *expected)] if expected else [])
+
+
+def test_a_model_without_the_chosen_layers_is_told():
+    assert warnings("lora.target_modules=q_proj", shapes={"model.layers.0.mlp.up_proj.weight": (4, 4)}) == [NO_LAYER]
+
+
+def test_no_rows_are_told_and_counted_as_no_steps():
+    made = plan(kinds=[], encoded=[])
+    assert (made.rows, made.train_rows, made.validation_rows, made.optimizer_steps, made.tokens_per_epoch) == (0, 0, 0, 0, None)
+    assert made.warnings == (TOO_FEW, NONE_HELD_BACK)
+
+
+@pytest.mark.parametrize(("rows", "told"), [(1, True), (2, False)])
+def test_a_single_row_is_too_few(rows, told):
+    found = warnings("training.warmup_steps=0", kinds=[True, False][:rows])
+    assert (TOO_FEW in found) is told
+
+
+def test_notes_stand_before_the_warnings():
+    assert plan("training.validation_share=0", notes=["first", "second"]).warnings == ("first", "second", NONE_HELD_BACK)

@@ -1,0 +1,273 @@
+"""The Chat tab: one prompt, two panes, base and adapted streamed together, calls lit up, and the measurement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from workbench.engine.client import Ticket
+from workbench.errors import InputError, WorkbenchError
+from workbench.evaluation.report import TITLES, rate_text
+from workbench.evaluation.scores import score, score_reply
+from workbench.settings import Sampling
+from workbench.ui import words
+from workbench.ui.errors import sentence, shown
+from workbench.ui.forms import read_sampling, sampling_components
+from workbench.ui.highlight import empty, escape, facts, note, reply_html, verdict_chip, verdict_of
+from workbench.workspace import Workspace
+
+KEPT = 20  # exchanges that a page keeps
+PAUSE = 0.12  # seconds between two pictures of a stream: quick to the eye, light on the wire
+
+
+@dataclass
+class Side:
+    """One pane's reply as far as it has come."""
+
+    text: str = ""
+    foot: str = ""
+    done: bool = False
+
+
+@dataclass
+class Exchange:
+    """A prompt with what each side said; a side is None where it was not asked."""
+
+    prompt: str
+    run: str | None
+    base: Side = field(default_factory=Side)
+    adapted: Side | None = None
+    state: str = ""
+
+
+def adapters(space: Workspace) -> list[str]:
+    """The runs that left an adapter and are no longer training, newest first."""
+    return [v.info.name for v in space.runs.views() if v.has_adapter and not v.live]
+
+
+def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str) -> str:
+    """A pane: the newest exchange on top, older ones dimmed below it."""
+    body = []
+    for i, turn in enumerate(reversed(turns)):
+        said: Side | None = getattr(turn, side)
+        age = "" if i == 0 else " old"
+        ask = f'<div class="wb-ask">{escape(turn.prompt)}</div>'
+        if said is None:
+            body.append(f'<div class="wb-turn{age}">{ask}<div class="wb-dim">{escape(words.CHAT_NO_ADAPTER)}</div></div>')
+            continue
+        waiting = f'<div class="wb-dim">{escape(turn.state)}</div>' if turn.state and not said.text else ""
+        reply = "" if waiting else reply_html(said.text, done=said.done)
+        verdict = verdict_chip(verdict_of(said.text)) if said.done else ""
+        body.append(f'<div class="wb-turn{age}">{ask}{waiting}{reply}<div class="wb-foot">{verdict}<span>{escape(said.foot)}</span></div></div>')
+    content = "".join(body) or empty(words.CHAT_EMPTY if side == "base" else words.CHAT_EMPTY)
+    return f'<div class="wb-pane {kind}"><h3>{escape(title)}</h3>{content}</div>'
+
+
+def panes(turns: Sequence[Exchange], run: str | None) -> tuple[str, str]:
+    """(base pane, adapted pane) as HTML."""
+    title = f"{words.ADAPTED} · {run}" if run else words.ADAPTED
+    return pane_html(words.BASE, "base", turns, "base"), pane_html(title, "adapted", turns, "adapted")
+
+
+def difference_html(turns: Sequence[Exchange]) -> str:
+    """What changed between the panes in the newest exchange."""
+    if not turns or turns[-1].adapted is None or not turns[-1].adapted.done:
+        return ""
+    calls = tuple(verdict_of(s.text) == "tool call" for s in (turns[-1].base, turns[-1].adapted))
+    return f'<div style="text-align:center"><span class="wb-chip">{escape(words.LEARNED[(calls[0], calls[1])])}</span></div>'
+
+
+def waiting_words(space: Workspace, ticket: Ticket) -> str:
+    """Why a reply has not begun: who holds the engine, and for how long."""
+    if ticket.begun is not None:
+        return ticket.progress + "…"
+    holder = space.engine.status().holder
+    if holder is None:
+        return "waiting for the engine…"
+    left = None
+    run = getattr(holder.job, "run", None)
+    if holder.job.kind == "train" and run:
+        left = space.runs.view(run).seconds_left()
+    return f"waiting: {holder.label} holds the engine" + (f", {words.duration(left)} left" if left is not None else "")
+
+
+def ask(space: Workspace, turns: list[Exchange], prompt: str, run: str | None, sampling: Sampling) -> tuple[Ticket, Exchange]:
+    """Hand the prompt to the engine; raises `InputError` for an empty prompt or an unknown adapter."""
+    if not prompt.strip():
+        raise InputError(words.NO_PROMPT)
+    if run and run not in adapters(space):
+        raise InputError(f"The run {run[:60]} has no adapter to chat with: choose another one.")
+    lanes = (False, True) if run else (False,)
+    ticket = space.answer([{"role": "user", "content": prompt.strip()}], run=run or None, lanes=lanes, sampling=sampling)
+    exchange = Exchange(prompt.strip(), run, adapted=Side() if run else None)
+    turns.append(exchange)
+    del turns[:-KEPT]
+    return ticket, exchange
+
+
+def follow(space: Workspace, ticket: Ticket, exchange: Exchange) -> Iterator[None]:
+    """Yields whenever `exchange` has changed, until the answer is whole. Errors end as words in the panes."""
+    sides = [exchange.base] + ([exchange.adapted] if exchange.adapted else [])
+    while not ticket.finished.is_set():
+        for side, text in zip(sides, ticket.texts, strict=False):
+            side.text = text
+        exchange.state = waiting_words(space, ticket)
+        yield
+        ticket.wait_change(1.0)
+        ticket.finished.wait(PAUSE)
+    try:
+        replies = ticket.wait()["replies"]
+        for side, reply in zip(sides, replies, strict=True):
+            pace = reply["tokens"] / reply["seconds"] if reply["seconds"] else 0.0
+            ended = {"length": f" · {words.CUT}", "stopped": f" · {words.HALTED}"}.get(reply["ended"], "")
+            side.text, side.done = reply["text"], True
+            side.foot = f"{reply['tokens']} tokens · {pace:.0f} tokens/s · first after {reply['first_token_seconds']:.1f} s{ended}"
+        exchange.state = "(empty reply)"
+    except WorkbenchError as exc:
+        exchange.state = str(exc)
+        for side in sides:
+            side.done, side.foot = bool(side.text), str(exc) if side.text else ""
+    yield
+
+
+@dataclass
+class Room:
+    """Who is waiting for which answer, by page, so that its Stop button finds it."""
+
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, page: str, ticket: Ticket) -> None:
+        with self.lock:
+            self.tickets[page] = ticket
+
+    def leave(self, page: str) -> Ticket | None:
+        with self.lock:
+            return self.tickets.pop(page, None)
+
+
+def measure(space: Workspace, run: str | None) -> Iterator[str]:
+    """Answers all cases and yields the progress, then the table of rates with every wrong reply."""
+    cases = space.cases("cases.jsonl")
+    ticket = space.evaluate([c.prompt for c in cases], run=run, sampling=Sampling(max_new_tokens=64))
+    while not ticket.finished.is_set():
+        yield note(f"{ticket.label}: {waiting_words(space, ticket)}")
+        ticket.wait_change(1.0)
+    scored = [score_reply(c, r) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
+    scores = score(scored)
+    if run:
+        space.runs.write_scores(run, scores.as_json())
+    wrong = "".join(
+        note(f"{s.case.prompt} — expected {'a call' if s.case.expected else 'no call'}, got: {s.verdict}", "warn") for s in scored if not s.right
+    )
+    yield f"<b>{escape(run or words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
+
+
+# -- the tab -------------------------------------------------------------------------------------
+
+
+def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
+    """The tab's components and their wires."""
+    room = Room()
+    turns, last = gr.State([]), gr.State(None)
+    demo = _demo_prompts(space)
+    with gr.Row(equal_height=True):
+        run = gr.Dropdown(choices=[], label="Adapter", min_width=170, scale=1, elem_id="chat-adapter", allow_custom_value=True)
+        with gr.Row(scale=4, elem_id="demo-prompts"):
+            buttons = [gr.Button(text, size="sm", min_width=120, elem_id=f"demo-{i}") for i, text in enumerate(demo)]
+    with gr.Row():
+        first, second = panes([], None)
+        base = gr.HTML(first, elem_id="pane-base")
+        adapted = gr.HTML(second, elem_id="pane-adapted")
+    change = gr.HTML(elem_id="pane-change")
+    with gr.Row(equal_height=True):
+        prompt = gr.Textbox(show_label=False, placeholder=words.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True)
+        send = gr.Button(words.CHAT_SEND, variant="primary", min_width=80, scale=1, elem_id="send")
+        stop = gr.Button(words.CHAT_STOP, min_width=60, scale=1, elem_id="stop-answer")
+        clear = gr.Button(words.CHAT_CLEAR, min_width=60, scale=1, elem_id="clear-chat")
+    with gr.Accordion("Sampling", open=False), gr.Row():
+        sampling = sampling_components()
+    with gr.Accordion("Measure on unseen prompts", open=False, elem_id="measure"):
+        gr.Markdown(words.MEASURE_HELP)
+        with gr.Row():
+            measure_run = gr.Button(f"{words.MEASURE}: adapted", elem_id="measure-adapted")
+            measure_base = gr.Button(f"{words.MEASURE}: base", elem_id="measure-base")
+        with gr.Row():
+            result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
+
+    def answer(text: str, history: list[Exchange], chosen: str | None, *values: Any, request: gr.Request) -> Iterator[list[Any]]:
+        page = str(request.session_hash)
+        try:
+            ticket, exchange = ask(space, history, text, chosen, read_sampling(values))
+        except WorkbenchError as exc:
+            yield [gr.skip(), gr.skip(), note(str(exc), "warn"), history, gr.skip()]
+            return
+        room.enter(page, ticket)
+        cleared: Any = ""
+        try:
+            for _ in follow(space, ticket, exchange):
+                yield [*panes(history, chosen), difference_html(history), history, cleared]
+                cleared = gr.skip()
+        finally:
+            # The page was closed, or the answer is whole: what is still going on is stopped either way.
+            if not ticket.finished.is_set():
+                space.engine.stop(ticket)
+            room.leave(page)
+
+    def halt(request: gr.Request) -> str:
+        ticket = room.leave(str(request.session_hash))
+        if ticket is None:
+            return note("No answer is being written.", "warn")
+        space.engine.stop(ticket)
+        return gr.skip()
+
+    def known(chosen: str | None, before: list[str] | None) -> list[Any]:
+        names = adapters(space)
+        if names == before:
+            return [gr.skip(), gr.skip()]
+        fresh = names and (not chosen or chosen not in names or (before is not None and names[0] not in before))
+        return [gr.Dropdown(choices=names, value=names[0] if fresh else chosen), names]
+
+    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    stream: dict[str, Any] = quiet | {"concurrency_limit": 20, "concurrency_id": "answers"}
+    outputs = [base, adapted, change, turns, prompt]
+    gr.on([send.click, prompt.submit], answer, [prompt, turns, run, *sampling], outputs, **stream)
+    for button, text in zip(buttons, demo, strict=True):
+        button.click(_with_text(answer, text), [turns, run, *sampling], outputs, **stream)
+    stop.click(shown(halt), None, change, **quiet)
+    clear.click(lambda chosen: [*panes([], chosen), "", []], run, [base, adapted, change, turns], **quiet)
+    for event in (timer.tick, opened.select):
+        event(shown(known), [run, last], [run, last], **quiet)
+    measure_run.click(_measured(space, True), run, result_run, **stream)
+    measure_base.click(_measured(space, False), run, result_base, **stream)
+
+
+def _with_text(answer: Any, text: str) -> Any:
+    def pressed(history: list[Exchange], chosen: str | None, *values: Any, request: gr.Request) -> Iterator[list[Any]]:
+        yield from answer(text, history, chosen, *values, request=request)
+
+    return pressed
+
+
+def _measured(space: Workspace, with_adapter: bool) -> Any:
+    def pressed(chosen: str | None) -> Iterator[str]:
+        if with_adapter and (not chosen or chosen not in adapters(space)):
+            yield note(words.CHAT_NO_ADAPTER, "warn")
+            return
+        try:
+            yield from measure(space, chosen if with_adapter else None)
+        except Exception as exc:
+            yield note(sentence(exc), "bad")
+
+    return pressed
+
+
+def _demo_prompts(space: Workspace) -> list[str]:
+    try:
+        return [case.prompt for case in space.cases("demo.jsonl")]
+    except WorkbenchError:
+        return []

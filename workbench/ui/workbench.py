@@ -1,0 +1,34 @@
+"""The page: a header, four tabs in the order of the work, and the timers that keep them true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from workbench.ui import chat_tab, data_tab, train_tab, tune_tab, words
+from workbench.ui.errors import shown
+from workbench.ui.header import header_html
+from workbench.workspace import Workspace
+
+
+def build(space: Workspace) -> gr.Blocks:
+    """The whole page over one workspace."""
+    with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True) as page:
+        header = gr.HTML(header_html(space), elem_id="header")
+        timer = gr.Timer(1.0)
+        with gr.Tabs(selected="data", elem_id="tabs") as tabs:
+            with gr.Tab(words.TAB_DATA, id="data"):
+                data_tab.build(space)
+            with gr.Tab(words.TAB_TUNE, id="tune") as tune:
+                tune_place = gr.Group(visible=True)
+            with gr.Tab(words.TAB_TRAIN, id="train"):
+                runs = train_tab.build(space, timer)
+            with gr.Tab(words.TAB_CHAT, id="chat") as chat:
+                chat_tab.build(space, chat, timer)
+        # Built last, since its button opens the Train tab on the new run.
+        with tune, tune_place:
+            tune_tab.build(space, tabs, tune, runs)
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        timer.tick(shown(lambda: header_html(space)), None, header, **quiet)
+    return page
