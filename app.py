@@ -14,7 +14,7 @@ from typing import Any
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Tool-Call Workbench")
-    parser.add_argument("--model", default=os.environ.get("MODEL") or "demo", help="a local folder, a hub name, or demo (the embedded model); a hub token comes from HF_TOKEN alone")
+    parser.add_argument("--model", default=os.environ.get("MODEL") or "demo", help="a local folder, a hub name, or demo; a hub token comes from HF_TOKEN alone")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another than 127.0.0.1 wants --auth")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--auth", metavar="USER:PASSWORD", default=os.environ.get("WORKBENCH_AUTH"), help="ask for a login; or set WORKBENCH_AUTH, which no process list shows")

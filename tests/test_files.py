@@ -152,9 +152,9 @@ def test_a_file_where_a_folder_should_be_is_told_in_one_sentence(tmp_path):
     ("number", "sentence"),
     [
         (errno.ENOSPC, "The disk is full: /d/f was not written and the old version is untouched. Free some space and try again."),
-        (errno.EACCES, "There is no permission to write /d/f. Change the folder's rights or choose another place."),
-        (errno.EPERM, "There is no permission to write /d/f. Change the folder's rights or choose another place."),
-        (errno.EROFS, "There is no permission to write /d/f. Change the folder's rights or choose another place."),
+        (errno.EACCES, "There is no permission to use /d/f. Change its rights or choose another place."),
+        (errno.EPERM, "There is no permission to use /d/f. Change its rights or choose another place."),
+        (errno.EROFS, "There is no permission to use /d/f. Change its rights or choose another place."),
         (errno.ENOENT, "/d/f does not exist. Check the path."),
         (errno.EISDIR, "/d/f could not be used: Is a directory."),
     ],

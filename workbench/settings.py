@@ -73,8 +73,8 @@ class Lora(_Group):
 class Training(_Group):
     """One run over the rows."""
 
-    epochs: int = _field(10, "Epochs", "How often every training row is seen.", "epochs", ge=1, le=1000)
-    rows_per_step: int = _field(16, "Rows per optimizer step", "Packed into one forward pass without padding.", "rows", ge=1, le=1024)
+    epochs: int = _field(10, "Epochs", "How often every training row is seen.", "", ge=1, le=1000)
+    rows_per_step: int = _field(16, "Rows per optimizer step", "Packed into one forward pass without padding.", "", ge=1, le=1024)
     # The articles' 1e-4 and 2e-4 leave 40 steps half learned (the model over-calls); see `suggested_rate`.
     learning_rate: float = _field(4e-4, "Learning rate", "Peak rate, reached at the end of the warm-up.", "", gt=0, le=1.0)
     warmup_steps: int = _field(10, "Warm-up", "The rate climbs from 0 over these steps.", "optimizer steps", ge=0, le=100_000)

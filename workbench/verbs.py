@@ -94,7 +94,7 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
         report.stop = lambda: bool(stopped)
         space.runs.append = _printing(space.runs.append)  # type: ignore[method-assign]
         begun = time.time()
-        result = host.do(TrainJob(run=info.name), report)
+        result: Result = host.do(TrainJob(run=info.name), report)
     view = space.runs.view(info.name)
     print(f"{result['state']} after {result['step']} optimizer steps, {time.time() - begun:.0f} s; the adapter is in {view.folder}")
     if result["adapter_difference"] is not None:
@@ -124,7 +124,8 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     host, report = _host(space)
     cases = _prompts(options.prompts or space.data_dir / "demo.jsonl")
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
-    rows, difference = [], None
+    rows: list[Result] = []
+    difference = None
     for case, known in cases:
         job = AnswerJob(turns=({"role": "user", "content": case.prompt},), lanes=(False, True), run=options.adapter, sampling=sampling)
         done = host.do(job, report)
@@ -177,8 +178,7 @@ def _host(space: Workspace) -> tuple[Any, Any]:
     # Imported here: the verbs that need no model answer without waiting for torch.
     from workbench.engine.jobs import Host, Report
 
-    logs = {"progress": lambda text, share: print(text, file=sys.stderr, flush=True)}
-    return Host(space.catalog, space.runs), Report(**logs)
+    return Host(space.catalog, space.runs), Report(progress=lambda text, share: print(text, file=sys.stderr, flush=True))
 
 
 def _judged(text: str) -> Result:

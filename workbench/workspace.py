@@ -136,7 +136,8 @@ class Workspace:
             places = [i for i, row in enumerate(rows) if row.status != "rejected"]
             named = [lines[i] if lines else i + 1 for i in places]
             self._encoded = (key, encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named))
-        return self._encoded[1]
+        encoded: tuple[list[Encoded | None], list[RowProblem]] = self._encoded[1]
+        return encoded
 
     def _tokenizer_for(self, model: str) -> ChatTokenizer:
         try:

@@ -57,7 +57,7 @@ def never() -> bool:
 
 
 def kinds(view: RunView) -> list[tuple[str, int]]:
-    return [(e.type, getattr(e, "step", 0)) for e in view.events]
+    return [(e.type, getattr(e, "step", 0)) for e in view.happened]
 
 
 def conversation(request: str, answer: str, status: str = "draft") -> Example:

@@ -178,7 +178,7 @@ def test_the_first_reason_of_a_failure_stays(runs):
     runs.mark_failed("first", "another reason")
     ended = runs.view("first").ended
     assert (ended.state, ended.reason, ended.step) == ("failed", "The engine died.", 3)
-    assert sum(isinstance(e, events.Ended) for e in runs.view("first").events) == 1
+    assert sum(isinstance(e, events.Ended) for e in runs.view("first").happened) == 1
 
 
 def test_a_run_that_died_in_the_middle_of_a_line_can_still_be_marked_failed(runs):
@@ -211,7 +211,7 @@ def test_a_view_sorts_the_events_and_knows_whether_there_is_an_adapter(runs):
     view = runs.view("first")
     assert (view.started, view.ended) == (BEGUN, None)
     assert ([s.step for s in view.steps], [v.loss for v in view.validations]) == ([1, 2], [2.5])
-    assert view.events == tuple(happened)
+    assert view.happened == tuple(happened)
     assert view.has_adapter is False
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert runs.view("first").has_adapter is False

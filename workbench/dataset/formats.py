@@ -148,7 +148,8 @@ def _parse_calls(value: Any, field: str) -> tuple[ToolCall, ...]:
         raise RowError(f"expected a list, found {_kind(value)}", field)
     calls = []
     for i, item in enumerate(value):
-        function = item.get("function", item) if isinstance(item, dict) else None
+        item = item if isinstance(item, dict) else {}
+        function = item.get("function", item)
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise RowError("the call has no function name", f"{field}[{i}]")

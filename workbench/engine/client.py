@@ -7,6 +7,7 @@ next job starts a fresh one.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import queue
 import signal
@@ -23,7 +24,6 @@ from pydantic import ValidationError
 from workbench.engine.messages import Do, Done, Failed, FromEngine, Holds, Job, LoadJob, Progress, Stop, Texts, TrainJob
 from workbench.errors import BusyError, EngineError, WorkbenchError
 from workbench.training.runs import RunStore
-
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # where `-m workbench…` is found
 
@@ -101,9 +101,9 @@ class Engine:
             if self._closed:
                 raise EngineError("The workbench is closing.")
             if isinstance(job, TrainJob):
-                held = next((t for t in [self._current, *self._waiting] if t and isinstance(t.job, TrainJob)), None)
-                if held is not None:
-                    raise BusyError(f"The run {held.job.run} is still going on: stop it or wait for its end, then start the next.")
+                held = [t.job.run for t in [self._current, *self._waiting] if t and isinstance(t.job, TrainJob)]
+                if held:
+                    raise BusyError(f"The run {held[0]} is still going on: stop it or wait for its end, then start the next.")
             ticket = Ticket(next(self._numbers), job, label)
             self._waiting.append(ticket)
         self._queue.put(ticket)
@@ -163,6 +163,11 @@ class Engine:
                     continue  # taken back
                 self._waiting.remove(ticket)
                 self._current = ticket
+            if self._closed:
+                self._end(ticket, error=EngineError("The workbench is closing: this was not begun."))
+                with self._lock:
+                    self._current = None
+                continue
             ticket.begun = time.time()
             ticket.progress = "starting the engine" if self.worker_pid() is None else "starting"
             ticket._touch()
@@ -223,13 +228,13 @@ class Engine:
         with self._lock:
             self._holds, self._process = Holds(), None
         self._last_fault = reason
-        if isinstance(ticket.job, TrainJob):
-            self._runs.mark_failed(ticket.job.run, reason)
         self._end(ticket, error=EngineError(reason))
 
     def _end(self, ticket: Ticket, *, result: dict[str, Any] | None = None, error: WorkbenchError | None = None) -> None:
         if isinstance(ticket.job, TrainJob) and error is not None:
-            self._runs.mark_failed(ticket.job.run, str(error))
+            # The run's folder may be gone or its disk full; the ticket must end all the same.
+            with contextlib.suppress(WorkbenchError, OSError):
+                self._runs.mark_failed(ticket.job.run, str(error))
         if result is not None and isinstance(ticket.job, (LoadJob, TrainJob)):
             self._last_fault = ""
         ticket.result, ticket.error = result, error

@@ -56,7 +56,9 @@ class Host:
             if isinstance(job, AnswerJob):
                 return self._answer(job, report)
             return self._evaluate(job, report)
-        except (torch.OutOfMemoryError, MemoryError) as exc:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+            if not _is_out_of_memory(exc):
+                raise
             self.drop()
             reason = (
                 "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
@@ -107,6 +109,7 @@ class Host:
             self.runs.mark_failed(job.run, str(exc))
             raise
         report.progress(f"training {job.run}", None)
+        self.difference = None  # what the last adapter was proven to do says nothing of this one
         ended = run_training(base, self.runs, job.run, stop=report.stop)
         self.difference = ended.adapter_difference
         self.tell(report)
@@ -116,6 +119,8 @@ class Host:
     def ensure_adapter(self, job: AnswerJob | EvaluateJob, report: Report) -> Base:
         """The base with the job's adapter on it (the run's own model and quantization), proven active."""
         if job.run is None:
+            if job.adapted if isinstance(job, EvaluateJob) else any(job.lanes):
+                raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
             return self.ensure_base(job.model, job.quantization, report)
         view = self.runs.view(job.run)
         if view.live:
@@ -146,9 +151,16 @@ class Host:
             report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
             chunk = order[start : start + BATCH]
             made = generate(base, [Lane(prompts[i], job.adapted) for i in chunk], job.sampling, stop=report.stop)
+            if any(reply.ended == "stopped" for reply in made):
+                raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             replies |= dict(zip(chunk, made, strict=True))
         return {"replies": [replies[i].text for i in range(len(prompts))],
                 "adapter_difference": self.difference if job.run else None}
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    # torch's allocator for the CPU has no error class of its own.
+    return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(exc)
 
 
 def _host_memory_gib() -> float:

@@ -44,7 +44,7 @@ class _LaneState:
     done: bool = False
 
 
-class _Lanes(BaseStreamer, StoppingCriteria):
+class _Lanes(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
     """Collects each lane's tokens as `generate` makes them, reports the texts, and carries the stop request in."""
 
     def __init__(
@@ -78,7 +78,7 @@ class _Lanes(BaseStreamer, StoppingCriteria):
         # A reply may end inside a character of several tokens: what is not whole yet is not shown.
         return [self.base.tokenizer.text(s.ids).rstrip("\ufffd") for s in self.states]
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         self.stopped = self.stopped or self.stop()
         return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device, dtype=torch.bool)
 

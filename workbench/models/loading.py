@@ -36,7 +36,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def raw(self) -> Any:
@@ -58,7 +59,7 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
 
     Raises `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     device = pick_device()
     dtype = pick_dtype(device)
@@ -75,9 +76,22 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
         raise ModelError(f"{folder} can't be loaded as a causal language model: {_first_line(exc)}") from exc
     model.eval()
     model.requires_grad_(False)
+    # Decoding follows the workbench's settings alone: a folder's own penalties or beams would bend "greedy".
+    model.generation_config = GenerationConfig()
+    _keep_gradients(model)
     say("reading the tokenizer")
     tokenizer.backend  # noqa: B018  read now, so that the first answer does not wait for it
     return Base(model, tokenizer, folder, resolved)
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit layers on CPUs with AVX512-BF16 at their first forward in eval mode.
+
+    Its repacked product passes no gradient back through the base weight: training would go wrong without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
@@ -101,18 +115,23 @@ def target_pattern(names: list[str], lora: Lora) -> str:
     return pattern
 
 
-def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool) -> Any:
-    """A fresh adapter on the base, ready to train (fp32 parameters); returns the peft model."""
+def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool, model_name: str = "") -> Any:
+    """A fresh adapter on the base, ready to train (fp32 parameters); returns the peft model.
+
+    `model_name` is what the saved adapter calls its base.
+    """
     from peft import LoraConfig, get_peft_model
 
     take_off_adapter(base)
     linear = [n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)]
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=target_pattern(linear, lora), base_model_name_or_path=base.folder.name,
+        target_modules=target_pattern(linear, lora),
     )
     torch.manual_seed(seed)
     base.model = get_peft_model(base.model, config, adapter_name=ADAPTER)
+    # peft writes the folder's whole path there; the adapter goes round, the path must not.
+    config.base_model_name_or_path = model_name
     base.adapter = name
     if checkpointing:
         base.raw.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -213,5 +232,8 @@ def prove_active(base: Base) -> float:
 
 
 def _first_line(exc: BaseException) -> str:
+    """The gist of a library's error: its first line, and the second where the first only announces it."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return (lines[0] if lines else type(exc).__name__)[:300]
+    if not lines:
+        return type(exc).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from workbench.calls.dialects import message_calls
 from workbench.dataset.formats import load_rows, refuse_problems
@@ -33,14 +37,17 @@ def run_training(base: Base, runs: RunStore, name: str, *, stop: Callable[[], bo
     begun = time.time()
     try:
         outcome, difference = _train(base, runs, name, stop)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # the caller frees the card first, then marks the run
+    except Exception as exc:
+        if "can't allocate memory" in str(exc):
+            raise  # the same, from torch's allocator for the CPU
+        reason = explain_os_error(exc, runs.path(name)) if isinstance(exc, OSError) else str(exc)
+        with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit
+            runs.mark_failed(name, reason)
+        if isinstance(exc, OSError):
+            raise WorkbenchError(reason) from exc
         raise
-    except WorkbenchError as exc:
-        runs.mark_failed(name, str(exc))
-        raise
-    except OSError as exc:
-        runs.mark_failed(name, explain_os_error(exc, runs.path(name)))
-        raise WorkbenchError(explain_os_error(exc, runs.path(name))) from exc
     state = "stopped" if outcome.stopped else "finished"
     reason = ""
     if outcome.stopped:
@@ -58,7 +65,8 @@ def _train(base: Base, runs: RunStore, name: str, stop: Callable[[], bool]) -> t
     refuse_problems(loaded.problems, info.data_name)
     learned, held_back = prepare(loaded.rows, base, settings.training, info.data_name)
     model = put_new_adapter(
-        base, settings.lora, name=name, seed=settings.training.seed, checkpointing=settings.training.checkpointing
+        base, settings.lora, name=name, seed=settings.training.seed, checkpointing=settings.training.checkpointing,
+        model_name=info.model_name,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if base.device.type == "cuda":
@@ -98,16 +106,20 @@ def _save(base: Base, runs: RunStore, name: str, step: int) -> None:
     folder = runs.path(name)
     scratch = folder / ".saving"
     shutil.rmtree(scratch, ignore_errors=True)
-    base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False)
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        (scratch / ADAPTER / file).replace(folder / file)
-    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False)
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (scratch / ADAPTER / file).replace(folder / file)
+    except SafetensorError as exc:
+        # The library tells a full disk in words alone: "I/O error: No space left on device (os error 28)".
+        number = re.search(r"os error (\d+)", str(exc))
+        raise OSError(int(number[1]) if number else errno.EIO, str(exc)) from exc
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     runs.append(name, events.Saved(step=step))
 
 
 def _check_saved(folder: Path) -> None:
-    from safetensors import safe_open
-
     with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as stream:
         if not any(".lora_B." in key for key in stream.keys()):  # noqa: SIM118
             raise AdapterError(f"The adapter of {folder.name} was saved without its matrices: check the disk and train again.")

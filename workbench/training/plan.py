@@ -80,7 +80,10 @@ def warnings_for(
     if training.evaluate_every > steps:
         found.append(f"Validation would never run: it is set to every {training.evaluate_every} optimizer steps, and the run has {steps}. Set 0 for once an epoch.")
     if training.save_every > steps:
-        found.append(f"Saving in between would never happen: it is set to every {training.save_every} optimizer steps, and the run has {steps}. The adapter is saved at the end only; set 0 for once an epoch.")
+        found.append(
+            f"Saving in between would never happen: it is set to every {training.save_every} optimizer steps, and the run has {steps}. "
+            "The adapter is saved at the end only; set 0 for once an epoch."
+        )
     if not held_back:
         found.append("No row is held back, so there will be no validation loss: raise the validation share.")
     if steps and training.warmup_steps >= steps:

@@ -47,7 +47,7 @@ class Owner(BaseModel):
 
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            return bool(abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
 
@@ -75,24 +75,24 @@ class RunView:
 
     info: RunInfo
     folder: Path
-    events: tuple[events.Event, ...]
+    happened: tuple[events.Event, ...]
     state: State
 
     @property
     def steps(self) -> list[events.Step]:
-        return [e for e in self.events if isinstance(e, events.Step)]
+        return [e for e in self.happened if isinstance(e, events.Step)]
 
     @property
     def validations(self) -> list[events.Validation]:
-        return [e for e in self.events if isinstance(e, events.Validation)]
+        return [e for e in self.happened if isinstance(e, events.Validation)]
 
     @property
     def started(self) -> events.Started | None:
-        return next((e for e in self.events if isinstance(e, events.Started)), None)
+        return next((e for e in self.happened if isinstance(e, events.Started)), None)
 
     @property
     def ended(self) -> events.Ended | None:
-        return next((e for e in reversed(self.events) if isinstance(e, events.Ended)), None)
+        return next((e for e in reversed(self.happened) if isinstance(e, events.Ended)), None)
 
     @property
     def live(self) -> bool:
@@ -107,7 +107,7 @@ class RunView:
         steps, started = self.steps, self.started
         if not steps or started is None or self.state != "running":
             return None
-        pace = (steps[-1].time - started.time) / steps[-1].step
+        pace: float = (steps[-1].time - started.time) / steps[-1].step
         return max(0.0, pace * (started.total_steps - steps[-1].step) - (time.time() - steps[-1].time))
 
 

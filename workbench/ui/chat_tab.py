@@ -218,7 +218,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
                 space.engine.stop(ticket)
             room.leave(page)
 
-    def halt(request: gr.Request) -> str:
+    def halt(request: gr.Request) -> Any:
         ticket = room.leave(str(request.session_hash))
         if ticket is None:
             return note("No answer is being written.", "warn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def field_component(cls: Any, name: str, prefix: str, default: Any) -> gr.compon
     field = cls.model_fields[name]
     unit = (field.json_schema_extra or {}).get("unit", "")
     label = f"{field.title} ({unit})" if unit else str(field.title)
-    common: dict[str, Any] = {"label": label, "info": field.description, "elem_id": f"{prefix}-{name.replace('_', '-')}"}
+    common: dict[str, Any] = {"min_width": 120, "label": label, "info": field.description, "elem_id": f"{prefix}-{name.replace('_', '-')}"}
     options = choices(cls, name)
     if name == "target_modules":
         return gr.CheckboxGroup(choices=list(options), value=list(default), **common)
@@ -29,10 +30,14 @@ def field_component(cls: Any, name: str, prefix: str, default: Any) -> gr.compon
     return gr.Number(value=default, precision=0 if field.annotation is int else None, **common)
 
 
-def group_components(group: str, defaults: RunSettings) -> list[gr.components.Component]:
+def group_components(group: str, defaults: RunSettings, *, columns: int = 1) -> list[gr.components.Component]:
     """All components of one group of run settings, in the order of the settings, filled with `defaults`."""
-    values = getattr(defaults, group)
-    return [field_component(GROUPS[group], name, group, getattr(values, name)) for name in GROUPS[group].model_fields]
+    values, names = getattr(defaults, group), list(GROUPS[group].model_fields)
+    made = []
+    for start in range(0, len(names), columns):
+        with gr.Row(equal_height=True) if columns > 1 else contextlib.nullcontext():
+            made += [field_component(GROUPS[group], name, group, getattr(values, name)) for name in names[start : start + columns]]
+    return made
 
 
 def sampling_components() -> list[gr.components.Component]:

@@ -70,7 +70,7 @@ def facts_html(view: RunView) -> str:
 def log_html(view: RunView) -> str:
     """The run's story in plain words, newest first."""
     lines = []
-    for event in view.events:
+    for event in view.happened:
         at = time.strftime("%H:%M:%S", time.localtime(event.time))
         if isinstance(event, events.Started):
             lines.append(f"{at} started on {event.device}: {event.total_steps} optimizer steps over {event.train_rows} rows")
@@ -140,7 +140,7 @@ def refresh(space: Workspace, wanted: str | None, seen: dict[str, Any]) -> list[
         view = space.runs.view(name)
     except WorkbenchError as exc:
         return [chooser, note(str(exc), "bad"), gr.skip(), "", "", runs_html(space), gr.Button(interactive=live is not None), {"names": names, "live": live}]
-    key = (name, view.state, len(view.events), tuple(names))
+    key = (name, view.state, len(view.happened), tuple(names))
     now = {"names": names, "live": live, "key": key}
     stop = gr.Button(interactive=live is not None)
     progress = progress_html(space, view) if view.live or seen.get("key") != key else gr.skip()
@@ -156,9 +156,10 @@ def build(space: Workspace, timer: gr.Timer) -> gr.Dropdown:
     seen = gr.State({})
     with gr.Row(equal_height=True):
         names = space.runs.names()
-        runs = gr.Dropdown(choices=names, value=names[0] if names else None, label="Run", scale=2, min_width=180, elem_id="run-choice", allow_custom_value=True)
-        progress = gr.HTML(empty(words.TRAIN_EMPTY), elem_id="progress")
-        stop = gr.Button(words.TRAIN_STOP, variant="stop", scale=1, min_width=150, interactive=False, elem_id="stop-training")
+        runs = gr.Dropdown(choices=names, value=names[0] if names else None, label="Run", scale=2, min_width=160, elem_id="run-choice", allow_custom_value=True)
+        with gr.Column(scale=8):
+            progress = gr.HTML(empty(words.TRAIN_EMPTY), elem_id="progress")
+        stop = gr.Button(words.TRAIN_STOP, variant="stop", size="sm", scale=2, min_width=150, interactive=False, elem_id="stop-training")
     message = gr.HTML(elem_id="train-message")
     with gr.Row():
         with gr.Column(scale=7):

@@ -51,7 +51,8 @@ def _memory_html(space: Workspace, plan: Plan) -> str:
     parts = f"weights {m.weights_gib:.1f} + adapter {m.adapter_gib:.1f} + activations {m.activations_gib:.1f} + head {m.head_gib:.1f} GiB"
     fits = "" if m.total_gib < 0.9 * total else note("This may not fit: choose 4-bit base weights, gradient checkpointing or a lower token budget.", "warn")
     where = found.name if found else "this machine's memory"
-    return f'<p style="margin:10px 0 2px">memory at the peak, estimated: <b>{m.total_gib:.1f} GiB</b> of {total:.0f} GiB ({where})</p>{bar(m.total_gib / total)}<p class="wb-dim">{parts}</p>{fits}'
+    head = f'<p style="margin:10px 0 2px">memory at the peak, estimated: <b>{m.total_gib:.1f} GiB</b> of {total:.0f} GiB ({where})</p>'
+    return f'{head}{bar(m.total_gib / total)}<p class="wb-dim">{parts}</p>{fits}'
 
 
 def show_plan(space: Workspace, values: Sequence[Any]) -> str:
@@ -85,17 +86,12 @@ def build(space: Workspace, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdo
     fields: list[gr.components.Component] = []
     defaults = space.default_settings()
     with gr.Row():
-        with gr.Column(scale=7), gr.Row(equal_height=False):
-            for group in ("quantization", "lora"):
-                with gr.Column(min_width=230), gr.Group():
-                    gr.Markdown(f"**{words.GROUP_TITLES[group]}**", container=True)
-                    fields += group_components(group, defaults)
-            with gr.Column(min_width=260), gr.Group():
-                gr.Markdown(f"**{words.GROUP_TITLES['training']}**", container=True)
-                fields += group_components("training", defaults)
-        with gr.Column(scale=3, min_width=330):
-            with gr.Group():
-                name = gr.Textbox(label=words.TUNE_NAME, info=words.TUNE_NAME_INFO, max_lines=1, elem_id="run-name")
+        for group, scale, width in (("quantization", 4, 190), ("lora", 5, 210), ("training", 8, 380)):
+            with gr.Column(scale=scale, min_width=width), gr.Group():
+                gr.HTML(f'<div class="wb-cardhead">{words.GROUP_TITLES[group]}</div>')
+                fields += group_components(group, defaults, columns=2 if group == "training" else 1)
+        with gr.Column(scale=6, min_width=300):
+            name = gr.Textbox(label=words.TUNE_NAME, info=words.TUNE_NAME_INFO, max_lines=1, elem_id="run-name")
             start = gr.Button(words.TUNE_START, variant="primary", size="lg", elem_id="start-training")
             message = gr.HTML(elem_id="tune-message")
             gr.Markdown(f"**{words.PLAN_TITLE}**")

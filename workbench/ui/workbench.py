@@ -21,13 +21,13 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_DATA, id="data"):
                 data_tab.build(space)
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
-                tune_place = gr.Group(visible=True)
+                pass
             with gr.Tab(words.TAB_TRAIN, id="train"):
                 runs = train_tab.build(space, timer)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
                 chat_tab.build(space, chat, timer)
         # Built last, since its button opens the Train tab on the new run.
-        with tune, tune_place:
+        with tune:
             tune_tab.build(space, tabs, tune, runs)
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         timer.tick(shown(lambda: header_html(space)), None, header, **quiet)
