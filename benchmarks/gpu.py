@@ -87,7 +87,7 @@ def measure(folder: Path, mode: str, checkpointing: bool, steps: int) -> dict[st
     prompt = tuple(base.tokenizer.prompt_ids([{"role": "user", "content": "Сколько денег на моём счёте?"}]))
     for name, lanes in (("decode_adapted_tps", [True]), ("decode_both_tps", [False, True])):
         generate(base, [Lane(prompt, a) for a in lanes], Sampling(max_new_tokens=8))
-        replies = generate(base, [Lane(prompt, a) for a in lanes], Sampling(max_new_tokens=64))
+        replies = generate(base, [Lane(prompt, a) for a in lanes], Sampling(max_new_tokens=32))
         result[name] = replies[0].tokens / max(replies[0].seconds, 1e-9)
     return result
 

@@ -37,14 +37,15 @@ def parts(memory: Memory) -> tuple[float, ...]:
 
 
 def test_every_part_on_a_cpu_in_full_precision():
-    per_token = 8 * (4 + 12) + 16 * (4 + 4) + 32 * (4 + 12) + 8 * (4 + 4)
+    # two inputs (8 and 32) after dropout with its mask, four norms of width 8, three copies of the 16 queries
+    per_token = (4 + 1) * (8 + 32) + 8 * 4 * 8 + 4 * (3 * 16)
     found = estimate_memory(SHAPES, settings(), tokens=10, labels=3, has_gpu=False)
     assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 4)))
     assert found.total_gib * GIB == pytest.approx(sum(parts(found)))
 
 
 def test_every_part_on_a_gpu_in_4_bit_without_dropout():
-    per_token = 8 * (2 + 4) + 16 * (2 + 4) + 32 * (2 + 4) + 8 * (2 + 4)
+    per_token = 4 * (8 + 32) + 8 * 4 * 8 + 2 * (3 * 16)
     found = estimate_memory(SHAPES, settings("lora.dropout=0"), tokens=10, labels=3, has_gpu=True)
     assert parts(found) == pytest.approx(
         (INSIDE * (0.5 + 0.127 / 8) + OUTSIDE * 2, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 2))

@@ -1,0 +1,145 @@
+"""The whole loop as a person clicks it: edit a row, train, watch the chart grow, chat until a call lights up."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+
+pytestmark = pytest.mark.browser
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def set_number(page: Page, field: str, value: str) -> None:
+    box = page.locator(f"#{field} input")
+    box.fill(value)
+    box.press("Tab")
+
+
+def points(page: Page) -> int:
+    """Points on the chart's train curve now."""
+    return int(page.evaluate("() => { const g = document.querySelector('#loss-chart .js-plotly-plot'); return g && g.data ? g.data[0].x.length : 0 }"))
+
+
+def test_the_page_is_up_fast_and_says_what_the_model_does(app: App, page: Page) -> None:
+    expect(page.locator("#header")).to_contain_text("gemma-3-270m")
+    expect(page.locator("#header")).to_contain_text("ready", timeout=90_000)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_row_is_edited_saved_deleted_and_brought_back(app: App, page: Page) -> None:
+    file = app.root / "data" / "examples.json"
+    before = file.read_text(encoding="utf-8")
+    page.locator("#grid").get_by_text("Здравствуйте!").first.click()
+    expect(page.locator("#row-title")).to_contain_text("Row 2")
+    page.locator("#row-answer textarea").fill("Здравствуйте! Слушаю <b>вас</b>.")
+    page.locator("#row-save").click()
+    expect(page.locator("#data-message")).to_contain_text("Row 2 was changed")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[1])["messages"][1]["content"] == "Здравствуйте! Слушаю <b>вас</b>."
+    assert [line for i, line in enumerate(lines) if i != 1] == [line for i, line in enumerate(before.splitlines()) if i != 1]
+    page.locator("#row-delete").click()
+    expect(page.locator("#data-counts")).to_contain_text("69 rows")
+    page.locator("#undo").click()
+    expect(page.locator("#data-counts")).to_contain_text("70 rows")
+    page.locator("#undo").click()
+    expect(page.locator("#data-message")).to_contain_text("taken back")
+    assert file.read_text(encoding="utf-8") == before
+
+
+def test_an_empty_answer_is_refused_beside_the_row_and_nothing_is_lost(app: App, page: Page) -> None:
+    before = (app.root / "data" / "examples.json").read_bytes()
+    page.locator("#row-request textarea").fill("Новый вопрос")
+    page.locator("#row-add").click()
+    expect(page.locator("#data-message")).to_contain_text("The answer is empty")
+    assert page.locator("#row-request textarea").input_value() == "Новый вопрос"
+    assert (app.root / "data" / "examples.json").read_bytes() == before
+
+
+def test_a_broken_file_is_imported_with_its_bad_line_named_and_undone(app: App, page: Page) -> None:
+    before = (app.root / "data" / "examples.json").read_bytes()
+    broken = app.root / "broken.jsonl"
+    broken.write_text('{"messages": [{"role": "user", "content": "раз"}, {"role": "assistant", "content": "два"}]}\n{oops\n', encoding="utf-8")
+    page.locator("#import input[type=file]").set_input_files(str(broken))
+    expect(page.locator("#data-message")).to_contain_text("1 line(s) can't be used")
+    expect(page.locator("#data-counts")).to_contain_text("1 lines can't be used")
+    page.locator("#undo").click()
+    expect(page.locator("#data-counts")).to_contain_text("70 rows")
+    assert (app.root / "data" / "examples.json").read_bytes() == before
+
+
+def test_the_plan_follows_the_settings_and_a_wrong_one_is_named(page: Page) -> None:
+    open_tab(page, "2 Tune")
+    expect(page.locator("#plan")).to_contain_text("3,796,992")
+    set_number(page, "lora-rank", "8")
+    expect(page.locator("#plan")).to_contain_text("1,898,496")
+    set_number(page, "training-evaluate-every", "50")
+    expect(page.locator("#plan")).to_contain_text("Validation would never run")
+    set_number(page, "lora-rank", "0")
+    expect(page.locator("#plan")).to_contain_text("lora.rank can't be")
+
+
+def test_training_from_click_to_a_call_in_the_adapted_pane(app: App, page: Page) -> None:
+    open_tab(page, "2 Tune")
+    set_number(page, "training-epochs", "5")
+    page.locator("#run-name input, #run-name textarea").first.fill("browser-run")
+    expect(page.locator("#plan")).to_contain_text("20")
+    page.locator("#start-training").click()
+    expect(page.get_by_role("tab", name="3 Train")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#progress")).to_contain_text("browser-run")
+    deadline = time.monotonic() + 300
+    grown = []
+    while len(grown) < 3 and time.monotonic() < deadline:
+        now = points(page)
+        if not grown or now > grown[-1]:
+            grown.append(now)
+        page.wait_for_timeout(300)
+    assert len(grown) == 3, f"the chart did not grow: {grown}"
+
+    second = page.context.new_page()  # a second browser shows the same run, and its clicks are answered meanwhile
+    second.goto(app.url)
+    second.get_by_role("tab", name="3 Train").click()
+    expect(second.locator("#progress")).to_contain_text("browser-run")
+    expect(second.locator("#progress")).to_contain_text("of 20")
+    second.get_by_role("tab", name="2 Tune").click()
+    second.locator("#run-name input, #run-name textarea").first.fill("another-run")
+    second.locator("#start-training").click()
+    expect(second.locator("#tune-message")).to_contain_text("still going on")
+    second.close()
+    assert not (app.root / "adapters" / "another-run").exists()
+
+    page.reload()
+    open_tab(page, "3 Train")
+    expect(page.locator("#progress")).to_contain_text("finished", timeout=400_000)
+    expect(page.locator("#progress")).to_contain_text("The adapter is active")
+    for file in ("run.json", "events.jsonl", "adapter_model.safetensors", "adapter_config.json", "README.md"):
+        assert (app.root / "adapters" / "browser-run" / file).is_file()
+
+    open_tab(page, "4 Chat")
+    expect(page.locator("#chat-adapter input")).to_have_value("browser-run")
+    page.locator("#demo-0").click()
+    call = page.locator("#pane-adapted .wb-call[data-call=get_sensitive_data]")
+    expect(call).to_be_visible(timeout=120_000)
+    expect(call).to_contain_text("{}")
+    expect(page.locator("#pane-adapted .wb-chip")).to_contain_text("tool call", timeout=120_000)
+    expect(page.locator("#pane-base .wb-chip")).to_be_visible(timeout=120_000)
+    expect(page.locator("#header")).to_contain_text("adapter browser-run")
+    call.locator("summary").click()
+    expect(call.locator("details pre")).to_contain_text("<tool_call name=")
+
+
+def test_a_prompt_with_markup_is_shown_and_not_run(page: Page) -> None:
+    open_tab(page, "4 Chat")
+    page.locator("#prompt textarea, #prompt input").first.fill("<img src=x onerror=\"document.title='pwned'\"> привет")
+    page.locator("#send").click()
+    expect(page.locator("#pane-base .wb-ask").first).to_contain_text("<img src=x onerror=")
+    expect(page.locator("#pane-base .wb-chip").first).to_be_visible(timeout=120_000)
+    assert page.title() != "pwned"
+    assert page.locator("#pane-base img").count() == 0
