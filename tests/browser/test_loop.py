@@ -67,7 +67,9 @@ def test_a_broken_file_is_imported_with_its_bad_line_named_and_undone(app: App, 
     before = (app.root / "data" / "examples.json").read_bytes()
     broken = app.root / "broken.jsonl"
     broken.write_text('{"messages": [{"role": "user", "content": "раз"}, {"role": "assistant", "content": "два"}]}\n{oops\n', encoding="utf-8")
-    page.locator("#import input[type=file]").set_input_files(str(broken))
+    with page.expect_file_chooser() as chooser:
+        page.locator("#import").click()
+    chooser.value.set_files(str(broken))
     expect(page.locator("#data-message")).to_contain_text("1 line(s) can't be used")
     expect(page.locator("#data-counts")).to_contain_text("1 lines can't be used")
     page.locator("#undo").click()

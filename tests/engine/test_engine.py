@@ -221,6 +221,8 @@ APP = """
 import sys, time
 from pathlib import Path
 from workbench.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 space = Workspace(root=Path(sys.argv[1]))
 ticket = space.start_training(sys.argv[2])
 while space.engine.worker_pid() is None:

@@ -18,6 +18,8 @@ from workbench.settings import Quantization, Sampling, make_settings
 from workbench.training import events
 from workbench.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TURNS = ({"role": "user", "content": "Сколько у меня денег?"},)
 PROMPTS = tuple(({"role": "user", "content": text},) for text in ("Привет", "Мой баланс?", "Сколько у меня денег на счёте?"))
 SHORT = Sampling(max_new_tokens=16)

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.engine.client import Ticket
+from workbench.engine.messages import TrainJob
 from workbench.errors import InputError, WorkbenchError
 from workbench.evaluation.report import TITLES, rate_text
 from workbench.evaluation.scores import score, score_reply
@@ -17,6 +18,7 @@ from workbench.settings import Sampling
 from workbench.ui import words
 from workbench.ui.errors import sentence, shown
 from workbench.ui.forms import read_sampling, sampling_components
+from workbench.ui.header import time_left
 from workbench.ui.highlight import empty, escape, facts, note, reply_html, verdict_chip, verdict_of
 from workbench.workspace import Workspace
 
@@ -49,8 +51,8 @@ def adapters(space: Workspace) -> list[str]:
     return [v.info.name for v in space.runs.views() if v.has_adapter and not v.live]
 
 
-def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str) -> str:
-    """A pane: the newest exchange on top, older ones dimmed below it."""
+def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str, invitation: str) -> str:
+    """A pane: the newest exchange on top, older ones dimmed below it; without any, the invitation."""
     body = []
     for i, turn in enumerate(reversed(turns)):
         said: Side | None = getattr(turn, side)
@@ -63,14 +65,15 @@ def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str) -> st
         reply = "" if waiting else reply_html(said.text, done=said.done)
         verdict = verdict_chip(verdict_of(said.text)) if said.done else ""
         body.append(f'<div class="wb-turn{age}">{ask}{waiting}{reply}<div class="wb-foot">{verdict}<span>{escape(said.foot)}</span></div></div>')
-    content = "".join(body) or empty(words.CHAT_EMPTY if side == "base" else words.CHAT_EMPTY)
+    content = "".join(body) or empty(invitation)
     return f'<div class="wb-pane {kind}"><h3>{escape(title)}</h3>{content}</div>'
 
 
 def panes(turns: Sequence[Exchange], run: str | None) -> tuple[str, str]:
     """(base pane, adapted pane) as HTML."""
     title = f"{words.ADAPTED} · {run}" if run else words.ADAPTED
-    return pane_html(words.BASE, "base", turns, "base"), pane_html(title, "adapted", turns, "adapted")
+    invitation = words.CHAT_EMPTY if run else words.CHAT_NO_ADAPTER
+    return pane_html(words.BASE, "base", turns, "base", words.CHAT_EMPTY), pane_html(title, "adapted", turns, "adapted", invitation)
 
 
 def difference_html(turns: Sequence[Exchange]) -> str:
@@ -88,10 +91,7 @@ def waiting_words(space: Workspace, ticket: Ticket) -> str:
     holder = space.engine.status().holder
     if holder is None:
         return "waiting for the engine…"
-    left = None
-    run = getattr(holder.job, "run", None)
-    if holder.job.kind == "train" and run:
-        left = space.runs.view(run).seconds_left()
+    left = time_left(space, holder.job.run) if isinstance(holder.job, TrainJob) else None
     return f"waiting: {holder.label} holds the engine" + (f", {words.duration(left)} left" if left is not None else "")
 
 
@@ -199,7 +199,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         with gr.Row():
             result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
 
-    def answer(text: str, history: list[Exchange], chosen: str | None, *values: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def answer(request: gr.Request, text: str, history: list[Exchange], chosen: str | None, *values: Any) -> Iterator[list[Any]]:
         page = str(request.session_hash)
         try:
             ticket, exchange = ask(space, history, text, chosen, read_sampling(values))
@@ -225,12 +225,13 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         space.engine.stop(ticket)
         return gr.skip()
 
-    def known(chosen: str | None, before: list[str] | None) -> list[Any]:
+    def known(chosen: str | None, before: list[str] | None, history: list[Exchange]) -> list[Any]:
         names = adapters(space)
         if names == before:
-            return [gr.skip(), gr.skip()]
-        fresh = names and (not chosen or chosen not in names or (before is not None and names[0] not in before))
-        return [gr.Dropdown(choices=names, value=names[0] if fresh else chosen), names]
+            return [gr.skip()] * 3
+        fresh = bool(names) and (not chosen or chosen not in names or (before is not None and names[0] not in before))
+        now = names[0] if fresh else chosen
+        return [gr.Dropdown(choices=names, value=now), names, gr.skip() if history else panes([], now)[1]]
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     stream: dict[str, Any] = quiet | {"concurrency_limit": 20, "concurrency_id": "answers"}
@@ -241,14 +242,14 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
     stop.click(shown(halt), None, change, **quiet)
     clear.click(lambda chosen: [*panes([], chosen), "", []], run, [base, adapted, change, turns], **quiet)
     for event in (timer.tick, opened.select):
-        event(shown(known), [run, last], [run, last], **quiet)
+        event(shown(known), [run, last, turns], [run, last, adapted], **quiet)
     measure_run.click(_measured(space, True), run, result_run, **stream)
     measure_base.click(_measured(space, False), run, result_base, **stream)
 
 
 def _with_text(answer: Any, text: str) -> Any:
-    def pressed(history: list[Exchange], chosen: str | None, *values: Any, request: gr.Request) -> Iterator[list[Any]]:
-        yield from answer(text, history, chosen, *values, request=request)
+    def pressed(request: gr.Request, history: list[Exchange], chosen: str | None, *values: Any) -> Iterator[list[Any]]:
+        yield from answer(request, text, history, chosen, *values)
 
     return pressed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.engine.messages import TrainJob
+from workbench.errors import WorkbenchError
 from workbench.models.hardware import card, host_memory_gib
 from workbench.ui import words
 from workbench.ui.highlight import bar, escape
@@ -15,7 +16,7 @@ def header_html(space: Workspace) -> str:
     if status.holder is not None:
         state, doing = "busy", f"{status.holder.label}: {status.holder.progress}"
         if isinstance(status.holder.job, TrainJob):
-            left = space.runs.view(status.holder.job.run).seconds_left()
+            left = time_left(space, status.holder.job.run)
             doing = f"training run {status.holder.job.run}" + (f", {words.duration(left)} left" if left is not None else f": {status.holder.progress}")
         if status.waiting:
             doing += f" · {status.waiting} waiting"
@@ -31,6 +32,14 @@ def header_html(space: Workspace) -> str:
         f"<span><b>{escape(holds.model or space.model_name)}</b> <span class='wb-dim'>· {escape(loaded)} · {escape(adapter)}</span></span>"
         f'<span class="wb-grow" title="{escape(doing)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}</div>'
     )
+
+
+def time_left(space: Workspace, run: str) -> float | None:
+    """Seconds that a run still takes; None where that is not known (yet)."""
+    try:
+        return space.runs.view(run).seconds_left()
+    except WorkbenchError:  # its folder was taken away while it trained
+        return None
 
 
 def _memory(space: Workspace) -> str:

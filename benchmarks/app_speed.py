@@ -1,0 +1,69 @@
+"""How soon the app is up, and how quickly its clicks are answered while a run goes on (embedded model, headless Chromium).
+
+    python benchmarks/app_speed.py [--clicks 30]
+
+Uses the browser tests' app. A click's time is from the press to the answer on the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clicks", type=int, default=30)
+    options = parser.parse_args()
+
+    from playwright.sync_api import Page, expect, sync_playwright
+
+    from tests.browser.conftest import App, make_root
+
+    def timed(page: Page, press: str, seen: str, text: str) -> float:
+        begun = time.perf_counter()
+        page.locator(press).click()
+        page.wait_for_function("([s, t]) => document.querySelector(s)?.innerText.includes(t)", arg=[seen, text], polling=10)
+        return time.perf_counter() - begun
+
+    with tempfile.TemporaryDirectory() as folder:
+        app = App(make_root(Path(folder)))
+        try:
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+                )
+                page = browser.new_page(viewport={"width": 1440, "height": 900})
+                page.goto(app.url)
+                page.locator("#grid").get_by_text("Здравствуйте!").first.wait_for()
+                shown = time.monotonic() - app.begun
+                expect(page.locator("#header")).to_contain_text("ready", timeout=120_000)
+                page.get_by_role("tab", name="2 Tune").click()
+                page.locator("#run-name input, #run-name textarea").first.fill("speed")
+                page.locator("#start-training").click()
+                expect(page.locator("#progress")).to_contain_text("step 1 of", timeout=120_000)
+                page.get_by_role("tab", name="1 Data").click()
+                times: list[float] = []
+                for _ in range(options.clicks // 3):
+                    page.locator("#row-request textarea").fill("вопрос")
+                    times.append(timed(page, "#row-add", "#data-message", "answer is empty"))
+                    page.locator("#row-answer textarea").fill("ответ")
+                    times.append(timed(page, "#row-add", "#data-counts", "71 rows"))
+                    times.append(timed(page, "#undo", "#data-counts", "70 rows"))
+                browser.close()
+        finally:
+            app.close()
+    print(f"server answers after {app.seconds_up:.1f} s, rows on the screen after {shown:.1f} s (a new Chromium's start included)")
+    print(f"{len(times)} clicks during a run: median {1000 * statistics.median(times):.0f} ms, slowest {1000 * max(times):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
