@@ -25,7 +25,7 @@ model: install
 
 # Another model: MODEL=path-or-hub-name make run
 run: install
-ifndef MODEL
+ifeq ($(filter-out demo,$(MODEL)),)
 	$(BIN)/python -m workbench fetch-demo-model >/dev/null
 endif
 	$(BIN)/python app.py $(ARGS)

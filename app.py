@@ -55,16 +55,20 @@ def main(arguments: list[str] | None = None) -> int:
     # Set before gradio is imported: no telemetry, no look for a newer version.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Uploads and exports stay in the workbench's own folder, readable by its owner alone, not in a shared /tmp.
+    cache = (options.root or Path(__file__).resolve().parent) / ".cache" / "gradio"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(cache.resolve())
     from workbench.errors import WorkbenchError
-    from workbench.models.catalog import DEMO
+    from workbench.models.catalog import is_hub_name
     from workbench.ui.theme import CSS, theme
     from workbench.ui.workbench import build
     from workbench.workspace import Workspace
 
     try:
         space = Workspace(root=options.root, model=options.model) if options.root else Workspace(model=options.model)
-        if space.model == DEMO or Path(space.model).exists() or "/" not in space.model:
-            space.catalog.find(space.model)
+        if not is_hub_name(space.model):
+            space.catalog.find(space.model)  # a wrong path is told here, before a page opens
         space.rows.read()
     except WorkbenchError as exc:
         return refuse(str(exc))

@@ -78,9 +78,10 @@ def measure(folder: Path, mode: str, checkpointing: bool, steps: int) -> dict[st
     train(model, learned, held_back, settings.training, emit=lambda e: seen.append(e) if isinstance(e, events.Step) else None,
           stop=lambda: False, save=lambda step: None)
     torch.cuda.synchronize()
+    trained = time.perf_counter() - begun
     plan = Workspace(model=str(folder)).plan(rows, settings)
     result |= {
-        "train_s": time.perf_counter() - begun, "step_ms": 1000 * statistics.median(s.seconds for s in seen[2:]), "steps": len(seen),
+        "train_s": trained, "step_ms": 1000 * statistics.median(s.seconds for s in seen[2:]), "steps": len(seen),
         "train_peak_gib": torch.cuda.max_memory_allocated() / 2**30, "estimate_gib": plan.memory.total_gib,
         "estimate": vars(plan.memory), "losses": [round(s.loss, 3) for s in seen[:3]], "adapter_difference": prove_active(base),
     }

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_recipe():
     assert (s.lora.rank, s.lora.alpha, s.lora.dropout, s.lora.text_only) == (16, 32, 0.1, True)
     assert s.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     t = s.training
-    assert (t.epochs, t.rows_per_step, t.learning_rate, t.warmup_steps, t.scheduler) == (10, 16, 4e-4, 10, "cosine")
+    assert (t.epochs, t.rows_per_step, t.learning_rate, t.warmup_steps, t.scheduler) == (10, 16, 3e-4, 10, "cosine")
     assert (t.max_grad_norm, t.weight_decay, t.validation_share, t.evaluate_every, t.save_every) == (0.3, 0.0, 0.1, 0, 0)
     assert (t.max_row_tokens, t.tokens_per_forward, t.checkpointing, t.seed) == (2048, 4096, False, 42)
     assert Sampling().model_dump() == {

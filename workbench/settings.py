@@ -76,7 +76,7 @@ class Training(_Group):
     epochs: int = _field(10, "Epochs", "How often every training row is seen.", "", ge=1, le=1000)
     rows_per_step: int = _field(16, "Rows per optimizer step", "Packed into one forward pass without padding.", "", ge=1, le=1024)
     # The articles' 1e-4 and 2e-4 leave 40 steps half learned (the model over-calls); see `suggested_rate`.
-    learning_rate: float = _field(4e-4, "Learning rate", "Peak rate, reached at the end of the warm-up.", "", gt=0, le=1.0)
+    learning_rate: float = _field(3e-4, "Learning rate", "Peak rate, reached at the end of the warm-up.", "", gt=0, le=1.0)
     warmup_steps: int = _field(10, "Warm-up", "The rate climbs from 0 over these steps.", "optimizer steps", ge=0, le=100_000)
     scheduler: Literal["cosine", "linear", "constant"] = _field(
         "cosine", "Scheduler", "How the rate falls after the warm-up; constant keeps it."
@@ -115,12 +115,12 @@ class RunSettings(_Group):
 
 
 def suggested_rate(hidden_size: int) -> float:
-    """The default learning rate for a model of that width: 8e-4 at 640, falling with the square root of the width.
+    """The default learning rate for a model of that width: 6e-4 at 640, falling with the square root of the width.
 
-    8e-4 was measured on the embedded model (width 640; benchmarks/RESULTS.md); the square root is the rule of
-    thumb that wider models want smaller steps, and gives 4e-4 at 2,560 (4B).
+    6e-4 was measured on the embedded model (width 640; benchmarks/RESULTS.md); the square root is the rule of
+    thumb that wider models want smaller steps, and gives 3e-4 at 2,560 (4B).
     """
-    return float(f"{8e-4 * (640 / max(1, hidden_size)) ** 0.5:.1e}")
+    return float(f"{6e-4 * (640 / max(1, hidden_size)) ** 0.5:.1e}")
 
 
 GROUPS: dict[str, type[_Group]] = {"quantization": Quantization, "lora": Lora, "training": Training}

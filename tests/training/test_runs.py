@@ -237,7 +237,7 @@ def test_the_model_card_tells_what_was_trained_and_how_it_ended(runs):
     for line in (
         f"| rows | 2 from examples.json, SHA-256 `{rows_hash(ROWS)[:16]}…` |", "| base weights | 4-bit nf4 |",
         "| LoRA | rank 8, alpha 32, dropout 0.1, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj |",
-        "| training | 3 epochs, 16 rows a step, rate 0.0004 (cosine, 10 warm-up steps), clip 0.3, seed 42 |",
+        "| training | 3 epochs, 16 rows a step, rate 0.0003 (cosine, 10 warm-up steps), clip 0.3, seed 42 |",
         "| parameters | 3,796,992 trainable of 271,895,168 |", "| train loss | 3.500 → 0.250 after 40 optimizer steps |",
         "| validation loss | 1.250 |", "| ended | finished |",
     ):  # fmt: skip

@@ -72,7 +72,7 @@ def test_a_run_is_shown_while_it_goes_on_and_when_it_is_over(workspace):
     assert "keep the adapter" in train_tab.stop_run(workspace)
     assert ticket.wait(60)["state"] == "stopped"
     view = workspace.runs.view("first")
-    assert "stopped by hand" in train_tab.progress_html(workspace, view)
+    assert "stopped on request" in train_tab.progress_html(workspace, view)
     assert chat_tab.adapters(workspace) == ["first"]
     with pytest.raises(RunError, match="nothing to stop"):
         train_tab.stop_run(workspace)
@@ -130,7 +130,7 @@ def test_a_killed_worker_is_told_in_the_pane_and_the_next_answer_comes(workspace
 
 def test_the_measurement_counts_all_cases(workspace):
     train(workspace, "measured").wait(60)
-    lines = list(chat_tab.measure(workspace, "measured"))
+    lines = list(chat_tab.measure(workspace, "measured", adapted=True))
     assert "call recall" in lines[-1] and "/15" in lines[-1]
     assert (workspace.runs.path("measured") / "scores.json").is_file()
 

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rapidfuzz import fuzz, process
 
 from workbench.calls.dialects import message_calls
 from workbench.schema import Example
 
+COMPARED = 3000  # prompts: beyond that all pairs take too long between two clicks
 NEAR = 85.0  # rapidfuzz ratio (0 to 100) of normalised prompts from which two count as near-duplicates
 
 
@@ -68,10 +70,5 @@ def _like(left: Sequence[str], right: Sequence[str]) -> list[Pair]:
     a, b = [normalise(p) or p for p in left], [normalise(p) or p for p in right]
     straight = process.cdist(a, b, scorer=fuzz.ratio, score_cutoff=NEAR)
     sorted_words = process.cdist(a, b, scorer=fuzz.token_sort_ratio, score_cutoff=NEAR)
-    found = []
-    for i in range(len(a)):
-        for k in range(len(b)):
-            similarity = float(max(straight[i][k], sorted_words[i][k]))
-            if similarity >= NEAR:
-                found.append(Pair(i, k, similarity))
-    return found
+    best = np.maximum(straight, sorted_words)
+    return [Pair(int(i), int(k), float(best[i, k])) for i, k in np.argwhere(best >= NEAR)]

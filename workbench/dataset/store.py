@@ -127,23 +127,24 @@ class RowStore:
             raise DataError("The file holds no rows: nothing was imported.")
         return self._change(version, lambda entries: (*entries, *new) if keep else new)
 
-    def undo(self) -> RowSet:
-        """Take the last change back; raises `DataError` if there is none."""
-        return self._travel(self._undo, self._redo, "There is no change to take back.")
+    def undo(self, version: str | None = None) -> RowSet:
+        """Take the last change back; raises `DataError` if there is none, `ConflictError` if the file is not as seen."""
+        return self._travel(self._undo, self._redo, version, "There is no change to take back.")
 
-    def redo(self) -> RowSet:
-        return self._travel(self._redo, self._undo, "There is no change to make again.")
+    def redo(self, version: str | None = None) -> RowSet:
+        """Make the change again that was taken back last."""
+        return self._travel(self._redo, self._undo, version, "There is no change to make again.")
 
-    def _travel(self, source: list[tuple[Entry, ...]], target: list[tuple[Entry, ...]], nothing: str) -> RowSet:
+    def _travel(self, source: list[tuple[Entry, ...]], target: list[tuple[Entry, ...]], version: str | None, nothing: str) -> RowSet:
         with self._lock:
             if not source:
                 raise DataError(nothing)
-            if self.read().version != self._written:
+            now = self.read()
+            if now.version != self._written or (version is not None and version != now.version):
                 raise ConflictError(f"{self.path.name} was changed elsewhere since: nothing was taken back, so that the other change is not lost.")
-            now = self.read().entries
             result = self._write(source[-1])
             source.pop()
-            target.append(now)
+            target.append(now.entries)
             return result
 
     def _change(self, version: str, change: Callable[[tuple[Entry, ...]], tuple[Entry, ...]]) -> RowSet:
@@ -157,8 +158,10 @@ class RowStore:
             entries = change(now.entries)
             if entries == now.entries:
                 return now
+            # What stood before a foreign change is no place to go back to: that change would be lost.
+            earlier = self._undo if now.version == self._written else []
             result = self._write(entries)
-            self._undo = [*self._undo, now.entries][-UNDO_DEPTH:]
+            self._undo = [*earlier, now.entries][-UNDO_DEPTH:]
             self._redo = []
             return result
 

@@ -92,6 +92,7 @@ class Engine:
         self._last_fault = ""
         self._said: collections.deque[str] = collections.deque(maxlen=40)
         self._closed = False
+        self._log: threading.Thread | None = None
         self._thread = threading.Thread(target=self._follow, name="engine-client", daemon=True)
         self._thread.start()
 
@@ -125,7 +126,11 @@ class Engine:
             else:
                 waiting = False
         if waiting:
-            self._end(ticket, error=WorkbenchError(f"{ticket.label} was taken back before it began."))
+            reason = f"{ticket.label} was taken back before it began."
+            if isinstance(ticket.job, TrainJob):
+                with contextlib.suppress(WorkbenchError, OSError):
+                    self._runs.mark_stopped(ticket.job.run, reason)
+            self._end(ticket, error=WorkbenchError(reason))
         elif ticket is self._current:
             self._send(Stop(number=ticket.number))
 
@@ -165,8 +170,6 @@ class Engine:
                 self._current = ticket
             if self._closed:
                 self._end(ticket, error=EngineError("The workbench is closing: this was not begun."))
-                with self._lock:
-                    self._current = None
                 continue
             ticket.begun = time.time()
             ticket.progress = "starting the engine" if self.worker_pid() is None else "starting"
@@ -175,10 +178,6 @@ class Engine:
                 self._do(ticket)
             except Exception as exc:  # the thread must live: the next job needs it
                 self._end(ticket, error=EngineError(f"The engine could not do this: {exc}"))
-            finally:
-                with self._lock:
-                    self._current = None
-
     def _do(self, ticket: Ticket) -> None:
         process = self._ensure_process()
         self._send(Do(number=ticket.number, job=ticket.job))
@@ -219,11 +218,12 @@ class Engine:
 
     def _worker_died(self, ticket: Ticket, process: subprocess.Popen[str]) -> None:
         code = process.wait()
-        time.sleep(0.05)  # let the log's reader take the last lines in
+        if self._log is not None:
+            self._log.join(timeout=2)  # the last lines it said
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
         said = next((line for line in reversed(self._said) if line.strip()), "nothing")
         reason = f"The engine process {how} during {ticket.label}. It last said: {said[:200]!r}. Start again: the next job gets a fresh process."
-        if code == -signal.SIGKILL:
+        if code == -signal.SIGKILL and not self._closed:
             reason += " If nobody killed it, the machine ran out of memory."
         with self._lock:
             self._holds, self._process = Holds(), None
@@ -235,8 +235,12 @@ class Engine:
             # The run's folder may be gone or its disk full; the ticket must end all the same.
             with contextlib.suppress(WorkbenchError, OSError):
                 self._runs.mark_failed(ticket.job.run, str(error))
-        if result is not None and isinstance(ticket.job, (LoadJob, TrainJob)):
-            self._last_fault = ""
+        with self._lock:
+            if result is not None:
+                self._last_fault = ""
+            # Free before the ticket tells that it is over: whoever waits for it may hand in the next job at once.
+            if self._current is ticket:
+                self._current = None
         ticket.result, ticket.error = result, error
         ticket.finished.set()
         ticket._touch()
@@ -253,7 +257,8 @@ class Engine:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 cwd=ROOT, text=True, encoding="utf-8", errors="replace", bufsize=1, start_new_session=True,
             )
-            threading.Thread(target=self._read_log, args=(self._process,), daemon=True).start()
+            self._log = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+            self._log.start()
             return self._process
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, Job, LoadJob, TrainJob
-from workbench.errors import AdapterError, WorkbenchError
+from workbench.errors import AdapterError, EngineError, InputError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.loading import Base, load_base, put_saved_adapter
 from workbench.settings import Quantization
 from workbench.training.job import run_training
-from workbench.training.loop import memory_gib
 from workbench.training.runs import RunStore
 
+MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation
 
 
@@ -59,14 +60,16 @@ class Host:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
             if not _is_out_of_memory(exc):
                 raise
+            traceback.clear_frames(exc.__traceback__)  # they still hold the step's tensors
             self.drop()
+            self.tell(report)
             reason = (
                 "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
                 "(Tune), or close what else uses the card."
             )
             if isinstance(job, TrainJob):
                 self.runs.mark_failed(job.run, reason)
-            raise WorkbenchError(reason) from exc
+            raise EngineError(reason) from exc
 
     def ensure_base(self, model: str, quantization: Quantization, report: Report) -> Base:
         """The base that a job needs, loaded unless it is already there."""
@@ -74,6 +77,7 @@ class Host:
         if self.base is not None and self.key == (model, resolved):
             return self.base
         self.drop()
+        self.tell(report)
         report.progress(f"looking for {display_name(model)}", None)
         folder = self.catalog.fetch(model, lambda text: report.progress(text, None))
         self.base = load_base(folder, resolved, say=lambda text: report.progress(text, None))
@@ -89,16 +93,14 @@ class Host:
             torch.cuda.empty_cache()
 
     def tell(self, report: Report) -> None:
-        """Report what is loaded now."""
+        """Report what is loaded now, or that nothing is."""
         if self.base is None or self.key is None:
+            report.holds(Holds())
             return
         device = self.base.device
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else _host_memory_gib()
         report.holds(Holds(
             model=display_name(self.key[0]), quantization=self.key[1].mode, adapter=self.base.adapter,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-            memory_gib=torch.cuda.memory_reserved(device) / 2**30 if device.type == "cuda" else memory_gib(device),
-            memory_total_gib=total,
         ))
 
     def _train(self, job: TrainJob, report: Report) -> dict[str, Any]:
@@ -134,14 +136,14 @@ class Host:
 
     def _answer(self, job: AnswerJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        prompt = tuple(base.tokenizer.prompt_ids(list(job.turns)))
+        prompt = _prompt(base, job.turns)
         report.progress("answering", None)
         replies = generate(base, [Lane(prompt, adapted) for adapted in job.lanes], job.sampling, on_text=report.texts, stop=report.stop)
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        prompts = [tuple(base.tokenizer.prompt_ids(list(turns))) for turns in job.prompts]
+        prompts = [_prompt(base, turns) for turns in job.prompts]
         # Like lengths share a batch, so that little is padded.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         replies: dict[int, Reply] = {}
@@ -158,12 +160,14 @@ class Host:
                 "adapter_difference": self.difference if job.run else None}
 
 
+def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
+    ids = tuple(base.tokenizer.prompt_ids(list(turns)))
+    if len(ids) > MAX_PROMPT_TOKENS:
+        raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it.")
+    return ids
+
+
 def _is_out_of_memory(exc: BaseException) -> bool:
     # torch's allocator for the CPU has no error class of its own.
     return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(exc)
 
-
-def _host_memory_gib() -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().total) / 2**30

@@ -91,15 +91,13 @@ class Texts(_Message):
 
 
 class Holds(_Message):
-    """From the engine: what it has loaded, and the memory that takes (GiB)."""
+    """From the engine: what it has loaded; empty words where that is nothing."""
 
     type: Literal["holds"] = "holds"
     model: str = ""
     quantization: str = ""
     adapter: str | None = None
     device: str = ""
-    memory_gib: float = 0.0
-    memory_total_gib: float = 0.0
 
 
 class Done(_Message):

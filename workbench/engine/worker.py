@@ -58,7 +58,7 @@ def _give_way() -> None:
 
 def _one_job(host, do: Do, say, stop) -> None:  # type: ignore[no-untyped-def]
     from workbench.engine.jobs import Report
-    from workbench.errors import InputError, WorkbenchError
+    from workbench.errors import EngineError, WorkbenchError
 
     report = Report(
         progress=lambda text, share: say(Progress(number=do.number, text=text, share=share)),
@@ -68,7 +68,7 @@ def _one_job(host, do: Do, say, stop) -> None:  # type: ignore[no-untyped-def]
     try:
         say(Done(number=do.number, result=host.do(do.job, report)))
     except WorkbenchError as exc:
-        say(Failed(number=do.number, reason=str(exc), expected=isinstance(exc, InputError)))
+        say(Failed(number=do.number, reason=str(exc), expected=not isinstance(exc, EngineError)))
     except BrokenPipeError:
         raise
     except Exception as exc:

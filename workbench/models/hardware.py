@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -15,15 +16,21 @@ class Card:
 
 
 def card() -> Card | None:
-    """The first NVIDIA card, or None where there is none or its driver does not answer."""
+    """The NVIDIA card that torch would take first, or None where there is none or its driver does not answer.
+
+    Follows CUDA_VISIBLE_DEVICES (a number or a UUID; empty hides every card), as torch does.
+    """
     import pynvml
 
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if not chosen or chosen == "-1":
+        return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(chosen)
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return Card(str(pynvml.nvmlDeviceGetName(handle)), int(memory.total) / 2**30, int(memory.free) / 2**30)
     except pynvml.NVMLError:

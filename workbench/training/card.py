@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from workbench.training.runs import RunView
+
+
+def _yaml(text: str) -> str:
+    """A plain word as it is, anything else quoted, so that a name can't write front matter of its own."""
+    return text if re.fullmatch(r"[\w./\-]+", text) else json.dumps(text)
 
 
 def model_card(view: RunView) -> str:
@@ -10,12 +18,13 @@ def model_card(view: RunView) -> str:
     info, s = view.info, view.info.settings
     ended, started = view.ended, view.started
     q = s.quantization
+    data_name = info.data_name.replace("|", " ")
     lines = [
-        "---", "library_name: peft", f"base_model: {info.model_name}", "tags: [tool-calling, lora]", "---", "",
+        "---", "library_name: peft", f"base_model: {_yaml(info.model_name)}", "tags: [tool-calling, lora]", "---", "",
         f"# {info.name}", "",
         f"A LoRA adapter that teaches {info.model_name} when to call a tool, in the `{info.dialect}` form.", "",
         "| | |", "|---|---|",
-        f"| rows | {info.data_rows} from {info.data_name}, SHA-256 `{info.data_sha256[:16]}…` |",
+        f"| rows | {info.data_rows} from {data_name}, SHA-256 `{info.data_sha256[:16]}…` |",
         f"| base weights | {q.mode}{f' {q.type_4bit}' if q.mode == '4-bit' else ''} |",
         f"| LoRA | rank {s.lora.rank}, alpha {s.lora.alpha}, dropout {s.lora.dropout:g}, {', '.join(s.lora.target_modules)} |",
         f"| training | {s.training.epochs} epochs, {s.training.rows_per_step} rows a step, rate {s.training.learning_rate:g} "

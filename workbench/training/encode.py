@@ -30,6 +30,11 @@ def turns_of(example: Example, dialect: TagDialect = TAG) -> list[Turn]:
     return [{"role": m.role, "content": message_text(m, dialect)} for m in example.messages]
 
 
+def turns_before_answer(example: Example) -> tuple[Turn, ...]:
+    """The conversation up to the answer that the row teaches: what an evaluation asks."""
+    return tuple(turns_of(example)[:-1])
+
+
 def encode(example: Example, tokenizer: ChatTokenizer, *, max_tokens: int, dialect: TagDialect = TAG) -> Encoded:
     """Ids and labels of one row; raises `RowError` for a row that is empty, too long, or holds control tokens.
 

@@ -51,7 +51,7 @@ def run_training(base: Base, runs: RunStore, name: str, *, stop: Callable[[], bo
     state = "stopped" if outcome.stopped else "finished"
     reason = ""
     if outcome.stopped:
-        reason = f"stopped by hand after {outcome.steps} optimizer steps" + ("" if outcome.steps else "; there is no adapter to keep")
+        reason = f"stopped on request after {outcome.steps} optimizer steps" + ("" if outcome.steps else "; there is no adapter to keep")
     ended = events.Ended(state=state, reason=reason, step=outcome.steps, seconds=time.time() - begun, adapter_difference=difference)
     runs.append(name, ended)
     write_atomic(runs.path(name) / "README.md", model_card(runs.view(name)))

@@ -6,6 +6,7 @@ a second browser or a restart shows the same. No torch in here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -117,6 +118,7 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._cache: dict[str, tuple[tuple[int, int], tuple[events.Event, ...]]] = {}
+        self._unwritten: dict[str, events.Ended] = {}
 
     def path(self, name: str) -> Path:
         """The run's folder, whether it exists or not; raises `RunError` for an unsafe name."""
@@ -158,14 +160,22 @@ class RunStore:
         """All runs, newest first; a folder without run.json is not a run."""
         if not self.folder.is_dir():
             return []
-        found = [p.parent for p in self.folder.glob("*/run.json")]
-        return [p.name for p in sorted(found, key=lambda p: (p / "run.json").stat().st_mtime, reverse=True)]
+        found: list[tuple[float, str]] = []
+        for path in self.folder.glob("*/run.json"):
+            with contextlib.suppress(OSError):  # taken away between the look and the question
+                found.append((path.stat().st_mtime, path.parent.name))
+        return [name for _, name in sorted(found, reverse=True)]
 
     def view(self, name: str) -> RunView:
         """The run as its folder tells it now; raises `RunError`."""
         info = self.info(name)
         folder = self.path(name)
-        happened = self._events(name, folder / "events.jsonl")
+        try:
+            happened = self._events(name, folder / "events.jsonl")
+        except OSError as exc:
+            raise RunError(f"The events of run {name} can't be read: {exc.strerror}. Check the folder's rights.") from exc
+        if name in self._unwritten and not any(isinstance(e, events.Ended) for e in happened):
+            happened = (*happened, self._unwritten[name])
         return RunView(info, folder, happened, _state(info, happened))
 
     def _events(self, name: str, path: Path) -> tuple[events.Event, ...]:
@@ -204,12 +214,25 @@ class RunStore:
         """Add one event to the run's file."""
         events.append_event(self.path(name) / "events.jsonl", event)
 
+    def remove(self, name: str) -> None:
+        """Take away a run that was never begun."""
+        shutil.rmtree(self.path(name), ignore_errors=True)
+
+    def mark_stopped(self, name: str, reason: str) -> None:
+        """Close a run that was taken back before its first step."""
+        if self.view(name).ended is None:
+            self.append(name, events.Ended(state="stopped", reason=reason))
+
     def mark_failed(self, name: str, reason: str) -> None:
         """Close a run whose process died: its last event says why. A run that has ended stays as it is."""
         view = self.view(name)
         if view.ended is None:
             last = view.steps[-1].step if view.steps else 0
-            self.append(name, events.Ended(state="failed", reason=reason, step=last))
+            event = events.Ended(state="failed", reason=reason, step=last)
+            # Kept here too: on a full disk the mark can't be written, and the run must not look alive for ever.
+            self._unwritten[name] = event
+            self.append(name, event)
+            del self._unwritten[name]
 
     def write_scores(self, name: str, scores: dict[str, Any]) -> None:
         """Keep an evaluation's figures beside the adapter."""

@@ -120,13 +120,16 @@ def follow(space: Workspace, ticket: Ticket, exchange: Exchange) -> Iterator[Non
         ticket.wait_change(1.0)
         ticket.finished.wait(PAUSE)
     try:
-        replies = ticket.wait()["replies"]
+        result = ticket.wait()
+        replies, moved = result["replies"], result.get("adapter_difference")
         for side, reply in zip(sides, replies, strict=True):
             pace = reply["tokens"] / reply["seconds"] if reply["seconds"] else 0.0
             ended = {"length": f" · {words.CUT}", "stopped": f" · {words.HALTED}"}.get(reply["ended"], "")
             side.text, side.done = reply["text"], True
             side.foot = f"{reply['tokens']} tokens · {pace:.0f} tokens/s · first after {reply['first_token_seconds']:.1f} s{ended}"
-        exchange.state = "(empty reply)"
+        if exchange.adapted is not None and moved is not None:
+            exchange.adapted.foot += f" · adapter active: it moves the logits by up to {moved:.1f}"
+        exchange.state = words.EMPTY_REPLY
     except WorkbenchError as exc:
         exchange.state = str(exc)
         for side in sides:
@@ -145,26 +148,40 @@ class Room:
         with self.lock:
             self.tickets[page] = ticket
 
-    def leave(self, page: str) -> Ticket | None:
+    def leave(self, page: str, ticket: Ticket | None = None) -> Ticket | None:
+        """Take the page's ticket out; with `ticket`, only if it is that one."""
         with self.lock:
+            if ticket is not None and self.tickets.get(page) is not ticket:
+                return None
             return self.tickets.pop(page, None)
 
+    def holds(self, page: str) -> bool:
+        with self.lock:
+            return page in self.tickets
 
-def measure(space: Workspace, run: str | None) -> Iterator[str]:
-    """Answers all cases and yields the progress, then the table of rates with every wrong reply."""
+
+def measure(space: Workspace, run: str | None, *, adapted: bool) -> Iterator[str]:
+    """Answers all cases and yields the progress, then the table of rates with every wrong reply.
+
+    Closing the generator (the page was closed, or Stop was pressed) stops the job.
+    """
     cases = space.cases("cases.jsonl")
-    ticket = space.evaluate([c.prompt for c in cases], run=run, sampling=Sampling(max_new_tokens=64))
-    while not ticket.finished.is_set():
-        yield note(f"{ticket.label}: {waiting_words(space, ticket)}")
-        ticket.wait_change(1.0)
+    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64))
+    try:
+        while not ticket.finished.is_set():
+            yield note(f"{ticket.label}: {waiting_words(space, ticket)}")
+            ticket.wait_change(1.0)
+    finally:
+        if not ticket.finished.is_set():
+            space.engine.stop(ticket)
     scored = [score_reply(c, r) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
     scores = score(scored)
-    if run:
-        space.runs.write_scores(run, scores.as_json())
+    if run and adapted:
+        space.runs.write_scores(run, {"cases": len(cases), "file": "cases.jsonl"} | scores.as_json())
     wrong = "".join(
         note(f"{s.case.prompt} — expected {'a call' if s.case.expected else 'no call'}, got: {s.verdict}", "warn") for s in scored if not s.right
     )
-    yield f"<b>{escape(run or words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
+    yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
 
 
 # -- the tab -------------------------------------------------------------------------------------
@@ -196,11 +213,15 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         with gr.Row():
             measure_run = gr.Button(f"{words.MEASURE}: adapted", elem_id="measure-adapted")
             measure_base = gr.Button(f"{words.MEASURE}: base", elem_id="measure-base")
+            measure_stop = gr.Button(words.CHAT_STOP, min_width=60, elem_id="measure-stop")
         with gr.Row():
             result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
 
     def answer(request: gr.Request, text: str, history: list[Exchange], chosen: str | None, *values: Any) -> Iterator[list[Any]]:
         page = str(request.session_hash)
+        if room.holds(page):
+            yield [gr.skip(), gr.skip(), note(words.STILL_ANSWERING, "warn"), gr.skip(), gr.skip()]
+            return
         try:
             ticket, exchange = ask(space, history, text, chosen, read_sampling(values))
         except WorkbenchError as exc:
@@ -210,20 +231,29 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         cleared: Any = ""
         try:
             for _ in follow(space, ticket, exchange):
+                if exchange not in history:  # the chat was cleared meanwhile
+                    return
                 yield [*panes(history, chosen), difference_html(history), history, cleared]
                 cleared = gr.skip()
         finally:
             # The page was closed, or the answer is whole: what is still going on is stopped either way.
             if not ticket.finished.is_set():
                 space.engine.stop(ticket)
-            room.leave(page)
+            room.leave(page, ticket)
 
     def halt(request: gr.Request) -> Any:
-        ticket = room.leave(str(request.session_hash))
+        ticket = room.tickets.get(str(request.session_hash))
         if ticket is None:
             return note("No answer is being written.", "warn")
         space.engine.stop(ticket)
         return gr.skip()
+
+    def wipe(request: gr.Request, chosen: str | None, history: list[Exchange]) -> list[Any]:
+        ticket = room.leave(str(request.session_hash))
+        if ticket is not None:
+            space.engine.stop(ticket)
+        history.clear()
+        return [*panes([], chosen), "", []]
 
     def known(chosen: str | None, before: list[str] | None, history: list[Exchange]) -> list[Any]:
         names = adapters(space)
@@ -240,11 +270,14 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
     for button, text in zip(buttons, demo, strict=True):
         button.click(_with_text(answer, text), [turns, run, *sampling], outputs, **stream)
     stop.click(shown(halt), None, change, **quiet)
-    clear.click(lambda chosen: [*panes([], chosen), "", []], run, [base, adapted, change, turns], **quiet)
+    clear.click(shown(wipe), [run, turns], [base, adapted, change, turns], **quiet)
     for event in (timer.tick, opened.select):
         event(shown(known), [run, last, turns], [run, last, adapted], **quiet)
-    measure_run.click(_measured(space, True), run, result_run, **stream)
-    measure_base.click(_measured(space, False), run, result_base, **stream)
+    going = [
+        measure_run.click(_measured(space, True), run, result_run, **stream),
+        measure_base.click(_measured(space, False), run, result_base, **stream),
+    ]
+    measure_stop.click(lambda: [note(words.HALTED, "warn")] * 2, None, [result_run, result_base], cancels=going, **quiet)
 
 
 def _with_text(answer: Any, text: str) -> Any:
@@ -260,7 +293,7 @@ def _measured(space: Workspace, with_adapter: bool) -> Any:
             yield note(words.CHAT_NO_ADAPTER, "warn")
             return
         try:
-            yield from measure(space, chosen if with_adapter else None)
+            yield from measure(space, chosen if chosen in adapters(space) else None, adapted=with_adapter)
         except Exception as exc:
             yield note(sentence(exc), "bad")
 

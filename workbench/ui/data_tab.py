@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from workbench.calls.dialects import TAG, message_text
-from workbench.dataset.checks import balance, is_call, leaks, near_duplicates
-from workbench.dataset.formats import decode
+from workbench.dataset.checks import COMPARED, balance, is_call, leaks, near_duplicates
+from workbench.dataset.formats import decode, parse_jsonl
 from workbench.dataset.store import Entry, RowSet, make_row
 from workbench.errors import DataError, RowError
-from workbench.schema import STATUSES, ToolCall
+from workbench.files import write_atomic
+from workbench.schema import STATUSES, Example, ToolCall
 from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, note
@@ -53,16 +53,20 @@ def counts_html(space: Workspace, rows: RowSet) -> str:
     if not rows.entries:
         return empty(words.DATA_EMPTY)
     found = balance(rows.rows)
+    places = [i for i, entry in enumerate(rows.entries, 1) if entry.row is not None]
     prompts = [row.request for row in rows.rows]
     approved = sum(row.status == "approved" for row in rows.rows)
     parts = [f"<b>{found.rows} rows</b>", chip(f"{found.calls} calls", "call"), chip(f"{found.texts} texts", "text"), chip(f"{approved} approved", "ok")]
     if rows.problems:
         parts.append(chip(f"{len(rows.problems)} lines can't be used", "bad"))
+    if len(prompts) > COMPARED:
+        parts.append(chip(f"more than {COMPARED} rows: prompts are not compared", "warn"))
+        prompts = []
     for pair in near_duplicates(prompts)[:3]:
-        parts.append(chip(f"rows {pair.first + 1} and {pair.second + 1} ask nearly the same", "warn"))
+        parts.append(chip(f"rows {places[pair.first]} and {places[pair.second]} ask nearly the same", "warn"))
     for name in ("cases.jsonl", "demo.jsonl"):
         for pair in leaks(prompts, _prompts_of(space, name))[:2]:
-            parts.append(chip(f"row {pair.first + 1} stands in {name} too", "warn"))
+            parts.append(chip(f"row {places[pair.first]} stands in {name} too", "warn"))
     return f'<div style="display:flex;gap:8px;flex-wrap:wrap;align-items:center">{" ".join(parts)}</div>'
 
 
@@ -87,8 +91,8 @@ def save_row(space: Workspace, place: int | None, request: str, answer: str, sta
     if place is None:
         return add_row(space, request, answer, status, version)
     entries = space.rows.read().entries
-    was = entries[place].row if place < len(entries) else None
-    rows = space.rows.replace(place, _row(request, answer, status, was), version)
+    entry = entries[place] if place < len(entries) else None
+    rows = space.rows.replace(place, _changed(entry, request, answer, status), version)
     return View(rows, words.NOTHING_CHANGED if rows.version == version else f"{words.SAVED} Row {place + 1} was changed.", place)
 
 
@@ -103,15 +107,18 @@ def delete_row(space: Workspace, place: int | None, version: str) -> View:
 def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]], version: str) -> View:
     """Take in what was typed into the grid: every row whose request, answer or status differs is saved."""
     rows = space.rows.read()
+    if len(cells) != len(rows.entries):
+        raise DataError("Rows are added and deleted with the buttons on the right: the grid was put back.")
     changed, last = 0, None
     for line in cells:
         place = int(line[0]) - 1 if str(line[0]).strip().isdigit() else -1
         if not 0 <= place < len(rows.entries):
-            continue  # an empty line that the grid itself added
+            continue
         before = _grid_row(place, rows.entries[place])
         if all(str(line[c] or "") == str(before[c] or "") for c in COLUMNS.values()):
             continue
-        row = _row(str(line[COLUMNS["request"]] or ""), str(line[COLUMNS["answer"]] or ""), str(line[COLUMNS["status"]] or "draft"), rows.entries[place].row)
+        request, answer, status = (str(line[COLUMNS[name]] or "") for name in ("request", "answer", "status"))
+        row = _changed(rows.entries[place], request, answer, status or "draft")
         rows = space.rows.replace(place, row, version)
         version, changed, last = rows.version, changed + 1, place
     return View(rows, f"{words.SAVED} {changed} row(s) changed." if changed else words.NOTHING_CHANGED, last)
@@ -130,12 +137,22 @@ def import_file(space: Workspace, path: str, keep: bool, version: str) -> View:
 def export_file(space: Workspace) -> str:
     """A copy of the set as a file to download."""
     text = "".join(e.raw + "\n" for e in space.rows.read().entries)
-    target = Path(tempfile.mkdtemp(prefix="workbench-")) / "examples.jsonl"
-    target.write_text(text, encoding="utf-8")
+    target = space.root / ".cache" / "export" / "examples.jsonl"
+    write_atomic(target, text)
     return str(target)
 
 
-def _row(request: str, answer: str, status: str, was: Any) -> Any:
+def _changed(entry: Entry | None, request: str, answer: str, status: str) -> Example:
+    """The row that an edit makes of a line. A line that could not be read may be mended as JSON or written anew."""
+    if entry is not None and entry.row is None and request.lstrip().startswith("{"):
+        loaded = parse_jsonl(request.strip())
+        if loaded.problems:
+            raise RowError(f"The line still can't be used: {loaded.problems[0].field}: {loaded.problems[0].reason}.", "line")
+        return loaded.rows[0]
+    return _row(request, answer, status, entry.row if entry else None)
+
+
+def _row(request: str, answer: str, status: str, was: Example | None) -> Example:
     if not request.strip():
         raise RowError("The request is empty: write what the user says.", "request")
     if not answer.strip():
@@ -162,7 +179,7 @@ def form_values(rows: RowSet, place: int | None) -> list[Any]:
     return [f"### Row {place + 1}", entry.row.request, kind, message_text(entry.row.answer), entry.row.status]
 
 
-def build(space: Workspace) -> None:
+def build(space: Workspace, page: gr.Blocks) -> None:
     """The tab's components and their wires."""
     version, place = gr.State(""), gr.State(None)
     with gr.Row(equal_height=True):
@@ -170,7 +187,8 @@ def build(space: Workspace) -> None:
         with gr.Column(scale=2, min_width=560), gr.Row():
             keep = gr.Dropdown(["add to the rows", "replace the rows"], value="add to the rows", show_label=False, container=False, min_width=150, elem_id="import-mode")
             load = gr.UploadButton("Import JSONL", file_types=[".json", ".jsonl"], size="sm", min_width=110, elem_id="import")
-            give = gr.DownloadButton("Export JSONL", size="sm", min_width=110, elem_id="export")
+            give = gr.Button("Export JSONL", size="sm", min_width=110, elem_id="export")
+            file = gr.DownloadButton(visible="hidden", elem_id="export-file")
             undo = gr.Button("Undo", size="sm", min_width=70, elem_id="undo")
             redo = gr.Button("Redo", size="sm", min_width=70, elem_id="redo")
     message = gr.HTML(note(words.DATA_HELP), elem_id="data-message")
@@ -179,7 +197,7 @@ def build(space: Workspace) -> None:
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["number", "str", "str", "str", "str", "str"], type="array",
                 interactive=True, static_columns=[0, 3, 5], max_height=560, show_label=False, elem_id="grid",
-                column_widths=["50px", "34%", "34%", "70px", "90px", "120px"], buttons=["fullscreen"], max_chars=90,
+                column_widths=["48px", "31%", "33%", "66px", "86px", "15%"], buttons=["fullscreen"], max_chars=90,
             )
         with gr.Column(scale=4, min_width=330):
             title = gr.Markdown("### New row", elem_id="row-title")
@@ -197,38 +215,57 @@ def build(space: Workspace) -> None:
     form = [title, request, kind, answer, status]
     everything = [grid, counts, message, version, place, *form]
 
-    def show(view: View, kind_of_note: str = "ok") -> list[Any]:
-        text = note(view.message, kind_of_note) if view.message else note(words.DATA_HELP)
-        return [grid_values(view.rows), counts_html(space, view.rows), text, view.rows.version, view.place, *form_values(view.rows, view.place)]
+    def show(view: View, *, form_too: bool = True) -> list[Any]:
+        filled = [view.place, *form_values(view.rows, view.place)] if form_too else [gr.skip()] * 6
+        text = note(view.message, "ok") if view.message else note(words.DATA_HELP)
+        return [grid_values(view.rows), counts_html(space, view.rows), text, view.rows.version, *filled]
 
     def guarded(verb: Any) -> Any:
-        """Run a verb; what went wrong is said over the grid, the rows as they are now are shown, the form keeps its text."""
+        """A verb whose last argument is the version that the page saw.
+
+        What went wrong is said over the grid, and the form keeps its text. If the rows are others by now, the form no
+        longer belongs to a place: saving again must not hit whatever row stands there today.
+        """
         def run(*args: Any) -> list[Any]:
             try:
-                return show(verb(*args))
+                return verb(*args)  # type: ignore[no-any-return]
             except DataError as exc:
                 rows = space.rows.read()
-                return [grid_values(rows), counts_html(space, rows), note(str(exc), "bad"), rows.version, gr.skip(), *[gr.skip()] * 5]
+                held = [gr.skip()] * 2 if rows.version == args[-1] else [None, f"### {words.ROWS_CHANGED}"]
+                return [grid_values(rows), counts_html(space, rows), note(str(exc), "bad"), rows.version, *held, *[gr.skip()] * 4]
 
         return shown(run)
 
-    def select(held: int | None, event: gr.SelectData) -> list[Any]:
-        rows = space.rows.read()
-        chosen = int(event.row_value[0]) - 1 if event.row_value else int(event.index[0])
-        return [chosen, *form_values(rows, chosen)]
+    def unsaved(held: int | None, texts: Sequence[str]) -> bool:
+        """Whether the form holds text that is in no row yet."""
+        _, was_request, _, was_answer, was_status = form_values(space.rows.read(), held)
+        return list(texts) != [was_request, was_answer, was_status]
+
+    def select(event: gr.SelectData, held: int | None, *texts: str) -> list[Any]:
+        number = event.row_value[0] if event.row_value else int(event.index[0]) + 1
+        if not str(number).strip().isdigit():
+            return [gr.skip()] * 7
+        if unsaved(held, texts) and held != int(number) - 1:
+            return [note(words.UNSAVED, "warn"), *[gr.skip()] * 6]
+        chosen = int(number) - 1
+        return [gr.skip(), chosen, *form_values(space.rows.read(), chosen)]
+
+    def typed(cells: Any, held: int | None, *rest: str) -> list[Any]:
+        dirty = unsaved(held, rest[:-1])
+        return show(edit_cells(space, cells, rest[-1]), form_too=not dirty)
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    gr.on([gr.context.Context.root_block.load], shown(lambda: show(View(space.rows.read()))), None, everything, **quiet)  # type: ignore[union-attr]
-    grid.select(shown(select), place, [place, *form], **quiet)
-    grid.input(guarded(lambda cells, v: edit_cells(space, cells, v)), [grid, version], everything, **quiet)
-    save.click(guarded(lambda p, r, a, s, v: save_row(space, p, r, a, s, v)), [place, request, answer, status, version], everything, **quiet)
-    add.click(guarded(lambda r, a, s, v: add_row(space, r, a, s, v)), [request, answer, status, version], everything, **quiet)
-    delete.click(guarded(lambda p, v: delete_row(space, p, v)), [place, version], everything, **quiet)
-    undo.click(guarded(lambda: View(space.rows.undo(), "The last change was taken back.")), None, everything, **quiet)
-    redo.click(guarded(lambda: View(space.rows.redo(), "The change was made again.")), None, everything, **quiet)
-    load.upload(guarded(lambda f, k, v: import_file(space, f, k.startswith("add"), v)), [load, keep, version], everything, **quiet)
-    give.click(shown(lambda: export_file(space)), None, give, **quiet)
+    texts = [request, answer, status]
+    page.load(shown(lambda: show(View(space.rows.read()))), None, everything, **quiet)
+    grid.select(shown(select), [place, *texts], [message, place, *form], **quiet)
+    grid.input(guarded(typed), [grid, place, *texts, version], everything, **quiet)
+    save.click(guarded(lambda p, r, a, s, v: show(save_row(space, p, r, a, s, v))), [place, *texts, version], everything, **quiet)
+    add.click(guarded(lambda r, a, s, v: show(add_row(space, r, a, s, v))), [*texts, version], everything, **quiet)
+    delete.click(guarded(lambda p, v: show(delete_row(space, p, v))), [place, version], everything, **quiet)
+    undo.click(guarded(lambda v: show(View(space.rows.undo(v), words.UNDONE))), version, everything, **quiet)
+    redo.click(guarded(lambda v: show(View(space.rows.redo(v), words.REDONE))), version, everything, **quiet)
+    load.upload(guarded(lambda f, k, v: show(import_file(space, f, k.startswith("add"), v))), [load, keep, version], everything, **quiet)
+    # The file is made at the click, and only then does the browser fetch it.
+    give.click(shown(lambda: export_file(space)), None, file, **quiet).then(None, js="() => document.querySelector('#export-file').click()")
     new.click(shown(lambda: [None, *form_values(RowSet((), ""), None)]), None, [place, *form], **quiet)
     kind.input(shown(lambda k, a: CALL_TEXT if k == "tool call" else ("" if a.strip() == CALL_TEXT else a)), [kind, answer], answer, **quiet)
-
-

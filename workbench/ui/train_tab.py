@@ -140,7 +140,7 @@ def refresh(space: Workspace, wanted: str | None, seen: dict[str, Any]) -> list[
         view = space.runs.view(name)
     except WorkbenchError as exc:
         return [chooser, note(str(exc), "bad"), gr.skip(), "", "", runs_html(space), gr.Button(interactive=live is not None), {"names": names, "live": live}]
-    key = (name, view.state, len(view.happened), tuple(names))
+    key = (name, view.state, len(view.happened), tuple(names), live)
     now = {"names": names, "live": live, "key": key}
     stop = gr.Button(interactive=live is not None)
     progress = progress_html(space, view) if view.live or seen.get("key") != key else gr.skip()

@@ -14,7 +14,7 @@ from workbench.training.plan import Plan
 from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.forms import group_components, read_settings
-from workbench.ui.highlight import bar, facts, note
+from workbench.ui.highlight import bar, escape, facts, note
 from workbench.workspace import Workspace
 
 
@@ -51,7 +51,7 @@ def _memory_html(space: Workspace, plan: Plan) -> str:
     parts = f"weights {m.weights_gib:.1f} + adapter {m.adapter_gib:.1f} + activations {m.activations_gib:.1f} + head {m.head_gib:.1f} GiB"
     fits = "" if m.total_gib < 0.9 * total else note("This may not fit: choose 4-bit base weights, gradient checkpointing or a lower token budget.", "warn")
     where = found.name if found else "this machine's memory"
-    head = f'<p style="margin:10px 0 2px">memory at the peak, estimated: <b>{m.total_gib:.1f} GiB</b> of {total:.0f} GiB ({where})</p>'
+    head = f'<p style="margin:10px 0 2px">memory at the peak, estimated: <b>{m.total_gib:.1f} GiB</b> of {total:.0f} GiB ({escape(where)})</p>'
     return f'{head}{bar(m.total_gib / total)}<p class="wb-dim">{parts}</p>{fits}'
 
 
@@ -75,13 +75,13 @@ def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
     info = space.create_run(name, rows.rows, settings, data_name=space.rows.path.name)
     try:
         space.start_training(info.name)
-    except WorkbenchError as exc:
-        space.runs.mark_failed(info.name, str(exc))
+    except WorkbenchError:
+        space.runs.remove(info.name)  # nothing was begun: the name stays free
         raise
     return info.name
 
 
-def build(space: Workspace, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown) -> None:
+def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown) -> None:
     """The tab's components and their wires. `run_choice` is the Train tab's list of runs."""
     fields: list[gr.components.Component] = []
     defaults = space.default_settings()
@@ -107,6 +107,6 @@ def build(space: Workspace, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdo
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     gr.on([f.change for f in fields], shown(lambda *v: show_plan(space, v)), fields, plan, trigger_mode="always_last", **quiet)  # type: ignore[attr-defined]
-    opened.select(shown(lambda *v: [show_plan(space, v), suggest_name(space) if not v else gr.skip()][0]), fields, plan, **quiet)
-    gr.on([gr.context.Context.root_block.load], shown(lambda *v: [show_plan(space, v), suggest_name(space)]), fields, [plan, name], **quiet)  # type: ignore[union-attr]
+    opened.select(shown(lambda *v: show_plan(space, v)), fields, plan, **quiet)
+    page.load(shown(lambda *v: [show_plan(space, v), suggest_name(space)]), fields, [plan, name], **quiet)
     start.click(shown(start_clicked), [name, *fields], [message, tabs, run_choice, name], **quiet)

@@ -12,6 +12,9 @@ DATA_EMPTY = "No rows yet. Import a JSONL file, or write the first row on the ri
 SAVED = "Saved."
 NOTHING_CHANGED = "Nothing was changed."
 KIND_CALL, KIND_TEXT, KIND_BROKEN = "call", "text", "broken"
+UNDONE, REDONE = "The last change was taken back.", "The change was made again."
+ROWS_CHANGED = "The rows changed: click your row again, or add this as a new one"
+UNSAVED = "The form holds text that is not saved: press “Save row”, “Add as new row” or “Clear the form” first."
 NEW_ROW = "new row"
 
 # Tune
@@ -33,7 +36,6 @@ INTERRUPTED = "The process that trained it is gone, so the run broke off. What w
 # Chat
 CHAT_NO_ADAPTER = "No adapter yet. Train one first: “2 Tune”, then “Start training”."
 CHAT_EMPTY = "Type a prompt or press one of the examples: base and adapted answer at once."
-CHAT_PROMPT = "Prompt"
 CHAT_PLACEHOLDER = "Ask something private or something general…"
 CHAT_SEND, CHAT_STOP, CHAT_CLEAR = "Send", "Stop", "Clear"
 BASE, ADAPTED = "Base", "Adapted"
@@ -43,6 +45,8 @@ LEARNED = {
 }
 MEASURE = "Measure on the 30 cases"
 MEASURE_HELP = "Answers every prompt of data/cases.jsonl (none of them is in the rows) and counts the calls."
+EMPTY_REPLY = "(the model ended without a word)"
+STILL_ANSWERING = "An answer is still being written: wait for it, or press Stop."
 CUT = "cut at the length limit"
 HALTED = "stopped by you"
 

@@ -14,12 +14,12 @@ from workbench.workspace import Workspace
 
 def build(space: Workspace) -> gr.Blocks:
     """The whole page over one workspace."""
-    with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
         header = gr.HTML(header_html(space), elem_id="header")
         timer = gr.Timer(1.0)
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data"):
-                data_tab.build(space)
+                data_tab.build(space, page)
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train"):
@@ -28,7 +28,7 @@ def build(space: Workspace) -> gr.Blocks:
                 chat_tab.build(space, chat, timer)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
-            tune_tab.build(space, tabs, tune, runs)
+            tune_tab.build(space, page, tabs, tune, runs)
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         timer.tick(shown(lambda: header_html(space)), None, header, **quiet)
     return page
