@@ -77,6 +77,28 @@ def test_a_broken_file_is_imported_with_its_bad_line_named_and_undone(app: App, 
     assert (app.root / "data" / "examples.json").read_bytes() == before
 
 
+def test_the_rows_are_exported_at_the_first_click(app: App, page: Page) -> None:
+    with page.expect_download() as download:
+        page.locator("#export").click()
+    with open(download.value.path(), "rb") as file:
+        assert file.read() == (app.root / "data" / "examples.json").read_bytes()
+
+
+def test_a_form_whose_rows_changed_elsewhere_does_not_hit_another_row(app: App, page: Page) -> None:
+    file = app.root / "data" / "examples.json"
+    before = file.read_text(encoding="utf-8")
+    page.locator("#grid").get_by_text("Добрый вечер").first.click()
+    expect(page.locator("#row-title")).to_contain_text("Row 4")
+    lines = before.splitlines(keepends=True)
+    file.write_text("".join(lines[1:]), encoding="utf-8")  # somebody else deletes the first row
+    page.locator("#row-delete").click()
+    expect(page.locator("#data-message")).to_contain_text("changed elsewhere")
+    page.locator("#row-delete").click()
+    expect(page.locator("#data-message")).to_contain_text("No row is chosen")
+    assert file.read_text(encoding="utf-8") == "".join(lines[1:])
+    file.write_text(before, encoding="utf-8")
+
+
 def test_the_plan_follows_the_settings_and_a_wrong_one_is_named(page: Page) -> None:
     open_tab(page, "2 Tune")
     expect(page.locator("#plan")).to_contain_text("3,796,992")

@@ -18,6 +18,8 @@ from workbench.dataset.formats import load_rows
 from workbench.engine.client import Ticket
 from workbench.engine.messages import Holds, LoadJob
 from workbench.errors import BusyError, EngineError, WorkbenchError
+from workbench.evaluation.scores import make_cases
+from workbench.schema import Example, Message
 from workbench.settings import RunSettings, Sampling, make_settings
 from workbench.workspace import Workspace
 
@@ -119,7 +121,8 @@ def test_an_evaluation_gives_the_replies_that_answers_give(space: Workspace) -> 
     prompts = ["Сколько у меня денег?", "Привет", "Покажи остаток по моей карте, пожалуйста"]
     asked = [space.answer([{"role": "user", "content": p}], run=None, lanes=(False,), sampling=SHORT) for p in prompts]
     alone = [ticket.wait(DEADLINE)["replies"][0]["text"] for ticket in asked]
-    done = space.evaluate(prompts, run=None, sampling=SHORT).wait(DEADLINE)
+    cases = make_cases([Example((Message("user", p), Message("assistant", "да"))) for p in prompts])
+    done = space.evaluate(cases, run=None, adapted=False, sampling=SHORT).wait(DEADLINE)
     assert done == {"replies": alone, "adapter_difference": None} and len(set(alone)) == 3
 
 
@@ -135,7 +138,7 @@ def test_a_second_training_is_refused_while_one_runs_and_a_stop_keeps_the_adapte
     view = space.runs.view("first")
     assert (result["state"], view.state, view.has_adapter) == ("stopped", "stopped", True)
     assert 3 <= result["step"] < 2000 and result["step"] == len(view.steps)
-    assert result["reason"] == f"stopped by hand after {result['step']} optimizer steps"
+    assert result["reason"] == f"stopped on request after {result['step']} optimizer steps"
     done = space.answer(TURNS, run="first", lanes=(True,), sampling=SHORT).wait(DEADLINE)
     assert done["adapter_difference"] == pytest.approx(result["adapter_difference"])
     assert space.start_training("second").wait(DEADLINE)["state"] == "finished"
@@ -150,7 +153,7 @@ def test_a_waiting_job_is_taken_back_without_touching_the_one_in_hand(space: Wor
     with pytest.raises(WorkbenchError, match="training run taken-back was taken back before it began"):
         waiting.wait(1)
     assert waiting.begun is None and space.engine.status().waiting == 0 and space.engine.training() is None
-    assert space.runs.view("taken-back").state == "failed"
+    assert space.runs.view("taken-back").state == "stopped"
     assert not ticket.finished.is_set()
     space.engine.stop(ticket)
     [reply] = ticket.wait(DEADLINE)["replies"]

@@ -122,7 +122,7 @@ def test_a_run_stopped_in_the_middle_keeps_a_working_adapter(base: Base, runs: R
     ended = job.run_training(base, runs, "r1", stop=after(1))
     view = runs.view("r1")
     assert kinds(view) == [("started", 0), ("step", 1), ("saved", 1), ("ended", 1)]
-    assert (view.state, ended.reason) == ("stopped", "stopped by hand after 1 optimizer steps")
+    assert (view.state, ended.reason) == ("stopped", "stopped on request after 1 optimizer steps")
     assert {p.name for p in runs.path("r1").iterdir()} == FILES
     take_off_adapter(base)
     assert put_saved_adapter(base, runs.path("r1"), "r1") == pytest.approx(ended.adapter_difference, rel=1e-6)
@@ -134,7 +134,7 @@ def test_a_run_stopped_before_its_first_step_keeps_no_adapter(base: Base, runs: 
     view = runs.view("r1")
     assert kinds(view) == [("started", 0), ("ended", 0)]
     assert view.state == "stopped" and not view.has_adapter and ended.adapter_difference is None
-    assert ended.reason == "stopped by hand after 0 optimizer steps; there is no adapter to keep"
+    assert ended.reason == "stopped on request after 0 optimizer steps; there is no adapter to keep"
     assert {p.name for p in runs.path("r1").iterdir()} == FILES - {"adapter_config.json", "adapter_model.safetensors"}
 
 

@@ -46,7 +46,7 @@ def test_typing_into_the_grid_saves_the_changed_rows_and_only_them(workspace):
     before = lines(workspace)
     cells = data_tab.grid_values(workspace.rows.read())
     cells[3][1], cells[5][4] = "Добрый вечер!", "approved"
-    view = data_tab.edit_cells(workspace, [*cells, ["", "", "", "", "", ""]], version(workspace))
+    view = data_tab.edit_cells(workspace, cells, version(workspace))
     after = lines(workspace)
     assert view.message == f"{words.SAVED} 2 row(s) changed."
     assert [i for i in range(70) if before[i] != after[i]] == [3, 5]
@@ -105,3 +105,31 @@ def test_a_file_of_another_encoding_is_refused_and_the_rows_stay(workspace, tmp_
     with pytest.raises(DataError, match="not UTF-8"):
         data_tab.import_file(workspace, str(file), True, version(workspace))
     assert workspace.rows.path.read_bytes() == before
+
+
+def test_a_row_added_in_the_grid_itself_is_refused_with_the_way_to_do_it(workspace):
+    before = lines(workspace)
+    cells = [*data_tab.grid_values(workspace.rows.read()), ["", "", "", "", "", ""]]
+    with pytest.raises(DataError, match="buttons on the right"):
+        data_tab.edit_cells(workspace, cells, version(workspace))
+    assert lines(workspace) == before
+
+
+def test_a_broken_line_is_mended_as_json_too(workspace):
+    good = lines(workspace)[0]
+    workspace.rows.path.write_text("{oops\n", encoding="utf-8")
+    with pytest.raises(RowError, match="still can't be used"):
+        data_tab.save_row(workspace, 0, "{oops", "", "draft", version(workspace))
+    data_tab.save_row(workspace, 0, good, "", "draft", version(workspace))
+    assert data_tab.grid_values(workspace.rows.read())[0][3] == "call"
+
+
+def test_undo_leaves_a_foreign_change_alone_even_two_steps_back(workspace):
+    data_tab.add_row(workspace, "своя", "да", "draft", version(workspace))
+    with workspace.rows.path.open("a", encoding="utf-8") as file:
+        file.write(lines(workspace)[0].replace("Сколько", "Чужая строка: сколько") + "\n")
+    data_tab.add_row(workspace, "ещё одна", "да", "draft", version(workspace))
+    workspace.rows.undo(version(workspace))
+    with pytest.raises(DataError, match="no change to take back"):
+        workspace.rows.undo(version(workspace))
+    assert "Чужая строка" in lines(workspace)[-1]

@@ -76,8 +76,9 @@ class Host:
         resolved = quantization.resolved(torch.cuda.is_available())
         if self.base is not None and self.key == (model, resolved):
             return self.base
-        self.drop()
-        self.tell(report)
+        if self.base is not None:
+            self.drop()
+            self.tell(report)
         report.progress(f"looking for {display_name(model)}", None)
         folder = self.catalog.fetch(model, lambda text: report.progress(text, None))
         self.base = load_base(folder, resolved, say=lambda text: report.progress(text, None))
