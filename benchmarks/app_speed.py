@@ -50,19 +50,30 @@ def main() -> None:
                 page.locator("#run-name input, #run-name textarea").first.fill("speed")
                 page.locator("#start-training").click()
                 expect(page.locator("#progress")).to_contain_text("step 1 of", timeout=120_000)
-                page.get_by_role("tab", name="1 Data").click()
-                times: list[float] = []
-                for _ in range(options.clicks // 3):
+                times: dict[str, list[float]] = {}
+                for turn in range(max(1, options.clicks // 4)):
+                    page.get_by_role("tab", name="1 Data").click()
                     page.locator("#row-request textarea").fill("вопрос")
-                    times.append(timed(page, "#row-add", "#data-message", "answer is empty"))
+                    times.setdefault("refuse a row", []).append(timed(page, "#row-add", "#data-message", "answer is empty"))
                     page.locator("#row-answer textarea").fill("ответ")
-                    times.append(timed(page, "#row-add", "#data-counts", "71 rows"))
-                    times.append(timed(page, "#undo", "#data-counts", "70 rows"))
+                    times.setdefault("add a row", []).append(timed(page, "#row-add", "#data-counts", "71 rows"))
+                    times.setdefault("undo", []).append(timed(page, "#undo", "#data-counts", "70 rows"))
+                    page.get_by_role("tab", name="2 Tune").click()
+                    page.locator("#lora-rank input").fill("8")
+                    times.setdefault("plan anew", []).append(timed(page, "#lora-alpha input", "#plan", "1,898,496"))
+                    page.locator("#lora-rank input").fill("16")
+                    if turn == 0:  # the same sentence twice is not drawn twice, so it can be timed once only
+                        times["second start"] = [timed(page, "#start-training", "#tune-message", "still going on")]
+                        page.get_by_role("tab", name="4 Chat").click()
+                        times["empty prompt"] = [timed(page, "#send", "#pane-change", "Type a prompt")]
                 browser.close()
         finally:
             app.close()
     print(f"server answers after {app.seconds_up:.1f} s, rows on the screen after {shown:.1f} s (a new Chromium's start included)")
-    print(f"{len(times)} clicks during a run: median {1000 * statistics.median(times):.0f} ms, slowest {1000 * max(times):.0f} ms")
+    everything = [t for kind in times.values() for t in kind]
+    for kind, took in times.items():
+        print(f"  {kind:14} median {1000 * statistics.median(took):.0f} ms, slowest {1000 * max(took):.0f} ms")
+    print(f"{len(everything)} clicks during a run: median {1000 * statistics.median(everything):.0f} ms, slowest {1000 * max(everything):.0f} ms")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def _give_way() -> None:
     import torch
 
     if not torch.cuda.is_available() and hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(19)
 
 
 def _one_job(host, do: Do, say, stop) -> None:  # type: ignore[no-untyped-def]

@@ -254,7 +254,8 @@ def build(space: Workspace, page: gr.Blocks) -> None:
         dirty = unsaved(held, rest[:-1])
         return show(edit_cells(space, cells, rest[-1]), form_too=not dirty)
 
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    # Quick verbs answer the click itself, without the detour over the queue.
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     texts = [request, answer, status]
     page.load(shown(lambda: show(View(space.rows.read()))), None, everything, **quiet)
     grid.select(shown(select), [place, *texts], [message, place, *form], **quiet)

@@ -151,7 +151,7 @@ def refresh(space: Workspace, wanted: str | None, seen: dict[str, Any]) -> list[
     return [chooser, progress, chart, facts_html(view), log_html(view), runs_html(space), stop, now]
 
 
-def build(space: Workspace, timer: gr.Timer) -> gr.Dropdown:
+def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) -> gr.Dropdown:
     """The tab's components and their wires; returns the list of runs."""
     seen = gr.State({})
     with gr.Row(equal_height=True):
@@ -170,9 +170,14 @@ def build(space: Workspace, timer: gr.Timer) -> gr.Dropdown:
     table = gr.HTML(elem_id="runs-table")
     outputs = [runs, progress, chart, now, log, table, stop, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    timer.tick(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, trigger_mode="once", **quiet)
-    runs.input(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, **quiet)
-    stop.click(shown(lambda: _say_stop(space)), None, message, **quiet)
+
+    def tick(tab: str, wanted: str | None, shown_now: dict[str, Any]) -> list[Any]:
+        return refresh(space, wanted, shown_now) if tab == "train" else [gr.skip()] * len(outputs)
+
+    timer.tick(shown(tick), [current, runs, seen], outputs, trigger_mode="once", **quiet)
+    opened.select(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
+    runs.input(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
+    stop.click(shown(lambda: _say_stop(space)), None, message, queue=False, **quiet)
     return runs
 
 

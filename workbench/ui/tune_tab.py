@@ -81,7 +81,7 @@ def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
     return info.name
 
 
-def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown) -> None:
+def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State) -> None:
     """The tab's components and their wires. `run_choice` is the Train tab's list of runs."""
     fields: list[gr.components.Component] = []
     defaults = space.default_settings()
@@ -101,12 +101,13 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         try:
             started = start_run(space, run_name, values)
         except WorkbenchError as exc:
-            return [note(str(exc), "bad"), gr.skip(), gr.skip(), gr.skip()]
+            return [note(str(exc), "bad"), *[gr.skip()] * 4]
         names = space.runs.names()
-        return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), gr.Dropdown(choices=names, value=started), suggest_name(space)]
+        return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), gr.Dropdown(choices=names, value=started), suggest_name(space), "train"]
 
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    # Quick verbs answer the click itself, without the detour over the queue.
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     gr.on([f.change for f in fields], shown(lambda *v: show_plan(space, v)), fields, plan, trigger_mode="always_last", **quiet)  # type: ignore[attr-defined]
     opened.select(shown(lambda *v: show_plan(space, v)), fields, plan, **quiet)
     page.load(shown(lambda *v: [show_plan(space, v), suggest_name(space)]), fields, [plan, name], **quiet)
-    start.click(shown(start_clicked), [name, *fields], [message, tabs, run_choice, name], **quiet)
+    start.click(shown(start_clicked), [name, *fields], [message, tabs, run_choice, name, current], **quiet)

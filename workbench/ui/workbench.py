@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gradio as gr
@@ -17,18 +18,21 @@ def build(space: Workspace) -> gr.Blocks:
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
         header = gr.HTML(header_html(space), elem_id="header")
         timer = gr.Timer(1.0)
+        current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
-            with gr.Tab(words.TAB_DATA, id="data"):
+            with gr.Tab(words.TAB_DATA, id="data") as data:
                 data_tab.build(space, page)
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
-            with gr.Tab(words.TAB_TRAIN, id="train"):
-                runs = train_tab.build(space, timer)
+            with gr.Tab(words.TAB_TRAIN, id="train") as train:
+                runs = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
                 chat_tab.build(space, chat, timer)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
-            tune_tab.build(space, page, tabs, tune, runs)
+            tune_tab.build(space, page, tabs, tune, runs, current)
         quiet: dict[str, Any] = {"show_progress": "hidden"}
+        for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
+            tab.select(functools.partial(str, name), None, current, queue=False, **quiet)
         timer.tick(shown(lambda: header_html(space)), None, header, **quiet)
     return page
