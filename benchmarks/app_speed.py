@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=30)
     options = parser.parse_args()
 
-    from playwright.sync_api import Page, expect, sync_playwright
+    from playwright.sync_api import Page, Request, expect, sync_playwright
 
     from tests.browser.conftest import App, make_root
 
@@ -42,6 +42,13 @@ def main() -> None:
                     executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
                 )
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
+                served: list[float] = []  # from sending a click's request to its answer's last byte
+
+                def note_served(request: Request) -> None:
+                    if "/run/predict" in request.url:
+                        served.append(request.timing["responseEnd"] / 1000)
+
+                page.on("requestfinished", note_served)
                 page.goto(app.url)
                 page.locator("#grid").get_by_text("Здравствуйте!").first.wait_for()
                 shown = time.monotonic() - app.begun
@@ -51,6 +58,7 @@ def main() -> None:
                 page.locator("#start-training").click()
                 expect(page.locator("#progress")).to_contain_text("step 1 of", timeout=120_000)
                 times: dict[str, list[float]] = {}
+                served.clear()
                 for turn in range(max(1, options.clicks // 4)):
                     page.get_by_role("tab", name="1 Data").click()
                     page.locator("#row-request textarea").fill("вопрос")
@@ -73,6 +81,7 @@ def main() -> None:
     everything = [t for kind in times.values() for t in kind]
     for kind, took in times.items():
         print(f"  {kind:14} median {1000 * statistics.median(took):.0f} ms, slowest {1000 * max(took):.0f} ms")
+    print(f"{len(served)} answers of the server: median {1000 * statistics.median(served):.0f} ms, slowest {1000 * max(served):.0f} ms")
     print(f"{len(everything)} clicks during a run: median {1000 * statistics.median(everything):.0f} ms, slowest {1000 * max(everything):.0f} ms")
 
 
