@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -37,6 +38,14 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def warm_up(space: Any) -> None:
+    """Read the tokenizer and make the first plan, so that the first click on Tune does not wait a second for them."""
+    from workbench.errors import WorkbenchError
+
+    with contextlib.suppress(WorkbenchError):  # the Tune tab says what is missing
+        space.plan(space.rows.read().rows, space.default_settings())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         strict_cors=True, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
     )
     print(f"Tool-Call Workbench on {space.model_name}: http://{options.host}:{options.port}   (Ctrl+C ends it)", flush=True)
+    threading.Thread(target=warm_up, args=(space,), daemon=True).start()
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
