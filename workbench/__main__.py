@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from workbench import verbs
 from workbench.errors import InputError, WorkbenchError
@@ -15,9 +15,16 @@ from workbench.models.catalog import DEMO
 from workbench.workspace import Workspace
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the options in one line, as every other bad input is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    top = argparse.ArgumentParser(prog="python -m workbench", description="Teach a chat model to call tools, and measure it.")
+    top = OneLineParser(prog="python -m workbench", description="Teach a chat model to call tools, and measure it.")
     top.add_argument("--root", type=Path, help=argparse.SUPPRESS)  # another workbench folder, for tests
     sub = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 

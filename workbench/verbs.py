@@ -87,8 +87,7 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
     refuse_problems(loaded.problems, options.data.name)
     if not loaded.rows:
         raise DataError(f"{options.data.name} holds no rows: there is nothing to learn.")
-    if not is_hub_name(space.model):
-        space.catalog.find(space.model)  # a wrong path is told before a run's folder is made
+    _need_model(space, space.model)  # a wrong path is told before a run's folder is made
     info = space.create_run(options.name, loaded.rows, settings, data_name=options.data.name)
     host, report = _host(space)
     with _stop_on_signals() as stopped:
@@ -108,6 +107,7 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
 
 
 def answer(space: Workspace, options: argparse.Namespace) -> Result:
+    _need_model(space, space.runs.info(options.adapter).model)
     host, report = _host(space)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
     turns = ({"role": "user", "content": options.prompt},)
@@ -122,6 +122,7 @@ def answer(space: Workspace, options: argparse.Namespace) -> Result:
 
 
 def compare(space: Workspace, options: argparse.Namespace) -> Result:
+    _need_model(space, space.runs.info(options.adapter).model)
     host, report = _host(space)
     cases = _prompts(options.prompts or space.data_dir / "demo.jsonl")
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
@@ -148,6 +149,7 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     cases = make_cases(loaded.rows)
     if not cases:
         raise DataError(f"{options.cases.name} holds no cases.")
+    _need_model(space, space.runs.info(options.adapter).model if options.adapter else space.model)
     host, report = _host(space)
     report.progress = lambda text, share: print(text, file=sys.stderr, flush=True)
     job = EvaluateJob(
@@ -167,6 +169,12 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     if options.adapter:
         space.runs.write_scores(options.adapter, {"cases": len(cases), "file": options.cases.name} | scores.as_json())
     return result
+
+
+def _need_model(space: Workspace, model: str) -> None:
+    """Raise `ModelError` for a model that can't be had; a hub name may still be downloaded."""
+    if not is_hub_name(model):
+        space.catalog.find(model)
 
 
 def _host(space: Workspace) -> tuple[Any, Any]:

@@ -92,15 +92,15 @@ class Workspace:
         try:
             return folder_shapes(self.catalog.find(model))
         except ModelError:
-            size = known_size(model)
-            if size is None or Path(model).exists():
+            size = known_size(display_name(model))
+            if size is None or (model != DEMO and Path(model).exists()):
                 raise
             return gemma3_shapes(size)
 
     def default_settings(self, model: str | None = None) -> RunSettings:
         """The settings that a form or a command starts from: the declared ones, with the rate fit to the model's width."""
         model = model or self.model
-        size = known_size(model)
+        size = known_size(display_name(model))
         width = size.hidden if size else 0
         with contextlib.suppress(ModelError):
             config = read_json(self.catalog.find(model) / "config.json")
@@ -148,7 +148,7 @@ class Workspace:
         try:
             return self.tokenizer if model == self.model else ChatTokenizer.load(self.catalog.find(model))
         except ModelError:
-            if known_size(model) is None:
+            if model == DEMO or known_size(model) is None:
                 raise
             # All Gemma 3 share one tokenizer: the embedded model's counts for its big sisters.
             return ChatTokenizer.load(self.catalog.find(DEMO))
