@@ -151,7 +151,8 @@ def test_plan_names_lines_that_can_not_be_used(run, root):
         (["plan", *GEMMA, "--set", "lora.rank=0"], "lora.rank can't be '0': input should be greater than or equal to 1."),
         (["plan", *GEMMA, "--set", "rank"], "--set takes group.field=value, as in lora.rank=16; 'rank' is not of that form."),
         (["plan", *GEMMA, "--data", "/nowhere/x"], "/nowhere/x does not exist. Check the path."),
-        (["evaluate", "--cases", str(ROOT / "data" / "cases.jsonl"), "--base"], "The embedded model is not here yet: run `python -m workbench fetch-demo-model` (or `make run`) once."),
+        (["evaluate", "--cases", str(ROOT / "data" / "cases.jsonl"), "--base"],
+         "The embedded model is not here yet: run `python -m workbench fetch-demo-model` (or `make run`) once."),
         (["plan", "--model", "/nowhere"],
          "There is no model folder /nowhere: give a folder with config.json and .safetensors files, "
          "a hub name such as google/gemma-3-4b-it, or demo."),
