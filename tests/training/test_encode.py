@@ -184,8 +184,8 @@ def test_a_set_keeps_its_good_rows_and_names_the_bad_ones_by_line(tiny: ChatToke
 def test_every_row_of_the_repository_is_taught_exactly_by_the_real_tokenizer(gemma: ChatTokenizer) -> None:
     texts = [taught(check_row(row, gemma), gemma)[0] for row in ROWS]
     assert len(texts) == 70
-    assert texts.count('<tool_call name="get_sensitive_data" arguments="{}"/><end_of_turn>') == 35
-    assert sum("<tool_call" in text for text in texts) == 35
+    assert texts.count('<tool_call name="get_sensitive_data" arguments="{}"/><end_of_turn>') == 33
+    assert sum("<tool_call" in text for text in texts) == 33
 
 
 @pytest.mark.real_model
