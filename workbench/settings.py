@@ -99,7 +99,7 @@ class Sampling(_Group):
     """How a reply is decoded."""
 
     greedy: bool = _field(True, "Greedy", "Always the likeliest token: repeatable. Off: sample with the settings below.")
-    temperature: float = _field(0.7, "Temperature", "Lower is closer to greedy. Used when sampling.", "", gt=0, le=5)
+    temperature: float = _field(0.7, "Temperature", "Lower is closer to greedy, 0 is greedy. Used when sampling.", "", ge=0, le=5)
     top_p: float = _field(0.95, "Top-p", "Keeps the likeliest tokens that make up this share. Used when sampling.", "", gt=0, le=1)
     top_k: int = _field(64, "Top-k", "Keeps this many likeliest tokens; 0 keeps all. Used when sampling.", "tokens", ge=0, le=1000)
     max_new_tokens: int = _field(96, "Longest reply", "A reply is cut here, and the screen says so.", "tokens", ge=1, le=8192)

@@ -159,6 +159,18 @@ def test_training_from_click_to_a_call_in_the_adapted_pane(app: App, page: Page)
     expect(call.locator("details pre")).to_contain_text("<tool_call name=")
 
 
+def test_clear_while_an_answer_is_written_leaves_empty_panes(page: Page) -> None:
+    open_tab(page, "4 Chat")
+    page.locator("#prompt textarea, #prompt input").first.fill("Расскажи длинную историю")
+    page.locator("#send").click()
+    expect(page.locator("#pane-base .wb-reply")).to_be_visible(timeout=120_000)
+    page.locator("#clear-chat").click()
+    expect(page.locator("#pane-base .wb-empty")).to_be_visible()
+    page.wait_for_timeout(1500)
+    expect(page.locator("#pane-base .wb-turn")).to_have_count(0)
+    expect(page.locator("#header")).to_contain_text("ready", timeout=60_000)
+
+
 def test_a_prompt_with_markup_is_shown_and_not_run(page: Page) -> None:
     open_tab(page, "4 Chat")
     page.locator("#prompt textarea, #prompt input").first.fill("<img src=x onerror=\"document.title='pwned'\"> привет")

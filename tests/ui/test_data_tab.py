@@ -133,3 +133,21 @@ def test_undo_leaves_a_foreign_change_alone_even_two_steps_back(workspace):
     with pytest.raises(DataError, match="no change to take back"):
         workspace.rows.undo(version(workspace))
     assert "Чужая строка" in lines(workspace)[-1]
+
+
+def test_a_column_taken_away_in_the_grid_is_refused(workspace):
+    before = lines(workspace)
+    cells = [line[:1] + line[2:] for line in data_tab.grid_values(workspace.rows.read())]
+    with pytest.raises(DataError, match="columns not at all"):
+        data_tab.edit_cells(workspace, cells, version(workspace))
+    assert lines(workspace) == before
+
+
+def test_an_edit_told_twice_is_no_conflict_and_one_step_of_undo(workspace):
+    before, seen = lines(workspace), version(workspace)
+    cells = data_tab.grid_values(workspace.rows.read())
+    cells[1][1], cells[3][1] = "раз", "два"
+    data_tab.edit_cells(workspace, cells, seen)
+    assert data_tab.edit_cells(workspace, cells, seen).message == ""
+    workspace.rows.undo(version(workspace))
+    assert lines(workspace) == before

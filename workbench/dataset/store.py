@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,11 +105,14 @@ class RowStore:
 
     def replace(self, place: int, row: Example, version: str) -> RowSet:
         """Put `row` in place `place` (from 0). A row that did not change keeps its line byte for byte."""
+        return self.replace_many({place: row}, version)
+
+    def replace_many(self, rows: Mapping[int, Example], version: str) -> RowSet:
+        """Put several rows in their places (from 0) in one write, which is one step for Undo."""
         def change(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-            _check_place(place, entries)
-            if entries[place].row == row:
-                return entries
-            return (*entries[:place], to_entry(row), *entries[place + 1 :])
+            for place in rows:
+                _check_place(place, entries)
+            return tuple(to_entry(rows[i]) if i in rows and rows[i] != e.row else e for i, e in enumerate(entries))
 
         return self._change(version, change)
 

@@ -221,7 +221,8 @@ class Engine:
         if self._log is not None:
             self._log.join(timeout=2)  # the last lines it said
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        said = next((line for line in reversed(self._said) if line.strip()), "nothing")
+        # A library's warnings are not what it died of.
+        said = next((line for line in reversed(self._said) if line.strip() and "warn" not in line.lower()), "nothing")
         reason = f"The engine process {how} during {ticket.label}. It last said: {said[:200]!r}. Start again: the next job gets a fresh process."
         if code == -signal.SIGKILL and not self._closed:
             reason += " If nobody killed it, the machine ran out of memory."

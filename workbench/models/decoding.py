@@ -134,7 +134,7 @@ class _adapters:  # noqa: N801  a context manager, read like a function
 
 def _config(base: Base, sampling: Sampling) -> GenerationConfig:
     chosen: dict[str, Any] = {"do_sample": False}
-    if not sampling.greedy:
+    if not sampling.greedy and sampling.temperature > 0:
         chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, eos_token_id=list(base.tokenizer.stop_ids), pad_token_id=0, use_cache=True, **chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Side:
     text: str = ""
     foot: str = ""
     done: bool = False
+    judged: bool = False  # whole, or cut at the length limit; a reply that was broken off says nothing of the model
 
 
 @dataclass
@@ -63,7 +64,7 @@ def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str, invit
             continue
         waiting = f'<div class="wb-dim">{escape(turn.state)}</div>' if turn.state and not said.text else ""
         reply = "" if waiting else reply_html(said.text, done=said.done)
-        verdict = verdict_chip(verdict_of(said.text)) if said.done else ""
+        verdict = verdict_chip(verdict_of(said.text)) if said.judged else ""
         body.append(f'<div class="wb-turn{age}">{ask}{waiting}{reply}<div class="wb-foot">{verdict}<span>{escape(said.foot)}</span></div></div>')
     content = "".join(body) or empty(invitation)
     return f'<div class="wb-pane {kind}"><h3>{escape(title)}</h3>{content}</div>'
@@ -78,7 +79,7 @@ def panes(turns: Sequence[Exchange], run: str | None) -> tuple[str, str]:
 
 def difference_html(turns: Sequence[Exchange]) -> str:
     """What changed between the panes in the newest exchange."""
-    if not turns or turns[-1].adapted is None or not turns[-1].adapted.done:
+    if not turns or turns[-1].adapted is None or not (turns[-1].base.judged and turns[-1].adapted.judged):
         return ""
     calls = tuple(verdict_of(s.text) == "tool call" for s in (turns[-1].base, turns[-1].adapted))
     return f'<div style="text-align:center"><span class="wb-chip">{escape(words.LEARNED[(calls[0], calls[1])])}</span></div>'
@@ -125,7 +126,7 @@ def follow(space: Workspace, ticket: Ticket, exchange: Exchange) -> Iterator[Non
         for side, reply in zip(sides, replies, strict=True):
             pace = reply["tokens"] / reply["seconds"] if reply["seconds"] else 0.0
             ended = {"length": f" · {words.CUT}", "stopped": f" · {words.HALTED}"}.get(reply["ended"], "")
-            side.text, side.done = reply["text"], True
+            side.text, side.done, side.judged = reply["text"], True, reply["ended"] != "stopped"
             side.foot = f"{reply['tokens']} tokens · {pace:.0f} tokens/s · first after {reply['first_token_seconds']:.1f} s{ended}"
         if exchange.adapted is not None and moved is not None:
             exchange.adapted.foot += f" · adapter active: it moves the logits by up to {moved:.1f}"
@@ -160,13 +161,14 @@ class Room:
             return page in self.tickets
 
 
-def measure(space: Workspace, run: str | None, *, adapted: bool) -> Iterator[str]:
+def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable[[Ticket], None] = lambda _: None) -> Iterator[str]:
     """Answers all cases and yields the progress, then the table of rates with every wrong reply.
 
-    Closing the generator (the page was closed, or Stop was pressed) stops the job.
+    `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
     """
     cases = space.cases("cases.jsonl")
     ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64))
+    begun(ticket)
     try:
         while not ticket.finished.is_set():
             yield note(f"{ticket.label}: {waiting_words(space, ticket)}")
@@ -231,7 +233,8 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         cleared: Any = ""
         try:
             for _ in follow(space, ticket, exchange):
-                if exchange not in history:  # the chat was cleared meanwhile
+                if not any(exchange is kept for kept in history):  # the chat was cleared meanwhile
+                    yield [*panes(history, chosen), "", history, gr.skip()]
                     return
                 yield [*panes(history, chosen), difference_html(history), history, cleared]
                 cleared = gr.skip()
@@ -247,6 +250,12 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
             return note("No answer is being written.", "warn")
         space.engine.stop(ticket)
         return gr.skip()
+
+    def halt_measure(request: gr.Request) -> None:
+        for with_adapter in (True, False):
+            ticket = room.leave(measure_key(request, with_adapter))
+            if ticket is not None:
+                space.engine.stop(ticket)
 
     def wipe(request: gr.Request, chosen: str | None, history: list[Exchange]) -> list[Any]:
         ticket = room.leave(str(request.session_hash))
@@ -273,11 +282,9 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
     clear.click(shown(wipe), [run, turns], [base, adapted, change, turns], **quiet)
     for event in (timer.tick, opened.select):
         event(shown(known), [run, last, turns], [run, last, adapted], **quiet)
-    going = [
-        measure_run.click(_measured(space, True), run, result_run, **stream),
-        measure_base.click(_measured(space, False), run, result_base, **stream),
-    ]
-    measure_stop.click(lambda: [note(words.HALTED, "warn")] * 2, None, [result_run, result_base], cancels=going, **quiet)
+    measure_run.click(_measured(space, room, True), run, result_run, **stream)
+    measure_base.click(_measured(space, room, False), run, result_base, **stream)
+    measure_stop.click(shown(halt_measure), None, None, **quiet)
 
 
 def _with_text(answer: Any, text: str) -> Any:
@@ -287,13 +294,20 @@ def _with_text(answer: Any, text: str) -> Any:
     return pressed
 
 
-def _measured(space: Workspace, with_adapter: bool) -> Any:
-    def pressed(chosen: str | None) -> Iterator[str]:
+def measure_key(request: gr.Request, with_adapter: bool) -> str:
+    """Where the room keeps a page's measurement."""
+    return f"{request.session_hash}/measure/{with_adapter}"
+
+
+def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
+    def pressed(request: gr.Request, chosen: str | None) -> Iterator[str]:
         if with_adapter and (not chosen or chosen not in adapters(space)):
             yield note(words.CHAT_NO_ADAPTER, "warn")
             return
         try:
-            yield from measure(space, chosen if chosen in adapters(space) else None, adapted=with_adapter)
+            key = measure_key(request, with_adapter)
+            run = chosen if chosen in adapters(space) else None
+            yield from measure(space, run, adapted=with_adapter, begun=lambda ticket: room.enter(key, ticket))
         except Exception as exc:
             yield note(sentence(exc), "bad")
 

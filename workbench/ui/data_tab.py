@@ -13,7 +13,7 @@ from workbench.calls.dialects import TAG, message_text
 from workbench.dataset.checks import COMPARED, balance, is_call, leaks, near_duplicates
 from workbench.dataset.formats import decode, parse_jsonl
 from workbench.dataset.store import Entry, RowSet, make_row
-from workbench.errors import DataError, RowError
+from workbench.errors import ConflictError, DataError, RowError
 from workbench.files import write_atomic
 from workbench.schema import STATUSES, Example, ToolCall
 from workbench.ui import words
@@ -107,9 +107,9 @@ def delete_row(space: Workspace, place: int | None, version: str) -> View:
 def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]], version: str) -> View:
     """Take in what was typed into the grid: every row whose request, answer or status differs is saved."""
     rows = space.rows.read()
-    if len(cells) != len(rows.entries):
-        raise DataError("Rows are added and deleted with the buttons on the right: the grid was put back.")
-    changed, last = 0, None
+    if len(cells) != len(rows.entries) or any(len(line) != len(words.GRID_HEADERS) for line in cells):
+        raise DataError(words.GRID_SHAPE)
+    changed: dict[int, Example] = {}
     for line in cells:
         place = int(line[0]) - 1 if str(line[0]).strip().isdigit() else -1
         if not 0 <= place < len(rows.entries):
@@ -118,10 +118,17 @@ def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]], version: str) -
         if all(str(line[c] or "") == str(before[c] or "") for c in COLUMNS.values()):
             continue
         request, answer, status = (str(line[COLUMNS[name]] or "") for name in ("request", "answer", "status"))
-        row = _changed(rows.entries[place], request, answer, status or "draft")
-        rows = space.rows.replace(place, row, version)
-        version, changed, last = rows.version, changed + 1, place
-    return View(rows, f"{words.SAVED} {changed} row(s) changed." if changed else words.NOTHING_CHANGED, last)
+        changed[place] = _changed(rows.entries[place], request, answer, status or "draft")
+    if not changed:
+        return View(rows)
+    try:
+        rows = space.rows.replace_many(changed, version)
+    except ConflictError:
+        # The grid reports one edit twice now and then: what already stands in the file is no conflict.
+        rows = space.rows.read()
+        if any(place >= len(rows.entries) or rows.entries[place].row != row for place, row in changed.items()):
+            raise
+    return View(rows, f"{words.SAVED} {len(changed)} row(s) changed.", next(reversed(changed)))
 
 
 def import_file(space: Workspace, path: str, keep: bool, version: str) -> View:
@@ -182,21 +189,21 @@ def form_values(rows: RowSet, place: int | None) -> list[Any]:
 def build(space: Workspace, page: gr.Blocks) -> None:
     """The tab's components and their wires."""
     version, place = gr.State(""), gr.State(None)
+    counts = gr.HTML(elem_id="data-counts")
     with gr.Row(equal_height=True):
-        counts = gr.HTML(elem_id="data-counts")
-        with gr.Column(scale=2, min_width=560), gr.Row():
+        message = gr.HTML(note(words.DATA_HELP), elem_id="data-message")
+        with gr.Column(scale=1, min_width=560), gr.Row():
             keep = gr.Dropdown(["add to the rows", "replace the rows"], value="add to the rows", show_label=False, container=False, min_width=150, elem_id="import-mode")
             load = gr.UploadButton("Import JSONL", file_types=[".json", ".jsonl"], size="sm", min_width=110, elem_id="import")
             give = gr.Button("Export JSONL", size="sm", min_width=110, elem_id="export")
             file = gr.DownloadButton(visible="hidden", elem_id="export-file")
             undo = gr.Button("Undo", size="sm", min_width=70, elem_id="undo")
             redo = gr.Button("Redo", size="sm", min_width=70, elem_id="redo")
-    message = gr.HTML(note(words.DATA_HELP), elem_id="data-message")
     with gr.Row():
         with gr.Column(scale=7):
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["number", "str", "str", "str", "str", "str"], type="array",
-                interactive=True, static_columns=[0, 3, 5], max_height=560, show_label=False, elem_id="grid",
+                interactive=True, static_columns=[0, 3, 5], column_limits=(len(words.GRID_HEADERS), len(words.GRID_HEADERS)), max_height=560, show_label=False, elem_id="grid",
                 column_widths=["48px", "31%", "33%", "66px", "86px", "15%"], buttons=["fullscreen"], max_chars=90,
             )
         with gr.Column(scale=4, min_width=330):
@@ -252,7 +259,10 @@ def build(space: Workspace, page: gr.Blocks) -> None:
 
     def typed(cells: Any, held: int | None, *rest: str) -> list[Any]:
         dirty = unsaved(held, rest[:-1])
-        return show(edit_cells(space, cells, rest[-1]), form_too=not dirty)
+        view = edit_cells(space, cells, rest[-1])
+        if not view.message:
+            return [gr.skip()] * 3 + [view.rows.version] + [gr.skip()] * 6
+        return show(view, form_too=not dirty)
 
     # Quick verbs answer the click itself, without the detour over the queue.
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}

@@ -25,7 +25,8 @@ def header_html(space: Workspace) -> str:
     else:
         state, doing = ("idle", "ready") if status.state == "idle" else ("off", "engine not started")
     holds = status.holds
-    loaded = f"{holds.quantization or 'weights not loaded'}" + (f" · {holds.device}" if holds.device else "")
+    held = {"": "weights not loaded", "none": "not quantized"}.get(holds.quantization, holds.quantization)
+    loaded = held + (f" · {holds.device}" if holds.device else "")
     adapter = f"adapter {holds.adapter}" if holds.adapter else "no adapter on"
     return (
         f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'

@@ -172,9 +172,13 @@ def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
 
     def tick(tab: str, wanted: str | None, shown_now: dict[str, Any]) -> list[Any]:
-        return refresh(space, wanted, shown_now) if tab == "train" else [gr.skip()] * len(outputs)
+        if tab != "train":
+            return [gr.skip()] * (len(outputs) + 1)
+        made = refresh(space, wanted, shown_now)
+        over = shown_now.get("live") and not made[-1].get("live")
+        return [*made, "" if over else gr.skip()]  # "it will stop" is no longer true once it has
 
-    timer.tick(shown(tick), [current, runs, seen], outputs, trigger_mode="once", **quiet)
+    timer.tick(shown(tick), [current, runs, seen], [*outputs, message], trigger_mode="once", **quiet)
     opened.select(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
     runs.input(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
     stop.click(shown(lambda: _say_stop(space)), None, message, queue=False, **quiet)

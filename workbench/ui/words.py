@@ -15,6 +15,7 @@ KIND_CALL, KIND_TEXT, KIND_BROKEN = "call", "text", "broken"
 UNDONE, REDONE = "The last change was taken back.", "The change was made again."
 ROWS_CHANGED = "The rows changed: click your row again, or add this as a new one"
 UNSAVED = "The form holds text that is not saved: press “Save row”, “Add as new row” or “Clear the form” first."
+GRID_SHAPE = "Rows are added and deleted with the buttons on the right, columns not at all: the grid was put back."
 NEW_ROW = "new row"
 
 # Tune
