@@ -203,7 +203,7 @@ def build(space: Workspace, page: gr.Blocks) -> None:
         with gr.Column(scale=7):
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["number", "str", "str", "str", "str", "str"], type="array",
-                interactive=True, static_columns=[0, 3, 5], column_limits=(len(words.GRID_HEADERS), len(words.GRID_HEADERS)), max_height=560, show_label=False, elem_id="grid",
+                interactive=True, static_columns=[0, 3, 5], max_height=560, show_label=False, elem_id="grid",
                 column_widths=["48px", "31%", "33%", "66px", "86px", "15%"], buttons=["fullscreen"], max_chars=90,
             )
         with gr.Column(scale=4, min_width=330):
