@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     from workbench.models.catalog import is_hub_name
     from workbench.ui.theme import CSS, theme
     from workbench.ui.workbench import build
-    from workbench.workspace import Workspace
+    from workbench.workspace import ROOT, Workspace
 
     try:
-        space = Workspace(root=options.root, model=options.model) if options.root else Workspace(model=options.model)
+        space = Workspace(root=options.root or ROOT, model=options.model)
         if not is_hub_name(space.model):
             space.catalog.find(space.model)  # a wrong path is told here, before a page opens
         space.rows.read()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from workbench import verbs
 from workbench.errors import InputError, WorkbenchError
 from workbench.models.catalog import DEMO
-from workbench.workspace import Workspace
+from workbench.workspace import ROOT, Workspace
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -75,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     options = parser().parse_args(arguments)
     try:
-        space = Workspace(root=options.root) if options.root else Workspace()
-        if getattr(options, "model", None):
-            space = Workspace(root=space.root, model=options.model, models_dir=space.models_dir)
+        space = Workspace(root=options.root or ROOT, model=getattr(options, "model", DEMO))
         result = getattr(verbs, options.verb.replace("-", "_"))(space, options)
     except WorkbenchError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)

@@ -189,7 +189,7 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
 # -- the tab -------------------------------------------------------------------------------------
 
 
-def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
+def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) -> None:
     """The tab's components and their wires."""
     room = Room()
     turns, last = gr.State([]), gr.State(None)
@@ -280,8 +280,13 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer) -> None:
         button.click(_with_text(answer, text), [turns, run, *sampling], outputs, **stream)
     stop.click(shown(halt), None, change, **quiet)
     clear.click(shown(wipe), [run, turns], [base, adapted, change, turns], **quiet)
-    for event in (timer.tick, opened.select):
-        event(shown(known), [run, last, turns], [run, last, adapted], **quiet)
+
+    def tick(tab: str, *known_so_far: Any) -> list[Any]:
+        # Reading every run's folder each second is for the tab that shows them.
+        return known(*known_so_far) if tab == "chat" else [gr.skip()] * 3
+
+    timer.tick(shown(tick), [current, run, last, turns], [run, last, adapted], **quiet)
+    opened.select(shown(known), [run, last, turns], [run, last, adapted], **quiet)
     measure_run.click(_measured(space, room, True), run, result_run, **stream)
     measure_base.click(_measured(space, room, False), run, result_base, **stream)
     measure_stop.click(shown(halt_measure), None, None, **quiet)

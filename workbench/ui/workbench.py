@@ -27,7 +27,7 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
                 runs = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
-                chat_tab.build(space, chat, timer)
+                chat_tab.build(space, chat, timer, current)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
             tune_tab.build(space, page, tabs, tune, runs, current)
