@@ -13,7 +13,7 @@ from typing import Any
 from workbench.calls.dialects import DIALECTS, MalformedSegment, message_text
 from workbench.errors import DataError, RowError
 from workbench.files import explain_os_error
-from workbench.schema import ROLES, STATUSES, Example, Message, RowProblem, ToolCall
+from workbench.schema import PINS, ROLES, STATUSES, Example, Message, RowProblem, ToolCall
 
 MAX_FILE_BYTES = 64 * 2**20
 
@@ -116,8 +116,13 @@ def parse_row(value: Any) -> Example:
     _refuse_half_characters(value, "")
     parsed = tuple(_parse_message(m, f"messages[{i}]") for i, m in enumerate(messages))
     _check_turns(parsed)
-    extras = {k: v for k, v in value.items() if k not in ("messages", "status")}
-    return Example(parsed, status, extras)
+    pin = value.get("pin", "")
+    if pin not in ("", *PINS):
+        raise RowError(f"expected one of {', '.join(PINS)}, found {_short(pin)}", "pin")
+    # A foreign file may use these names for something of its own: what is no text stays among the extras.
+    own = {k: value[k] for k in ("note", "source") if isinstance(value.get(k), str)}
+    extras = {k: v for k, v in value.items() if k not in ("messages", "status", "pin", *own)}
+    return Example(parsed, status, pin=pin, extras=extras, **own)
 
 
 def _parse_message(value: Any, field: str) -> Message:
@@ -192,7 +197,8 @@ def dump_row(row: Example) -> dict[str, Any]:
     value: dict[str, Any] = {"messages": [_dump_message(m) for m in row.messages]}
     if row.status != "draft":
         value["status"] = row.status
-    return value | dict(row.extras)
+    own = {k: v for k, v in (("note", row.note), ("pin", row.pin), ("source", row.source)) if v}
+    return value | dict(row.extras) | own
 
 
 def _dump_message(message: Message) -> dict[str, Any]:
