@@ -84,6 +84,10 @@ class Training(_Group):
     max_grad_norm: float = _field(0.3, "Gradient clip", "Longest gradient that is let through; 0 clips nothing.", "", ge=0, le=1000)
     weight_decay: float = _field(0.0, "Weight decay", "AdamW's pull of the adapter towards zero.", "", ge=0, le=1)
     validation_share: float = _field(0.1, "Validation share", "Share of the rows held back to measure the loss on.", "", ge=0, le=0.5)
+    unreviewed: Literal["handwritten", "all", "approved"] = _field(
+        "handwritten", "Unreviewed rows",
+        "handwritten: drafts that a person wrote are learned, generated drafts wait. all: every draft. approved: approved rows alone.",
+    )
     # The article evaluated every 50 of 40 steps, that is never; 0 means once an epoch.
     evaluate_every: int = _field(0, "Evaluate every", "0 measures the validation loss after every epoch.", "optimizer steps", ge=0, le=1_000_000)
     save_every: int = _field(0, "Save every", "0 saves the adapter after every epoch; it is always saved at the end.", "optimizer steps", ge=0, le=1_000_000)

@@ -59,6 +59,12 @@ class Workspace:
         return RowStore(self.data_dir / "examples.json")
 
     @cached_property
+    def tools(self) -> Any:
+        from workbench.calls.tools import ToolStore
+
+        return ToolStore(self.data_dir / "tools.json")
+
+    @cached_property
     def runs(self) -> RunStore:
         return RunStore(self.root / "adapters")
 
