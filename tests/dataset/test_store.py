@@ -179,8 +179,8 @@ def test_a_file_changed_by_somebody_else_is_not_overwritten(store, change):
     with pytest.raises(ConflictError) as caught:
         change(store, seen)
     assert str(caught.value) == (
-        "examples.json was changed elsewhere since you opened it: nothing was overwritten. "
-        "The rows shown now are the new ones; make your change again."
+        "examples.json was changed elsewhere since you opened it (row 2 was added, rows 2 and 3 were deleted): "
+        "nothing was overwritten. Your change can be merged with the other one."
     )
     assert store.path.read_bytes() == theirs
     assert [e.raw for e in store.read().entries] == [LINES[0], NEW_LINE]
@@ -284,7 +284,7 @@ def test_the_form_s_bad_field_is_named(request_, answer, status, field):
 LONG = Example(
     (Message("system", "Помогай."), Message("user", "Раз"), Message("assistant", "Два"),
      Message("user", "Три", (), {"name": "Аня"}),
-     Message("assistant", "", (ToolCall("x", {"a": 1}, "c1"),))), "draft", {"id": 7},
+     Message("assistant", "", (ToolCall("x", {"a": 1}, "c1"),))), "draft", extras={"id": 7},
 )  # fmt: skip
 
 
