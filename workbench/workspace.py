@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from workbench.dataset.checks import is_call
 from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, LoadJob, TrainJob
@@ -116,18 +116,19 @@ class Workspace:
         return RunSettings(training=Training(learning_rate=suggested_rate(width)))
 
     def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None, lines: tuple[int, ...] = ()) -> Plan:
-        """The plan of a run over the rows that are not rejected; raises `ModelError` for an unknown model.
+        """The plan of a run over the rows that it would learn; raises `ModelError` for an unknown model.
 
         `lines` are the rows' places in their file, for naming a bad one; without it rows count from 1.
         """
         model = model or self.model
         shapes = self.shapes(model)
-        usable = [row for row in rows if row.status != "rejected"]
-        notes: list[str] = []
+        places = learnable(rows, settings.training.unreviewed)
+        usable = [rows[i] for i in places]
+        notes = [note for note in (left_out(rows, settings.training.unreviewed),) if note]
         encoded: list[Encoded] | None = None
         try:
             tokenizer = self._tokenizer_for(model)
-            found, problems = self._encode(rows, lines, tokenizer, settings.training.max_row_tokens)
+            found, problems = self._encode(rows, lines, places, tokenizer, settings.training.max_row_tokens)
             notes += [f"This row can't be learned: {p}. Mend or delete it before the run." for p in problems[:3]]
             if len(problems) > 3:
                 notes.append(f"And {len(problems) - 3} more rows can't be learned.")
@@ -135,16 +136,17 @@ class Workspace:
             usable, encoded = [row for row, _ in kept], [e for _, e in kept]
         except ModelError:
             notes.append("The tokens can't be counted: the model's tokenizer is not on this machine yet.")
-        return make_plan(shapes, settings, kinds=[is_call(row) for row in usable], encoded=encoded, has_gpu=self.has_gpu, notes=notes)
+        return make_plan(shapes, settings, rows=usable, encoded=encoded, has_gpu=self.has_gpu, notes=notes)
 
-    def _encode(self, rows: tuple[Example, ...], lines: tuple[int, ...], tokenizer: ChatTokenizer, max_tokens: int) -> tuple[list[Encoded | None], list[RowProblem]]:
-        """The usable rows encoded; the last answer is kept, since the plan is asked for at every click."""
-        key = (rows, tokenizer.folder, max_tokens)
+    def _encode(
+        self, rows: tuple[Example, ...], lines: tuple[int, ...], places: list[int], tokenizer: ChatTokenizer, max_tokens: int
+    ) -> tuple[list[Encoded | None], list[RowProblem]]:
+        """The rows in `places` encoded; the last answer is kept, since the plan is asked for at every click."""
+        key = (rows, places, tokenizer.folder, max_tokens)
         kept = self._encoded  # read once: another page's plan may replace it meanwhile
         if kept is not None and kept[0][0] is rows and kept[0][1:] == key[1:]:
             encoded: tuple[list[Encoded | None], list[RowProblem]] = kept[1]
             return encoded
-        places = [i for i, row in enumerate(rows) if row.status != "rejected"]
         named = [lines[i] if lines else i + 1 for i in places]
         encoded = encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named)
         self._encoded = (key, encoded)

@@ -18,7 +18,7 @@ from workbench.dataset.formats import load_rows
 from workbench.errors import DataError, SettingsError, WorkbenchError
 from workbench.models.loading import Base, load_base, put_saved_adapter, take_off_adapter
 from workbench.schema import Example, Message
-from workbench.settings import Quantization, RunSettings, make_settings
+from workbench.settings import Quantization, RunSettings, Training, make_settings
 from workbench.training import events, job
 from workbench.training.runs import RunStore, RunView
 
@@ -161,6 +161,16 @@ def test_rejected_rows_are_not_learned(base: Base, runs: RunStore) -> None:
     assert started is not None and started.train_rows + started.validation_rows == 5
 
 
+GENERATED = [replace(row, source="generated:families") for row in ROWS]
+
+
+@pytest.mark.parametrize(("unreviewed", "count"), [("handwritten", 4), ("all", 6), ("approved", 2)])
+def test_generated_drafts_wait_for_review_unless_the_settings_say_otherwise(base: Base, unreviewed: Any, count: int) -> None:
+    rows = [*GENERATED[:2], *(replace(row, status="approved") for row in GENERATED[2:4]), *ROWS[4:]]
+    learned, held_back = job.prepare(rows, base, Training(validation_share=0.5, unreviewed=unreviewed), "rows.json")
+    assert len(learned) == len(held_back) == count // 2
+
+
 # -- runs that can't go on --------------------------------------------------------------------------
 
 
@@ -195,6 +205,21 @@ def test_a_row_that_is_too_long_is_refused_with_its_length(base: Base, runs: Run
 def test_a_single_row_is_too_little(base: Base, runs: RunStore) -> None:
     create(runs, ROWS[:1])
     assert refused(base, runs, DataError) == "rows.json holds 1 usable row(s): add at least two before training."
+
+
+def test_without_a_reviewed_row_there_is_nothing_to_learn(base: Base, runs: RunStore) -> None:
+    create(runs, GENERATED)
+    assert refused(base, runs, DataError) == (
+        "rows.json holds 0 usable row(s): add at least two before training. 6 generated drafts wait for review and are left out: "
+        "approve them on the Data tab, or set Unreviewed rows to “all”."
+    )
+
+
+def test_a_set_pinned_to_validation_alone_leaves_nothing_to_learn(base: Base, runs: RunStore) -> None:
+    create(runs, [replace(row, pin="validation") for row in ROWS])
+    assert refused(base, runs, DataError) == (
+        "Every row of rows.json is pinned to validation, so none is left to learn: take pins off on the Data tab."
+    )
 
 
 def test_layers_that_the_model_lacks_are_refused(base: Base, runs: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

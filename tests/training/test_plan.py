@@ -1,12 +1,14 @@
 """The plan of a run: its figures, exact, and each warning exactly when it should come."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from workbench.dataset.split import split_rows
+from workbench.dataset.split import split_examples
 from workbench.models.estimate import estimate_memory
 from workbench.models.shapes import KNOWN, gemma3_shapes
+from workbench.schema import Example, Message, ToolCall
 from workbench.settings import RunSettings, Training, apply_overrides
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.plan import make_plan, step_count
@@ -19,8 +21,14 @@ def settings(*pairs: str) -> RunSettings:
     return apply_overrides(RunSettings(), pairs)
 
 
+def examples(kinds) -> list[Example]:
+    """Rows of the given kinds (True: a call) without near-duplicates among them."""
+    answers = {True: Message("assistant", "", (ToolCall("look_up"),)), False: Message("assistant", "Да")}
+    return [Example((Message("user", chr(0x4E00 + i) * 3), answers[kind])) for i, kind in enumerate(kinds)]
+
+
 def plan(*pairs: str, kinds=SEVENTY, encoded=None, shapes=SHAPES, notes=(), has_gpu=False):
-    return make_plan(shapes, settings(*pairs), kinds=kinds, encoded=encoded, has_gpu=has_gpu, notes=notes)
+    return make_plan(shapes, settings(*pairs), rows=examples(kinds), encoded=encoded, has_gpu=has_gpu, notes=notes)
 
 
 def warnings(*pairs: str, kinds=SEVENTY, shapes=SHAPES) -> list[str]:
@@ -50,7 +58,7 @@ def test_the_seeds_run_is_40_steps_over_63_rows_without_a_warning():
 def test_tokens_are_those_of_the_rows_to_learn_alone():
     encoded = [row(100 + i, 10) for i in range(70)]
     made = plan(encoded=encoded)
-    learned, _ = split_rows(SEVENTY, 0.1, 42)
+    learned, _ = split_examples(examples(SEVENTY), 0.1, 42)
     assert made.tokens_per_epoch == sum(100 + i for i in learned)
     assert made.labels_per_epoch == 630
 
@@ -146,3 +154,13 @@ def test_a_single_row_is_too_few(rows, told):
 
 def test_notes_stand_before_the_warnings():
     assert plan("training.validation_share=0", notes=["first", "second"]).warnings == ("first", "second", NONE_HELD_BACK)
+
+
+def test_rows_that_stay_together_are_told_where_they_leave_too_few_to_hold_back():
+    alike = [replace(row, messages=(Message("user", "Привет"), row.answer)) for row in examples([True, False] * 10)]
+    made = make_plan(SHAPES, settings("training.warmup_steps=0"), rows=alike, encoded=None, has_gpu=False)
+    assert (made.train_rows, made.validation_rows) == (20, 0)
+    assert made.warnings == (
+        "0 of 2 row(s) could be held back: the others are near-duplicates or pinned, and stay together. "
+        "Add rows that are worded differently, or take pins off.",
+    )

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from workbench.calls.dialects import message_calls
 from workbench.dataset.formats import load_rows, refuse_problems
-from workbench.dataset.split import split_rows
+from workbench.dataset.split import learnable, left_out, split_examples
 from workbench.errors import AdapterError, DataError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
 from workbench.models.loading import ADAPTER, Base, prove_active, put_new_adapter
@@ -88,15 +87,20 @@ def _train(base: Base, runs: RunStore, name: str, stop: Callable[[], bool]) -> t
 
 
 def prepare(rows: Sequence[Example], base: Base, training: Training, where: str) -> tuple[list[Encoded], list[Encoded]]:
-    """(training, validation) rows encoded and split, the calls in proportion; raises `DataError` for a bad row."""
-    places = [i for i, row in enumerate(rows, 1) if row.status != "rejected"]
-    usable = [rows[i - 1] for i in places]
-    encoded, problems = encode_all(usable, base.tokenizer, max_tokens=training.max_row_tokens, lines=places)
+    """(training, validation) rows encoded and split, kinds and tools in proportion.
+
+    Raises `DataError` for a bad row, and where too few rows or none are left to learn.
+    """
+    places = learnable(rows, training.unreviewed)
+    usable = [rows[i] for i in places]
+    encoded, problems = encode_all(usable, base.tokenizer, max_tokens=training.max_row_tokens, lines=[i + 1 for i in places])
     refuse_problems(problems, where)
     if len(usable) < 2:
-        raise DataError(f"{where} holds {len(usable)} usable row(s): add at least two before training.")
-    kinds = [bool(message_calls(row.answer)) for row in usable]
-    learned, held_back = split_rows(kinds, training.validation_share, training.seed)
+        waiting = left_out(rows, training.unreviewed)
+        raise DataError(f"{where} holds {len(usable)} usable row(s): add at least two before training." + (f" {waiting}" if waiting else ""))
+    learned, held_back = split_examples(usable, training.validation_share, training.seed)
+    if not learned:
+        raise DataError(f"Every row of {where} is pinned to validation, so none is left to learn: take pins off on the Data tab.")
     whole = [e for e in encoded if e is not None]
     return [whole[i] for i in learned], [whole[i] for i in held_back]
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workbench.dataset.split import split_rows
+from workbench.dataset.checks import is_call
+from workbench.dataset.split import split_examples
 from workbench.models.estimate import Memory, estimate_memory
 from workbench.models.shapes import Shapes, lora_parameters, parameter_count
+from workbench.schema import Example
 from workbench.settings import RunSettings, Training
 from workbench.training.encode import Encoded
 
@@ -46,14 +48,15 @@ class Plan:
 
 
 def make_plan(
-    shapes: Shapes, settings: RunSettings, *, kinds: Sequence[bool], encoded: Sequence[Encoded] | None, has_gpu: bool, notes: Sequence[str] = ()
+    shapes: Shapes, settings: RunSettings, *, rows: Sequence[Example], encoded: Sequence[Encoded] | None, has_gpu: bool, notes: Sequence[str] = ()
 ) -> Plan:
-    """The plan for rows of the given kinds (True: a call). `settings.quantization.mode` may be auto.
+    """The plan for the rows that can be learned. `settings.quantization.mode` may be auto.
 
     `total_parameters` counts the adapter in, as peft's own report does.
     """
     training = settings.training
-    learned, held_back = split_rows(kinds, training.validation_share, training.seed) if kinds else ([], [])
+    learned, held_back = split_examples(rows, training.validation_share, training.seed)
+    kinds = [is_call(row) for row in rows]
     trainable = lora_parameters(shapes, settings.lora)
     tokens = sum(len(encoded[i].ids) for i in learned) if encoded else None
     labels = sum(encoded[i].label_count for i in learned) if encoded else None
@@ -63,7 +66,7 @@ def make_plan(
     share = (labels / tokens) if tokens and labels else 0.5
     memory = estimate_memory(shapes, settings, tokens=max(per_step, longest), labels=round(max(per_step, longest) * share), has_gpu=has_gpu)
     return Plan(
-        trainable, parameter_count(shapes) + trainable, len(kinds), len(learned), len(held_back), tokens, labels, steps, memory,
+        trainable, parameter_count(shapes) + trainable, len(rows), len(learned), len(held_back), tokens, labels, steps, memory,
         (*notes, *warnings_for(settings, kinds, learned, held_back, steps, trainable)),
     )
 
@@ -84,8 +87,14 @@ def warnings_for(
             f"Saving in between would never happen: it is set to every {training.save_every} optimizer steps, and the run has {steps}. "
             "The adapter is saved at the end only; set 0 for once an epoch."
         )
-    if not held_back:
+    wanted = min(round(training.validation_share * len(kinds)), len(kinds) - 1)
+    if not held_back and wanted <= 0:
         found.append("No row is held back, so there will be no validation loss: raise the validation share.")
+    elif len(held_back) < wanted:
+        found.append(
+            f"{len(held_back)} of {wanted} row(s) could be held back: the others are near-duplicates or pinned, and stay together. "
+            "Add rows that are worded differently, or take pins off."
+        )
     if steps and training.warmup_steps >= steps:
         found.append(f"The warm-up ({training.warmup_steps} steps) is as long as the run ({steps} steps): the full learning rate is never reached.")
     calls = sum(kinds)
