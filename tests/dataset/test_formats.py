@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.dataset import formats
+from workbench.calls.dialects import message_text
+from workbench.dataset import formats, strict
 from workbench.dataset.formats import (
     decode,
     dump_jsonl,
@@ -19,15 +20,24 @@ from workbench.dataset.formats import (
     parse_row,
     read_text,
     refuse_problems,
+    row_tools,
     rows_hash,
 )
-from workbench.errors import DataError
-from workbench.schema import Example, Message, RowProblem, ToolCall
+from workbench.errors import DataError, RowError
+from workbench.schema import Example, Message, RowProblem, ToolCall, ToolSpec
 
 CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
 USER = {"role": "user", "content": "Какой у меня баланс?"}
 ANSWER = {"role": "assistant", "content": CALL}
 ROW = {"messages": [USER, ANSWER]}
+
+
+def nested(depth: int):
+    """Lists inside each other, `depth` of them."""
+    value: list = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
 
 
 def line_of(value) -> str:
@@ -57,8 +67,18 @@ def with_call(call) -> str:
         ("{", "line", "not valid JSON: Expecting property name enclosed in double quotes at column 2"),
         ("Привет", "line", "not valid JSON: Expecting value at column 1"),
         (line_of(ROW) + line_of(ROW), "line", f"not valid JSON: Extra data at column {len(line_of(ROW)) + 1}"),
-        ("[" * 200_000, "line", "not valid JSON: a number or the nesting is too large"),
-        ('{"messages": ' + "9" * 10_000 + "}", "line", "not valid JSON: a number or the nesting is too large"),
+        ("[" * 200_000, "line", "not valid JSON: the nesting is deeper than 64 levels"),
+        ('{"messages": ' + "9" * 10_000 + "}", "line", "not valid JSON: a whole number has 10000 digits; at most 4300 can be read"),
+        ('{"messages": 1e999}', "line", "not valid JSON: the number 1e999 is too large"),
+        ('{"a": {"x": 1, "y": 2, "x": 1}}', "line", 'not valid JSON: the key "x" stands twice in one object'),
+        (line_of(ROW | {"a": "x" * 2**20}), "line", "the row has 1.0 MiB; at most 1 MiB can be read"),
+        (line_of(ROW | {"a": nested(64)}), "a" + "[0]" * 63, "the nesting is deeper than 64 levels"),
+        (line_of(ROW | {"a": {"b": ["x", "\0"]}}), "a.b[1]", "the text holds a NUL character; take it out"),
+        (line_of(ROW | {"a": {"\0": 1}}), "a.\ufffd", "the text holds a NUL character; take it out"),
+        (line_of(ROW | {"tools": 5}), "tools", "expected a list, or a list as JSON text, found a number"),
+        (line_of(ROW | {"tools": "{}"}), "tools", "expected a list, or a list as JSON text, found an object"),
+        (line_of(ROW | {"tools": "[x"}), "tools",
+         "expected a list, or a list as JSON text; the text is not valid JSON: Expecting value at column 2"),
         ("[1]", "line", "expected a JSON object, found a list"),
         ("null", "line", "expected a JSON object, found null"),
         ("3", "line", "expected a JSON object, found a number"),
@@ -111,7 +131,47 @@ def test_a_bad_line_is_named_by_field_and_reason(text, field, reason):
 
 def test_arguments_nested_too_deep_are_a_problem_not_a_crash():
     deep = with_call({"name": "x", "arguments": "[" * 200_000})
-    assert problem_with(deep) == ("messages[1].tool_calls[0].arguments", "the arguments are not valid JSON")
+    assert problem_with(deep) == ("messages[1].tool_calls[0].arguments", "the arguments are not valid JSON: the nesting is deeper than 64 levels")
+
+
+@pytest.mark.parametrize(("arguments", "detail"), [
+    ('{"a": NaN}', ": NaN is not a JSON number"), ('{"a": -1e999}', ": the number -1e999 is too large"),
+    ('{"a": 1, "a": 2}', ': the key "a" stands twice in one object'), ("{'a': 1}", ""),
+    ('{"a": ' + "1" * 5000 + "}", ": a whole number has 5000 digits; at most 4300 can be read"),
+])  # fmt: skip
+def test_the_arguments_text_is_held_to_the_same_rules(arguments, detail):
+    assert problem_with(with_call({"name": "x", "arguments": arguments})) == (
+        "messages[1].tool_calls[0].arguments", f"the arguments are not valid JSON{detail}",
+    )  # fmt: skip
+
+
+def test_arguments_written_in_the_tag_are_held_to_the_depth():
+    tag = '<tool_call name="x" arguments="{&quot;a&quot;: ' + "[" * 64 + "]" * 64 + '}"/>'
+    assert problem_with(with_answer(content=tag)) == (
+        "messages[1].content: arguments of x.a" + "[0]" * 63, "the nesting is deeper than 64 levels",
+    )  # fmt: skip
+
+
+def test_values_that_no_file_can_hold_are_refused_by_field():
+    for value, field, reason in [
+        ({1: 2}, "x", "the key \"1\" is not a text"), (float("inf"), "x", "inf is not a JSON number"), (10**4301, "x", "a whole number has more than 4300 digits"),
+        ([b"x"], "x[0]", "bytes is no JSON value"),
+    ]:  # fmt: skip
+        with pytest.raises(RowError) as caught:
+            parse_row(ROW | {"x": value})
+        assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+def test_more_rows_or_values_than_can_be_held_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(strict, "MAX_LINES", 3)
+    with pytest.raises(DataError) as caught:
+        parse_jsonl("x\n" * 4)
+    assert str(caught.value) == "There are more than 3 rows: split the file into smaller ones."
+    assert len(parse_jsonl("x\n\n" * 3).problems) == 3
+    monkeypatch.setattr(formats, "MAX_VALUES", 10)
+    with pytest.raises(DataError) as caught:
+        parse_jsonl(line_of(ROW | {"x": [1] * 10}))
+    assert str(caught.value) == "The file holds more than 2,500,000 objects and items, too many to read at once: split it into smaller files."
 
 
 def test_a_number_that_json_does_not_know_is_a_problem():
@@ -148,7 +208,7 @@ def test_a_row_is_read_whole():
     value = {"id": 7, "messages": [system, USER | {"name": "Аня"}, ANSWER], "status": "approved", "tags": ["a"]}
     assert parse_row(value) == Example(
         (Message("system", "Помогай."), Message("user", "Какой у меня баланс?", (), {"name": "Аня"}), Message("assistant", CALL)),
-        "approved", {"id": 7, "tags": ["a"]},
+        "approved", extras={"id": 7, "tags": ["a"]},
     )  # fmt: skip
 
 
@@ -157,12 +217,60 @@ def test_a_row_is_read_whole():
 def test_arguments_as_text_or_as_object_are_the_same_call(arguments, content):
     call = {"id": "c1", "type": "function", "function": {"name": "x", "arguments": arguments}}
     row = parse_row({"messages": [USER, {"role": "assistant", "tool_calls": [call]} | content]})
-    assert row.answer == Message("assistant", "", (ToolCall("x", {"город": "Ростов"}, "c1"),))
+    answer = row.answer
+    assert (answer.content, [(c.name, c.arguments, c.id) for c in answer.tool_calls]) == ("", [("x", {"город": "Ростов"}, "c1")])
+    assert answer.tool_calls[0].as_text is isinstance(arguments, str)
+    assert message_text(answer) == '<tool_call name="x" arguments="{&quot;город&quot;: &quot;Ростов&quot;}"/>'
 
 
 def test_a_flat_call_without_arguments_is_read():
     row = parse_row({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "x"}]}]})
-    assert row.answer.tool_calls == (ToolCall("x"),)
+    (call,) = row.answer.tool_calls
+    assert (call.name, call.arguments, call.id) == ("x", {}, None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "tool_calls": [{"id": "", "type": "function", "function": {"name": "x", "arguments": '{"a":1}', "strict": True}, "index": 0}]},
+        {"tool_calls": [{"function": {"name": "x", "arguments": {"a": 1.0}}}]},
+        {"content": "", "tool_calls": [{"name": "x", "arguments": "{}", "function_id": 3}]},
+        {"content": "t", "tool_calls": [{"id": 5, "type": "custom", "function": {"name": "x"}}, {"id": None, "type": None, "name": "y"}]},
+        {"content": "t", "tool_calls": None},
+        {"content": "t", "tool_calls": [], "#form": {"content": "absent"}},
+        {"content": "t", "tool_calls": [{"name": "x", "#form": {"flat": True}}]},
+    ],
+)
+def test_every_form_of_a_call_comes_back_as_it_was(message):
+    value = {"messages": [USER, {"role": "assistant"} | message, ANSWER]}
+    assert json.dumps(dump_row(parse_row(value)), sort_keys=True) == json.dumps(value, sort_keys=True)
+
+
+def test_a_changed_call_is_not_written_in_its_old_wording():
+    row = parse_row({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"name": "x", "arguments": '{"a":1}'}]}]})
+    call = replace(row.answer.tool_calls[0], arguments={"a": 2})
+    assert dump_row(Example((row.messages[0], replace(row.answer, content="t", tool_calls=(call,)))))["messages"][1] == {
+        "role": "assistant", "content": "t", "tool_calls": [{"name": "x", "arguments": '{"a": 2}'}],
+    }  # fmt: skip
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_row_s_tools_are_read_as_names_and_specifications(as_text):
+    tools = ["a", {"type": "function", "function": {"name": "b", "description": "B", "parameters": SCHEMA}}, {"name": "c"}, {"name": ""}, 5]
+    value = ROW | {"tools": line_of(tools) if as_text else tools}
+    row = parse_row(value)
+    assert row_tools(row) == ("a", ToolSpec("b", "B", SCHEMA), ToolSpec("c"))
+    assert dump_row(row) == value
+    with pytest.raises(RowError) as caught:
+        row_tools(row, strict=True)
+    assert (caught.value.field, caught.value.reason) == ("tools[3]", "the tool has no name")
+
+
+def test_a_row_without_tools_has_none():
+    assert row_tools(parse_row(ROW)) == row_tools(parse_row(ROW | {"tools": None})) == row_tools(parse_row(ROW | {"tools": " "})) == ()
 
 
 def test_a_call_is_written_as_the_chat_format_has_it():
@@ -260,7 +368,7 @@ def test_problems_are_refused_with_the_first_three_and_a_count():
     refuse_problems([], "f.jsonl")
 
 
-TEXT = st.text(st.sampled_from("\u2028\r\n\"\\<>&'Яё ") | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=15)
+TEXT = st.text(st.sampled_from("\u2028\r\n\"\\<>&'Яё ") | st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=15)
 PLAIN = TEXT.filter(lambda t: bool(t.strip()) and "<tool_call" not in t)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -276,7 +384,7 @@ ANSWERS = st.builds(Message, st.just("assistant"), PLAIN, st.just(()), MESSAGE_E
 )
 USERS = st.builds(Message, st.just("user"), PLAIN, st.just(()), MESSAGE_EXTRAS)
 ROWS = st.builds(
-    lambda pairs, status, extras: Example(tuple(m for pair in pairs for m in pair), status, extras),
+    lambda pairs, status, extras: Example(tuple(m for pair in pairs for m in pair), status, extras=extras),
     st.lists(st.tuples(USERS, ANSWERS), min_size=1, max_size=2), st.sampled_from(["draft", "approved", "rejected"]),
     MESSAGE_EXTRAS,
 )  # fmt: skip
