@@ -77,19 +77,22 @@ class Merge:
     sentence: str = ""
 
 
-def match(before: Sequence[Entry], after: Sequence[Entry]) -> dict[int, int]:
-    """Places in `before` → places in `after` of the same rows: by their lines, their requests, their place and likeness."""
+def match(before: Sequence[Entry], after: Sequence[Entry], *, loose: bool = False) -> dict[int, int]:
+    """Places in `before` → places in `after` of the same rows: by their lines, their requests, their place and likeness.
+
+    `loose` also takes a single row for the one that stands in its place now, however unlike.
+    """
     pairs = _same_ends(before, after)
     pairs |= _paired(before, after, pairs, lambda e: e.raw)
     pairs |= _paired(before, after, pairs, lambda e: e.row.request if e.row is not None else None)
     for left, right in _gaps(len(before), len(after), pairs):
-        pairs |= _likest(before, after, left, right)
+        pairs |= dict(zip(left, right, strict=True)) if loose and len(left) == len(right) == 1 else _likest(before, after, left, right)
     return pairs
 
 
 def diff(before: Sequence[Entry], after: Sequence[Entry]) -> Diff:
     """What became of `before`. Takes about a tenth of a second for 10,000 rows."""
-    pairs = match(before, after)
+    pairs = match(before, after, loose=True)
     reached = set(pairs.values())
     order = [pairs[i] for i in sorted(pairs)]
     return Diff(
