@@ -1,0 +1,121 @@
+"""A set as its health looks at it, with what several findings need worked out once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from workbench.calls.dialects import message_calls
+from workbench.dataset.changes import Entry
+from workbench.dataset.fixes import Fix
+from workbench.dataset.rowtools import row_tools
+from workbench.dataset.similar import Likeness, compare_between, compare_within, normalise
+from workbench.schema import Example, ToolCall, ToolSpec
+
+Severity = Literal["bad", "warn", "info"]
+SEVERITIES: tuple[Severity, ...] = ("bad", "warn", "info")
+SIMILAR = 75.0  # likeness (0 to 100) to a prompt of another file from which a row is worth a look
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or worth knowing: `short` for a chip, `title` with figures, `advice` on what to do.
+
+    `places` are the lines it is about, from 0 over all lines of the set. `topic` is the word that a
+    "missing_no_call" finding is about.
+    """
+
+    kind: str
+    severity: Severity
+    short: str
+    title: str
+    advice: str
+    places: tuple[int, ...] = ()
+    fix: Fix | None = None
+    topic: str = ""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A set as the findings look at it: `rows` are those that are not rejected, by their place among all lines."""
+
+    entries: tuple[Entry, ...]
+    rows: Mapping[int, Example]
+    tools: Mapping[str, ToolSpec]
+    others: Mapping[str, Sequence[Example]]
+    split: tuple[str, ...]
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The rows' places, in the order that `likeness` counts by."""
+        return list(self.rows)
+
+    @cached_property
+    def likeness(self) -> Likeness:
+        return compare_within([row.request for row in self.rows.values()])
+
+    @cached_property
+    def calls(self) -> dict[int, tuple[ToolCall, ...]]:
+        """What every row's answer calls; empty for an answer in words."""
+        return {p: message_calls(row.answer) for p, row in self.rows.items()}
+
+    def known_tools(self, row: Example) -> Mapping[str, ToolSpec]:
+        """The set's tools, and those that the row brings along, which count more."""
+        if "tools" not in row.extras:
+            return self.tools
+        return {**self.tools, **{tool.name: tool for tool in row_tools(row) if isinstance(tool, ToolSpec)}}
+
+    @cached_property
+    def members(self) -> dict[int, list[int]]:
+        """The rows' places of every distinct request, by its number in `likeness`."""
+        found: dict[int, list[int]] = {}
+        for place, distinct in zip(self.places, self.likeness.of.tolist(), strict=True):
+            found.setdefault(distinct, []).append(place)
+        return found
+
+    @cached_property
+    def groups(self) -> dict[int, int]:
+        """Every row's group of near-duplicates, by its place."""
+        return dict(zip(self.places, self.likeness.labels[self.likeness.of].tolist(), strict=True))
+
+    def grouped(self, places: Iterable[int]) -> tuple[int, ...]:
+        """The places with those of a group beside one another."""
+        return tuple(sorted(places, key=lambda p: (self.groups[p], p)))
+
+    @cached_property
+    def nearest(self) -> dict[int, tuple[str, str, float]]:
+        """Every row that is worded like a prompt of another file: that file, the likest prompt, and how like it is."""
+        found: dict[int, tuple[str, str, float]] = {}
+        requests = [row.request for row in self.rows.values()]
+        for name, rows in self.others.items():
+            others = [row.request for row in rows]
+            for pair in compare_between(requests, others, SIMILAR):
+                place = self.places[pair.first]
+                if place not in found or found[place][2] < pair.similarity:
+                    found[place] = (name, others[pair.second], pair.similarity)
+        return dict(sorted(found.items()))
+
+    def meaning(self, place: int, *, arguments: bool = False) -> str:
+        """What the answer does: the tools it calls (with their arguments), or nothing but words."""
+        return json.dumps([[call.name, dict(call.arguments) if arguments else {}] for call in self.calls[place]], sort_keys=True)
+
+    def by_context(self, places: Iterable[int]) -> list[list[int]]:
+        """Those of the rows whose earlier turns are the same, in groups of two and more."""
+        groups: dict[Any, list[int]] = {}
+        for place in places:
+            groups.setdefault(context(self.rows[place]), []).append(place)
+        return [g for g in groups.values() if len(g) > 1]
+
+
+def context(row: Example) -> tuple[tuple[str, str], ...]:
+    """What was said before the request: “And yesterday?” asks something else after another turn."""
+    last = max(i for i, m in enumerate(row.messages) if m.role == "user")
+    return tuple((m.role, normalise(m.content)) for m in row.messages[:last])
+
+
+def content(row: Example) -> tuple[Any, ...]:
+    """All that a row says: rows of the same content teach the same."""
+    return tuple((m.role, m.content.strip(), json.dumps([[c.name, dict(c.arguments)] for c in m.tool_calls], sort_keys=True)) for m in row.messages)
