@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.calls.tools import ToolStore
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.dataset.split import learnable, left_out
-from workbench.dataset.store import RowStore
+from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, LoadJob, TrainJob
-from workbench.errors import ModelError
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob
+from workbench.errors import DataError, ModelError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
@@ -36,6 +38,7 @@ class Workspace:
     model: str = DEMO
     models_dir: Path | None = None
     _encoded: Any = field(default=None, repr=False)
+    _health: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -59,9 +62,7 @@ class Workspace:
         return RowStore(self.data_dir / "examples.json")
 
     @cached_property
-    def tools(self) -> Any:
-        from workbench.calls.tools import ToolStore
-
+    def tools(self) -> ToolStore:
         return ToolStore(self.data_dir / "tools.json")
 
     @cached_property
@@ -71,6 +72,38 @@ class Workspace:
     @cached_property
     def engine(self) -> Engine:
         return Engine(self.catalog.models_dir, self.runs.folder, self.runs)
+
+    def health(self, rows: RowSet) -> Any:
+        """What the rows hold and what would fool their owner; the answer for one version is kept."""
+        from workbench.dataset.health import check_health
+
+        tools = self.tools.read()
+        others = {name: self._rows_of(name) for name in ("cases.jsonl", "demo.jsonl")}
+        key = (rows.version, tools.version, tuple(others.items()))
+        kept = self._health
+        if kept is None or kept[0] != key:
+            training = Training()
+            found = check_health(rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=self._token_counts())
+            kept = self._health = (key, found)
+        return kept[1]
+
+    def known_health(self, version: str) -> Any:
+        """The health of the rows at `version`, if it was the last one asked for."""
+        kept = self._health
+        return kept[1] if kept is not None and kept[0][0] == version else None
+
+    def _rows_of(self, name: str) -> tuple[Example, ...]:
+        try:
+            return load_rows(self.data_dir / name).rows
+        except DataError:
+            return ()  # the file is optional; a broken one is told where it is used
+
+    def _token_counts(self) -> Callable[[list[str]], list[int]] | None:
+        try:
+            backend = self.tokenizer.backend
+        except ModelError:
+            return None
+        return lambda texts: [len(e.ids) for e in backend.encode_batch(texts, add_special_tokens=False)]
 
     @property
     def model_name(self) -> str:
@@ -185,6 +218,11 @@ class Workspace:
         """Answer every case with the adapter of `run`, or with that run's base alone."""
         job = EvaluateJob(prompts=tuple(turns_before_answer(c.row) for c in cases), adapted=adapted, run=run, model=self.model, sampling=sampling)
         return self.engine.submit(job, f"evaluating {run if adapted else 'the base'}")
+
+    def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:
+        """Write one reply per prompt that is JSON of `form` (a JSON schema), with the adapter of `run` or with the base alone."""
+        job = GenerateJob(prompts=tuple(tuple(turns) for turns in prompts), form=form, run=run, model=self.model, sampling=sampling)
+        return self.engine.submit(job, "writing rows")
 
 
 def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int) -> list[RowProblem]:

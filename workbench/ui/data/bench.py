@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.dataset.changes import Change
+from workbench.dataset.store import RowSet
 from workbench.errors import ConflictError, WorkbenchError
 from workbench.ui import words
 from workbench.ui.errors import shown
@@ -18,16 +19,26 @@ from workbench.workspace import Workspace
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself
 
 
+class Pending:
+    """A change that met a foreign one, with the version it was made for. Told from another by identity alone."""
+
+    def __init__(self, change: Change, version: str) -> None:
+        self.change, self.version = change, version
+
+
 @dataclass(frozen=True)
 class Bench:
     """`version` is the set's version that this page shows, `changed` counts up whenever it has become another,
-    `only` holds the places that the grid is narrowed to (None for all), `pending` a change that met a foreign one."""
+    `only` holds the places that the grid is narrowed to (None for all), `pending` a change that met a foreign one.
+
+    `changed` is a hidden number, not a gr.State: a state's change is not told to events outside the queue.
+    """
 
     space: Workspace
     page: gr.Blocks
     message: gr.HTML
     version: gr.State
-    changed: gr.State
+    changed: gr.Number
     pending: gr.State
     only: gr.State
     tabs: gr.Tabs  # the panels; the grid's id is "rows"
@@ -50,19 +61,25 @@ class Bench:
 
         def run(*args: Any) -> list[Any]:
             *given, version, count = args
-            change: Change | None = None
             try:
                 change = plan(*given)
-                if not change:
-                    return [note(change.what or words.NOTHING_CHANGED), gr.skip(), gr.skip(), gr.skip()]
-                rows = self.space.rows.change(change, version)
-            except ConflictError as exc:
-                return [note(str(exc), "bad"), gr.skip(), gr.skip(), (change, version)]
             except WorkbenchError as exc:
-                return [note(str(exc), "bad"), gr.skip(), gr.skip(), gr.skip()]
-            if rows.version == version:
-                return [note(words.NOTHING_CHANGED), gr.skip(), gr.skip(), gr.skip()]
-            what = change.what[:1].upper() + change.what[1:]
-            return [note(f"{words.SAVED} {what}." if what else words.SAVED, "ok"), rows.version, count + 1, None]
+                return [note(str(exc), "bad"), *[gr.skip()] * 3]
+            return self.make(change, version, count)[1]
 
         return shown(run)
+
+    def make(self, change: Change, version: str, count: float) -> tuple[RowSet | None, list[Any]]:
+        """Make a change: the rows as they stand then (None where it was not made) and the values for `outputs`."""
+        if not change:
+            return self.space.rows.read(), [note(change.what or words.NOTHING_CHANGED), *[gr.skip()] * 3]
+        try:
+            rows = self.space.rows.change(change, version)
+        except ConflictError as exc:
+            return None, [note(str(exc), "bad"), gr.skip(), gr.skip(), Pending(change, version)]
+        except WorkbenchError as exc:
+            return None, [note(str(exc), "bad"), *[gr.skip()] * 3]
+        if rows.version == version:
+            return rows, [note(words.NOTHING_CHANGED), *[gr.skip()] * 3]
+        what = change.what[:1].upper() + change.what[1:]
+        return rows, [note(f"{words.SAVED} {what}." if what else words.SAVED, "ok"), rows.version, count + 1, None]

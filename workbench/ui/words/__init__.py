@@ -5,18 +5,58 @@ from __future__ import annotations
 TITLE = "Tool-Call Workbench"
 TAB_DATA, TAB_TUNE, TAB_TRAIN, TAB_CHAT = "1 Data", "2 Tune", "3 Train", "4 Chat"
 
-# Data
-GRID_HEADERS = ["#", "Request", "Answer", "Kind", "Status", "Problem"]
+# Data: the bench
+GRID_HEADERS = ["✓", "#", "Request", "Answer", "Kind", "Status", "Split", "Finding"]
 DATA_HELP = "Click a row to edit it on the right, or type into the grid. Every change is saved at once; Undo takes it back."
-DATA_EMPTY = "No rows yet. Import a JSONL file, or write the first row on the right and press “Add as new row”."
+DATA_EMPTY = "No rows yet. Bring in a file (“Import and export”), let some be written (“Generate”), or write the first row on the right."
 SAVED = "Saved."
 NOTHING_CHANGED = "Nothing was changed."
 KIND_CALL, KIND_TEXT, KIND_BROKEN = "call", "text", "broken"
 UNDONE, REDONE = "The last change was taken back.", "The change was made again."
-ROWS_CHANGED = "The rows changed: click your row again, or add this as a new one"
-UNSAVED = "The form holds text that is not saved: press “Save row”, “Add as new row” or “Clear the form” first."
-GRID_SHAPE = "Rows are added and deleted with the buttons on the right, columns not at all: the grid was put back."
+UNSAVED = "The form holds text that is not saved: press Save (Ctrl+S), or New to let it go."
+GRID_SHAPE = "Rows are added and deleted with the buttons, columns not at all: the grid was put back."
+NOTHING_FOUND = "No row matches: change the search or the filters, or press “Show all”."
 NEW_ROW = "new row"
+NO_ROW_CHOSEN = "No row is chosen: click a row in the grid first."
+CANT_BE_USED = "this line can't be used"
+BROKEN_LINE, MEND = "The line as it stands in the file", "Save the mended line"
+STATUS, PIN, NOTE = "Review", "Split", "Note for people; the model never sees it"
+PIN_NONE = "either side"
+PIN_WORDS = {"train": "pin to training", "validation": "pin to validation"}
+ANSWER_TEXT, ANSWER_CALL = "answers in words", "calls a tool"
+PLACEHOLDERS = {
+    "user": "What the user says", "assistant": "What the assistant answers", "system": "Instructions before the conversation",
+    "tool": "What the tool gave back",
+}
+SAYS = {"user": "The user says", "assistant": "The assistant"}
+TAKE_OUT, ADD_CALL, ADD_TURN, TOOL = "Take out", "Another call", "Add a turn", "Tool"
+ARGUMENTS_JSON, NO_ARGUMENTS = "Arguments (JSON)", "This tool takes no arguments."
+UNKNOWN_TOOL = "This tool is not in data/tools.json: add it on the Tools panel."
+ADD_ROW, SAVE_ROW, APPROVE, REJECT, NEXT, PREVIOUS = "Add row", "Save", "Approve", "Reject", "Next", "Previous"
+DUPLICATE, NEW_EMPTY, DELETE_ROW = "Duplicate", "New", "Delete"
+LESSON_TITLE = "What this row teaches"
+LESSON_EMPTY = "Open a row to see what it teaches: the model's tokens, the learned ones coloured."
+LESSON_NO_MODEL = "What a row teaches needs the model's tokenizer."
+LESSON_REFUSED = "This can't be learned yet:"
+SHORTCUTS = "Keys: ↑ ↓ row · A approve · R reject · D duplicate · N new · E edit · / search · Ctrl+S save · Ctrl+Enter save and next"
+SEARCH = "Search requests, answers, notes"
+ANY_KIND, ANY_TOOL, ANY_STATUS, ANY_SIDE = "any kind", "any tool", "any status", "any side"
+ANY_FINDING, SOME_FINDING = "any finding", "with a finding"
+SIDE_WORDS = {"train": "training", "validation": "validation", "left out": "left out"}
+SORT_WORDS = {"place": "file order", "request": "by request", "answer": "by answer", "status": "by status", "length": "longest first"}
+FINDINGS = {
+    "broken": "can't be used", "exact": "exact repeat", "near": "near-duplicate", "contradiction": "contradiction", "leak": "leak",
+    "unknown-tool": "unknown tool", "schema": "breaks the schema", "topic": "topic without no-call rows", "review": "awaits review",
+}
+SHOW_ALL, TICKED_ROWS, FOUND_ROWS, BULK_APPLY = "Show all", "the ticked rows", "all rows found", "Apply"
+NOTHING_TICKED = "No row is ticked: tick rows in the first column, or choose “all rows found”."
+NARROWED = "only the finding's rows (“Show all” ends it)"
+CHECKING = '<span class="wb-dim">checking the set…</span>'
+MINE_DROPPED = "Your change was dropped: the rows are as the other side left them."
+MERGE, DROP_MINE = "Merge my change in", "Drop my change"
+PANELS = {
+    "rows": "Rows", "health": "Health", "files": "Import and export", "generate": "Generate", "tools": "Tools", "history": "Snapshots",
+}
 
 # Tune
 TUNE_START = "Start training"

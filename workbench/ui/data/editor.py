@@ -1,0 +1,148 @@
+"""The row in the form: which one it is, what a person may do with it, and what is opened next. The form itself is drawn by row_form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from workbench.dataset.changes import Change
+from workbench.dataset.draft import EMPTY, Draft, draft_of, row_of, same
+from workbench.dataset.formats import parse_jsonl
+from workbench.dataset.store import RowSet
+from workbench.errors import DataError, RowError, WorkbenchError
+from workbench.schema import Example
+from workbench.ui import words
+from workbench.ui.data.bench import Bench
+from workbench.ui.highlight import note
+
+_serials = itertools.count(1)
+
+
+class Form:
+    """The row in the form: its place (None for a new one), the row as it was opened, and the draft the form begins with.
+
+    Told from another by identity: gradio compares states by their hash.
+    """
+
+    def __init__(self, draft: Draft = EMPTY, place: int | None = None, was: Example | None = None, broken: str = "") -> None:
+        self.serial = next(_serials)
+        self.draft, self.place, self.was, self.broken = draft, place, was, broken
+
+
+def open_row(rows: RowSet, place: int | None) -> Form:
+    """The form for a row of the set; empty for None or a place that is not there."""
+    if place is None or not 0 <= place < len(rows.entries):
+        return Form()
+    entry = rows.entries[place]
+    if entry.row is None:
+        return Form(Draft(()), place, None, entry.raw)
+    return Form(draft_of(entry.row), place, entry.row)
+
+
+def is_unsaved(form: Form | None, typed: Draft | str | None) -> bool:
+    """Whether the form holds something that is in no row yet."""
+    if form is None or typed is None:
+        return False
+    return typed != form.broken if isinstance(typed, str) else not same(typed, opened_draft(form))
+
+
+def opened_draft(form: Form) -> Draft:
+    """The draft of the row as it stands in the set, whatever the form was changed to meanwhile."""
+    return draft_of(form.was) if form.was is not None else EMPTY
+
+
+# -- verbs: each says what to change, and which place to open next ---------------------------------
+
+
+def save(form: Form, draft: Draft) -> Change:
+    """Put the draft in its place, or add it as a new row; raises `RowError`."""
+    row = row_of(draft, form.was)
+    if form.place is None:
+        return Change(add=(row,), what="the row was added")
+    if row == form.was:
+        return Change(what=words.NOTHING_CHANGED)
+    return Change(put={form.place: row}, what=f"row {form.place + 1} was changed")
+
+
+def review(form: Form, draft: Draft, status: str) -> Change:
+    """Save the draft with a review status; a generated row that is approved keeps its source."""
+    change = save(form, replace(draft, status=status))
+    return replace(change, what=f"row {form.place + 1} is {status}") if change and form.place is not None else change
+
+
+def duplicate(form: Form, draft: Draft) -> Change:
+    """The draft as a new draft row at the end; the row itself stays."""
+    row = replace(row_of(draft, form.was), status="draft")
+    return Change(add=(row,), what=f"row {form.place + 1} was copied" if form.place is not None else "the row was added")
+
+
+def delete(form: Form) -> Change:
+    if form.place is None:
+        raise DataError(words.NO_ROW_CHOSEN)
+    return Change(drop=frozenset({form.place}), what=f"row {form.place + 1} was deleted; Undo brings it back")
+
+
+def mend_line(form: Form, text: str) -> Change:
+    """Put a mended line in the place of a broken one; raises `RowError` if it still can't be used."""
+    loaded = parse_jsonl(text.strip().replace("\n", " "))
+    if loaded.problems or not loaded.rows:
+        problem = f"{loaded.problems[0].field}: {loaded.problems[0].reason}" if loaded.problems else "it is empty"
+        raise RowError(f"The line still can't be used: {problem}.", "line")
+    assert form.place is not None
+    return Change(put={form.place: loaded.rows[0]}, what=f"row {form.place + 1} was mended")
+
+
+def neighbour(found: Sequence[int], place: int | None, step: int) -> int | None:
+    """The place after (or before) `place` among the rows found; the first one if it is not among them."""
+    if not found:
+        return None
+    if place is None or place not in found:
+        later = [p for p in found if place is not None and p > place]
+        return later[0] if step > 0 and later else found[0]
+    return found[min(max(found.index(place) + step, 0), len(found) - 1)]
+
+
+@dataclass(frozen=True)
+class Editor:
+    """The states between the grid and the form. `opening` tells the form to be drawn anew; `typed` is what stands in it now."""
+
+    bench: Bench
+    opened: gr.State
+    opening: gr.Number
+    typed: gr.State
+    lesson: gr.HTML
+    found: Callable[..., list[int]]  # the places that the grid's filters let through, from `query`'s values
+    query: list[Any]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.opened, self.opening, self.typed]
+
+    def show(self, form: Form) -> list[Any]:
+        return [form, form.serial, None]
+
+    def change(self, plan: Callable[[Form, Draft], Change], then: str) -> Callable[..., list[Any]]:
+        """A handler that makes the plan's change and then opens `then`: "same", "next", "last" or "new"."""
+
+        def run(form: Form, draft: Draft, version: str, count: float, *query: Any) -> list[Any]:
+            try:
+                change = plan(form, draft)
+            except WorkbenchError as exc:
+                return [note(str(exc), "bad"), *[gr.skip()] * 6]
+            found = self.found(*query) if then == "next" else []
+            rows, said = self.bench.make(change, version, count)
+            if rows is None:
+                return [*said, *[gr.skip()] * 3]
+            if then == "new":
+                return [*said, *self.show(open_row(rows, form.place))]
+            if then == "last" or form.place is None:
+                place = len(rows.entries) - 1 if change.add else form.place
+            else:
+                place = neighbour(found, form.place, 1) if then == "next" else form.place
+            return [*said, *self.show(open_row(rows, place))]
+
+        return run

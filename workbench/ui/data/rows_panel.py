@@ -1,0 +1,283 @@
+"""The Rows panel: search, filters and sorting over the grid, bulk actions, the row's form beside it and what the row teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from workbench.dataset.changes import Change
+from workbench.dataset.draft import Draft, draft_of, row_of
+from workbench.dataset.store import Entry, RowSet
+from workbench.dataset.view import KINDS, PAGE, SORTS, Query, facts_of, find, pages, tools_called
+from workbench.errors import DataError, RowError
+from workbench.schema import STATUSES, Example
+from workbench.ui import words
+from workbench.ui.data import row_form
+from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.editor import Editor, Form, is_unsaved, open_row
+from workbench.ui.data.lesson import lesson_html
+from workbench.ui.errors import shown
+from workbench.ui.highlight import note
+from workbench.workspace import Workspace
+
+COLUMNS = {"request": 2, "answer": 3, "status": 5}
+NUMBER = 1  # the column of the row's number
+SIDES = ("train", "validation", "left out")
+BULK = ("approve", "reject", "back to draft", "pin to training", "pin to validation", "take the pin off", "duplicate", "delete")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the health check says of each place: the side of the split, and the findings' kinds and words."""
+
+    split: Sequence[str] = ()
+    problems: Mapping[int, Collection[str]] | None = None
+    titles: Mapping[int, str] | None = None
+
+
+def marks(space: Workspace, rows: RowSet) -> Marks:
+    """The marks of the last health check, if it looked at these very rows."""
+    health = space.known_health(rows.version)
+    if health is None:
+        return Marks()
+    problems: dict[int, list[str]] = {}
+    titles: dict[int, list[str]] = {}
+    for finding in health.findings:
+        for place in finding.places:
+            if finding.severity != "info":
+                problems.setdefault(place, []).append(finding.kind)
+                titles.setdefault(place, []).append(words.FINDINGS.get(finding.kind, finding.kind))
+    return Marks(health.split, problems, {place: ", ".join(dict.fromkeys(kinds)) for place, kinds in titles.items()})
+
+
+def grid_values(rows: RowSet, places: Sequence[int], seen: Marks) -> list[list[Any]]:
+    """The grid's cells for `places`; a broken line shows its text and its problem."""
+    return [_grid_row(place, rows.entries[place], seen) for place in places]
+
+
+def _grid_row(place: int, entry: Entry, seen: Marks = Marks()) -> list[Any]:
+    facts = facts_of(entry)
+    side = seen.split[place] if place < len(seen.split) else ""
+    says = (seen.titles or {}).get(place, "")
+    if entry.row is None:
+        says = f"{entry.problem.field}: {entry.problem.reason}" if entry.problem else says
+        return [False, place + 1, facts.request[:2000], "", facts.kind, "", "", says]
+    return [False, place + 1, facts.request, facts.answer, facts.kind, facts.status, words.SIDE_WORDS.get(side, side), says or facts.source]
+
+
+def make_query(text: str, kind: str, tool: str, status: str, problem: str, split: str, sort: str) -> Query:
+    return Query(text or "", kind or "", tool or "", status or "", problem or "", split or "", sort or "place")
+
+
+def found(space: Workspace, *values: Any) -> list[int]:
+    """The places that the filters let through: their values, then the places the grid is narrowed to."""
+    *query, only = values
+    rows = space.rows.read()
+    seen = marks(space, rows)
+    return find(rows.entries, make_query(*query), problems=seen.problems, split=seen.split, only=only)
+
+
+# -- verbs ---------------------------------------------------------------------------------------
+
+
+def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]]) -> Change:
+    """The change that was typed into the grid: every row whose request, answer or status differs."""
+    rows = space.rows.read()
+    if any(len(line) != len(words.GRID_HEADERS) for line in cells):
+        raise DataError(words.GRID_SHAPE)
+    put: dict[int, Example] = {}
+    for line in cells:
+        place = int(line[NUMBER]) - 1 if str(line[NUMBER]).strip().isdigit() else -1
+        if not 0 <= place < len(rows.entries):
+            raise DataError(words.GRID_SHAPE)
+        before = _grid_row(place, rows.entries[place])
+        if any(str(line[c] or "") != str(before[c] or "") for c in COLUMNS.values()):
+            request, answer, status = (str(line[COLUMNS[name]] or "") for name in ("request", "answer", "status"))
+            put[place] = _typed_row(rows.entries[place], request, answer, status or "draft")
+    what = f"row {min(put) + 1} was changed" if len(put) == 1 else f"{len(put)} rows were changed"
+    return Change(put=put, what=what if put else "")
+
+
+def _typed_row(entry: Entry, request: str, answer: str, status: str) -> Example:
+    """The row that typing into the grid makes of a line; raises `RowError`."""
+    if entry.row is None:
+        raise RowError("This line can't be used as it is: click it and mend it in the form on the right.", "line")
+    if not request.strip():
+        raise RowError("The request is empty: write what the user says.", "request")
+    if not answer.strip():
+        raise RowError("The answer is empty: write a text, or choose “calls a tool” in the form.", "answer")
+    if status not in STATUSES:
+        raise RowError(f"The status must be one of {', '.join(STATUSES)}.", "status")
+    facts, draft = facts_of(entry), draft_of(entry.row)
+    turns = list(draft.turns)
+    asked = max(i for i, turn in enumerate(turns) if turn.role == "user")
+    if request != facts.request:
+        turns[asked] = replace(turns[asked], text=request)
+    if answer != facts.answer:
+        # The answer was typed anew: what it says now counts, not the calls given beside the old one.
+        turns[-1] = replace(turns[-1], text=answer, calls=())
+    return row_of(replace(draft, turns=tuple(turns), status=status), entry.row)
+
+
+def bulk(space: Workspace, action: str, places: Sequence[int]) -> Change:
+    """One change over many rows; broken lines can only be deleted."""
+    rows = space.rows.read()
+    if not places:
+        raise DataError(words.NOTHING_TICKED)
+    count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
+    if action == "delete":
+        return Change(drop=frozenset(places), what=f"{count} deleted; Undo brings them back")
+    usable = {p: e.row for p in places if p < len(rows.entries) and (e := rows.entries[p]).row is not None}
+    if action == "duplicate":
+        return Change(add=tuple(replace(row, status="draft") for row in usable.values()), what=f"{count} copied to the end as drafts")
+    changes: dict[str, tuple[dict[str, str], str]] = {
+        "approve": ({"status": "approved"}, "approved"), "reject": ({"status": "rejected"}, "rejected"), "back to draft": ({"status": "draft"}, "drafts again"),
+        "pin to training": ({"pin": "train"}, "pinned to training"), "pin to validation": ({"pin": "validation"}, "pinned to validation"),
+        "take the pin off": ({"pin": ""}, "on either side again"),
+    }
+    if action not in changes:
+        raise DataError(f"There is no bulk action {action[:40]!r}: choose one of {', '.join(BULK)}.")
+    fields, done = changes[action]
+    put = {p: new for p, row in usable.items() if (new := replace(row, **fields)) != row}  # type: ignore[arg-type]
+    skipped = len(places) - len(usable)
+    return Change(put=put, what=f"{count} {done}" + (f"; {skipped} broken left as they are" if skipped else "")) if put else Change(what=words.NOTHING_CHANGED)
+
+
+def ticked(cells: Sequence[Sequence[Any]]) -> list[int]:
+    """The places of the rows whose first cell is ticked."""
+    return [int(line[NUMBER]) - 1 for line in cells if line and line[0] in (True, "true", "True") and str(line[NUMBER]).strip().isdigit()]
+
+
+# -- the panel -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowsPanel:
+    """What the tab needs to draw the grid anew: `refresh` from the filters' values and the page number."""
+
+    refresh: Callable[..., list[Any]]
+    inputs: list[Any]
+    outputs: list[Any]
+    editor: Editor
+
+
+def build(bench: Bench, places: gr.State) -> RowsPanel:
+    """The panel's components and their wires. `places` holds what the filters let through, for the pager."""
+    space = bench.space
+    with gr.Row(equal_height=True, elem_classes="wb-filters"):
+        search = gr.Textbox(show_label=False, container=False, placeholder=words.SEARCH, max_lines=1, scale=5, min_width=170, elem_id="search")
+        kind = gr.Dropdown([(words.ANY_KIND, ""), *KINDS], value="", show_label=False, container=False, min_width=105, scale=2, elem_id="filter-kind")
+        tool = gr.Dropdown([(words.ANY_TOOL, "")], value="", show_label=False, container=False, min_width=120, scale=2, elem_id="filter-tool")
+        status = gr.Dropdown([(words.ANY_STATUS, ""), *STATUSES], value="", show_label=False, container=False, min_width=115, scale=2, elem_id="filter-status")
+        problem = gr.Dropdown([(words.ANY_FINDING, ""), (words.SOME_FINDING, "any"), *((v, k) for k, v in words.FINDINGS.items())], value="", show_label=False, container=False, min_width=135, scale=2, elem_id="filter-problem")
+        split = gr.Dropdown([(words.ANY_SIDE, ""), *((words.SIDE_WORDS[s], s) for s in SIDES)], value="", show_label=False, container=False, min_width=115, scale=2, elem_id="filter-split")
+        sort = gr.Dropdown([(words.SORT_WORDS[s], s) for s in SORTS], value="place", show_label=False, container=False, min_width=125, scale=2, elem_id="sort")
+        everything = gr.Button(words.SHOW_ALL, size="sm", min_width=80, scale=1, elem_id="show-all")
+    opened, typed = gr.State(None), gr.State(None)
+    opening = gr.Number(0, precision=0, visible="hidden", elem_id="opening")
+    with gr.Row():
+        with gr.Column(scale=7, min_width=480):
+            grid = gr.Dataframe(
+                headers=words.GRID_HEADERS, datatype=["bool", "number", "str", "str", "str", "str", "str", "str"], type="array",
+                interactive=True, static_columns=[1, 4, 6, 7], max_height=380, show_label=False, elem_id="grid",
+                column_widths=["5%", "6%", "29%", "23%", "7%", "10%", "10%", "10%"], buttons=["fullscreen"], max_chars=90,
+            )
+            with gr.Row(equal_height=True, elem_classes="wb-bulk"):
+                back = gr.Button("‹", size="sm", min_width=30, scale=0, elem_id="page-back")
+                where = gr.HTML(elem_id="grid-where")
+                forth = gr.Button("›", size="sm", min_width=30, scale=0, elem_id="page-forth")
+                action = gr.Dropdown(list(BULK), value="approve", show_label=False, container=False, min_width=140, scale=2, elem_id="bulk-action")
+                scope = gr.Dropdown([(words.TICKED_ROWS, "ticked"), (words.FOUND_ROWS, "found")], value="ticked", show_label=False, container=False, min_width=140, scale=2, elem_id="bulk-scope")
+                apply = gr.Button(words.BULK_APPLY, size="sm", min_width=70, scale=1, elem_id="bulk-apply")
+            lesson = gr.HTML(note(words.LESSON_EMPTY), elem_id="lesson")
+            gr.HTML(f'<div class="wb-dim wb-keys">{words.SHORTCUTS}</div>')
+        with gr.Column(scale=4, min_width=340, elem_id="row-editor"):
+            query = [search, kind, tool, status, problem, split, sort]
+            editor = Editor(bench, opened, opening, typed, lesson, lambda *v: found(space, *v), [*query, bench.only])
+            row_form.build(editor)
+    page = gr.Number(0, precision=0, visible="hidden", elem_id="page-number")
+
+    def refresh(*values: Any) -> list[Any]:
+        *asked, only, number = values
+        rows = space.rows.read()
+        seen = marks(space, rows)
+        matching = find(rows.entries, make_query(*asked), problems=seen.problems, split=seen.split, only=only)
+        number = min(max(int(number or 0), 0), pages(len(matching)) - 1)
+        here = matching[number * PAGE : (number + 1) * PAGE]
+        tools = [(words.ANY_TOOL, ""), *tools_called(rows.entries)]
+        return [grid_values(rows, here, seen), where_html(rows, matching, number, only), rows.version, number, gr.Dropdown(choices=tools)]
+
+    inputs, outputs = [*query, bench.only, page], [grid, where, bench.version, page, tool]
+    panel = RowsPanel(refresh, inputs, outputs, editor)
+    first: Any = lambda *values: refresh(*values[:-1], 0)  # noqa: E731  another filter begins at the first page
+    gr.on([search.input, *(f.input for f in query[1:])], shown(first), inputs, outputs, trigger_mode="always_last", **QUIET)
+    everything.click(shown(lambda: ["", *[""] * 5, "place", None, *refresh("", *[""] * 5, "place", None, 0)]), None, [*query, bench.only, *outputs], **QUIET)
+    back.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) - 1)), inputs, outputs, **QUIET)
+    forth.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) + 1)), inputs, outputs, **QUIET)
+    grid.select(shown(select_row(bench)), [opened, typed], [bench.message, *editor.outputs], **QUIET)
+    grid.input(shown(typed_cells(bench, editor, refresh)), [grid, opened, typed, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
+    bulk_plan = bench.changing(lambda cells, do, which, *asked: bulk(space, do, ticked(cells) if which == "ticked" else found(space, *asked)))
+    apply.click(bulk_plan, [grid, action, scope, *query, bench.only, *bench.inputs], bench.outputs, **QUIET)
+    opening.change(shown(lambda form: lesson_html(space, *_what(form))), opened, lesson, **QUIET)
+    return panel
+
+
+def _what(form: Form | None) -> tuple[Draft | None, Example | None]:
+    return (form.draft, form.was) if form is not None and not form.broken and form.place is not None else (None, None)
+
+
+def where_html(rows: RowSet, matching: Sequence[int], number: int, only: Collection[int] | None) -> str:
+    """Which rows the grid shows, in words."""
+    total = len(rows.entries)
+    if not total:
+        return f'<span class="wb-dim">{words.DATA_EMPTY}</span>'
+    if not matching:
+        return f'<span class="wb-dim">{words.NOTHING_FOUND}</span>'
+    narrowed = f" · {words.NARROWED}" if only is not None else ""
+    if len(matching) <= PAGE:
+        return f'<span class="wb-dim">{len(matching)} of {total} rows{narrowed}</span>'
+    begin = number * PAGE + 1
+    return f'<span class="wb-dim">{begin}–{min(begin + PAGE - 1, len(matching))} of {len(matching)} found, {total} in all{narrowed}</span>'
+
+
+def select_row(bench: Bench) -> Callable[..., list[Any]]:
+    """A click on a cell opens its row, unless the form holds something unsaved."""
+
+    def select(event: gr.SelectData, form: Form | None, typed: Any) -> list[Any]:
+        number = str(event.row_value[NUMBER]).strip() if event.row_value else ""
+        if not number.isdigit() or (event.index and event.index[1] == 0):  # the tick box
+            return [gr.skip()] * 4
+        place = int(number) - 1
+        if form is not None and form.place == place:
+            return [gr.skip()] * 4
+        if is_unsaved(form, typed):
+            return [note(words.UNSAVED, "warn"), *[gr.skip()] * 3]
+        opened = open_row(bench.space.rows.read(), place)
+        return [gr.skip(), opened, opened.serial, None]
+
+    return select
+
+
+def typed_cells(bench: Bench, editor: Editor, refresh: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """What was typed into the grid is saved at once; a tick alone changes nothing. A refused edit puts the grid back."""
+
+    def typed_into(cells: Any, form: Form | None, typed: Any, version: str, count: float, *asked: Any) -> list[Any]:
+        try:
+            change = edit_cells(bench.space, cells)
+        except DataError as exc:
+            return [note(str(exc), "bad"), *[gr.skip()] * 6, *refresh(*asked)]
+        if not change:
+            return [gr.skip()] * 12
+        rows, said = bench.make(change, version, count)
+        if rows is None:
+            return [*said, *[gr.skip()] * 3, *refresh(*asked)]
+        place = next(iter(change.put))
+        if is_unsaved(form, typed) or form is None or form.place not in change.put:
+            return [*said, *[gr.skip()] * 8]
+        opened = open_row(rows, place)
+        return [*said, opened, opened.serial, None, *[gr.skip()] * 5]
+
+    return typed_into

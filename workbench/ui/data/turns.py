@@ -1,0 +1,135 @@
+"""The row form's logic, without a component: which fields a draft needs, and the draft back from their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.calls.arguments import ArgumentField, argument_fields, read_arguments
+from workbench.dataset.draft import CallDraft, Draft, TurnDraft
+from workbench.errors import RowError
+from workbench.schema import ToolSpec
+
+Tools = Mapping[str, ToolSpec]
+
+
+@dataclass(frozen=True)
+class CallShape:
+    """How a call stands in the form: argument fields, or None for one box of JSON."""
+
+    fields: tuple[ArgumentField, ...] | None
+
+
+@dataclass(frozen=True)
+class TurnShape:
+    origin: int | None
+    calls: tuple[CallShape, ...]
+
+
+Shape = tuple[TurnShape, ...]
+
+
+def shape_of(draft: Draft, tools: Tools) -> Shape:
+    """The fields that `draft` needs, in the order in which `read_draft` takes their values."""
+    return tuple(TurnShape(t.origin, tuple(CallShape(call_fields(c, tools)) for c in t.calls)) for t in draft.turns)
+
+
+def call_fields(call: CallDraft, tools: Tools) -> tuple[ArgumentField, ...] | None:
+    """The argument fields of a call; None where only JSON can show it (no such tool, or an argument it does not know)."""
+    spec = tools.get(call.name)
+    if call.raw or spec is None:
+        return None
+    try:
+        given = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return None
+    fields = argument_fields(spec)
+    if not isinstance(given, dict) or set(given) - {f.name for f in fields}:
+        return None
+    return fields
+
+
+def field_value(field: ArgumentField, arguments: str) -> Any:
+    """What a field shows of the arguments (a JSON text)."""
+    given = json.loads(arguments or "{}")
+    if field.name not in given:
+        return None
+    value = given[field.name]
+    if field.kind in ("number", "integer", "text") or (field.kind == "choice" and isinstance(value, str)):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_draft(shape: Shape, values: Sequence[Any], tools: Tools, was: Draft, *, lenient: bool = False) -> Draft:
+    """The draft from the form's values: per turn its role, its text, and per call its tool and arguments; then status, pin, note.
+
+    Raises `RowError` for an argument that is missing or not of its type; with `lenient` such a call keeps the
+    arguments it had in `was`, so that half-filled fields never keep a person from changing the form.
+    """
+    left = list(values)
+    turns = []
+    for turn, before in zip(shape, was.turns, strict=True):
+        role, text = left.pop(0), left.pop(0)
+        calls = tuple(_read_call(call, left, tools, had if lenient else None) for call, had in zip(turn.calls, before.calls, strict=True))
+        turns.append(TurnDraft(role, text or "", calls, turn.origin))
+    status, pin, note = left
+    return replace(was, turns=tuple(turns), status=status, pin=pin, note=note or "")
+
+
+def _read_call(shape: CallShape, left: list[Any], tools: Tools, fallback: CallDraft | None) -> CallDraft:
+    name = left.pop(0) or ""
+    if shape.fields is None:
+        return CallDraft(name, left.pop(0) or "{}", raw=True)
+    given = {field.name: left.pop(0) for field in shape.fields}
+    spec = tools.get(name)
+    if spec is None:  # another tool's name was just typed: the form is drawn anew for it
+        return CallDraft(name, "{}")
+    kept = {f.name for f in argument_fields(spec)}
+    try:
+        arguments = read_arguments(spec, {k: v for k, v in given.items() if k in kept})
+    except RowError:
+        if fallback is None:
+            raise
+        return CallDraft(name, fallback.arguments)
+    return CallDraft(name, json.dumps(arguments, ensure_ascii=False))
+
+
+# -- changes of the form's structure --------------------------------------------------------------
+
+
+def answer_with(draft: Draft, kind: str, tools: Tools) -> Draft:
+    """The draft with its last turn turned into a call of the first tool, or into a text."""
+    last = draft.turns[-1]
+    if kind == "call" and not last.calls:
+        name = next(iter(tools), "")
+        last = replace(last, text="", calls=(CallDraft(name),))
+    elif kind == "text":
+        last = replace(last, calls=())
+    return replace(draft, turns=(*draft.turns[:-1], last))
+
+
+def with_turn(draft: Draft) -> Draft:
+    """The draft with an exchange more: the answer so far becomes an earlier turn."""
+    before = draft.turns[-1].role if draft.turns else "assistant"
+    extra = (TurnDraft("user"), TurnDraft("assistant")) if before == "assistant" else (TurnDraft("assistant"),)
+    return replace(draft, turns=(*draft.turns, *extra))
+
+
+def without_turn(draft: Draft, place: int) -> Draft:
+    return replace(draft, turns=tuple(t for i, t in enumerate(draft.turns) if i != place))
+
+
+def with_call(draft: Draft, place: int, tools: Tools) -> Draft:
+    turn = draft.turns[place]
+    changed = replace(turn, calls=(*turn.calls, CallDraft(next(iter(tools), ""))))
+    return replace(draft, turns=tuple(changed if i == place else t for i, t in enumerate(draft.turns)))
+
+
+def change_call(draft: Draft, place: int, number: int, call: CallDraft | None) -> Draft:
+    """The draft with one call put anew, or taken out (None)."""
+    turn = draft.turns[place]
+    calls = tuple(call if k == number else c for k, c in enumerate(turn.calls))
+    changed = replace(turn, calls=tuple(c for c in calls if c is not None))
+    return replace(draft, turns=tuple(changed if i == place else t for i, t in enumerate(draft.turns)))
