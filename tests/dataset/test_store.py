@@ -4,9 +4,13 @@ import errno
 import json
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
+from workbench.dataset import changes
+from workbench.dataset import store as store_module
+from workbench.dataset.changes import Change
 from workbench.dataset.store import UNDO_DEPTH, RowStore, make_row, to_entry
 from workbench.errors import ConflictError, DataError, RowError, WorkbenchError
 from workbench.schema import Example, Message, ToolCall
@@ -297,3 +301,141 @@ def test_changing_a_long_conversation_touches_its_last_request_and_answer_alone(
 def test_calls_given_beside_the_answer_stay_unless_the_answer_is_typed_anew():
     assert make_row("Четыре", "", "draft", LONG).answer == LONG.answer
     assert make_row("Три", CALL, "draft", LONG).answer == Message("assistant", CALL)
+
+
+# -- changes as values ----------------------------------------------------------------------------
+
+
+def test_one_change_does_everything_in_one_write_and_one_step(store):
+    change = Change(put={0: NEW}, drop=frozenset({1}), add=(make_row("Пока", "Пока!"),), add_raw=("oops", ODD), what="three things were done")
+    found = store.change(change, store.read().version)
+    assert lines_of(store) == (NEW_LINE, ODD, to_entry(change.add[0]).raw, "oops", ODD)
+    assert ([(p.line, p.field) for p in found.problems], store.undo_what, store.redo_what) == ([(4, "line")], "three things were done", None)
+    store.undo()
+    assert (lines_of(store), store.undo_what, store.redo_what) == (LINES, None, "three things were done")
+    store.redo()
+    assert (store.read(), store.undo_what) == (found, "three things were done")
+
+
+def test_everything_can_be_replaced_and_then_no_old_place_is_left(store):
+    seen = store.read().version
+    with pytest.raises(RowError, match="there is no row 1; the set has 0"):
+        store.change(Change(put={0: NEW}, replace_all=True), seen)
+    store.change(Change(replace_all=True, add=(NEW,)), seen)
+    assert lines_of(store) == (NEW_LINE,)
+
+
+def test_one_row_is_not_changed_and_deleted_at_once(store):
+    with pytest.raises(RowError, match="row 1 can't be changed and deleted at once"):
+        store.change(Change(put={0: NEW}, drop=frozenset({0})), store.read().version)
+
+
+@pytest.mark.parametrize("bad", [
+    Example((Message("user", "a"),)), replace(NEW, extras={"x": float("nan")}), Example((Message("user", "\ud800"), Message("assistant", "b"))),
+])  # fmt: skip
+def test_a_row_that_could_not_be_read_again_is_not_written(store, bad):
+    for change in (Change(add=(bad,)), Change(put={0: bad})):
+        with pytest.raises(RowError):
+            store.change(change, store.read().version)
+    with pytest.raises(DataError, match=r"^Line 2 of the new lines holds half a character"):
+        store.change(Change(add_raw=("a", "\udc00")), store.read().version)
+    assert lines_of(store) == LINES
+
+
+def test_values_that_compare_as_equal_but_are_written_otherwise_are_a_change(store):
+    version = store.add(replace(NEW, extras={"id": 1}), store.read().version).version
+    store.replace(3, replace(NEW, extras={"id": True}), version)
+    assert lines_of(store)[3].endswith('"id": true}')
+
+
+def test_new_lines_are_split_and_blank_ones_left_out_as_a_file_would_be_read(store):
+    found = store.change(Change(add_raw=(f"{NEW_LINE}\r\noops", " ", "\ufeff[]")), store.read().version)
+    assert lines_of(store) == (*LINES, NEW_LINE, "oops", "\ufeff[]")
+    assert RowStore(store.path).read() == found
+
+
+def test_a_byte_order_mark_that_comes_to_stand_in_front_is_none_of_the_line(store):
+    version = store.change(Change(add_raw=("\ufeff" + NEW_LINE,)), store.read().version).version
+    found = store.change(Change(drop=frozenset(range(3))), version)
+    assert (lines_of(store), found.rows) == ((NEW_LINE,), (NEW,))
+    assert RowStore(store.path).read() == found
+
+
+def test_the_problems_keep_the_numbers_of_their_lines(store):
+    store.path.write_text(f"\n\n{BROKEN}\n\n{LINES[0]}\n{BROKEN}", encoding="utf-8")
+    assert [p.line for p in store.read().problems] == [3, 6]  # as an editor shows them
+    version = store.add(NEW, store.read().version).version
+    assert [p.line for p in store.read().problems] == [1, 3]
+    assert [p.line for p in store.delete(1, version).problems] == [1, 2]
+    assert RowStore(store.path).read() == store.read()
+
+
+ODD_FILES = {
+    "byte-order mark": b"\xef\xbb\xbf" + LINES[0].encode() + b"\n", "no last line end": LINES[0].encode(), "blank lines": b"\n\n" + LINES[0].encode() + b"\n\n\n",
+    "mixed line ends": f"{LINES[0]}\r\n{BROKEN}\n{ODD}\r\n".encode(), "two returns": f"{LINES[0]}\r\r\n".encode(), "empty": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", ODD_FILES.values(), ids=ODD_FILES)
+def test_taking_back_gives_the_file_back_byte_for_byte_however_it_was_written(store, raw):
+    store.path.write_bytes(raw)
+    first = store.read()
+    store.add(NEW, first.version)
+    store.add(NEW, store.read().version)
+    after = store.path.read_bytes()
+    store.undo()
+    assert store.undo() == first == store.read()
+    assert store.path.read_bytes() == raw
+    store.redo()
+    store.redo()
+    assert store.path.read_bytes() == after
+
+
+def test_what_stood_before_a_foreign_change_is_no_place_to_go_back_to(store):
+    store.add(NEW, store.read().version)
+    store.path.write_text(NEW_LINE + "\n", encoding="utf-8")
+    store.add(NEW, store.read().version)
+    store.undo()
+    with pytest.raises(DataError, match=r"^There is no change to take back\.$"):
+        store.undo()
+    assert lines_of(store) == (NEW_LINE,)
+
+
+def test_other_line_ends_alone_are_no_foreign_change(store):
+    seen = store.read().version
+    store.path.write_bytes("".join(line + "\r\n" for line in LINES).encode())
+    store.add(NEW, seen)
+    assert store.path.read_bytes() == "".join(line + "\r\n" for line in (*LINES, NEW_LINE)).encode()
+
+
+def test_a_line_is_parsed_once(store, monkeypatch):
+    store.change(Change(add=tuple(make_row(f"Вопрос {n}", "Да") for n in range(50))), store.read().version)
+    parsed = []
+    parse = changes.parse_jsonl
+    monkeypatch.setattr(changes, "parse_jsonl", lambda text: parsed.append(text) or parse(text))
+    version = store.delete(7, store.read().version).version
+    store.undo(version)
+    assert parsed == []
+    store.replace(9, NEW, store.read().version)
+    assert parsed == [NEW_LINE]
+    store.path.write_text("bad\n" + "".join(line + "\n" for line in lines_of(store)), encoding="utf-8")
+    store.read()
+    assert parsed == [NEW_LINE, "bad"]
+
+
+def test_a_set_that_would_become_too_large_to_be_read_again_is_not_written(store, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(DataError, match=r"^examples\.json would become larger than 0 MiB"):
+        store.add(make_row("x" * 1000, "y"), store.read().version)
+    assert lines_of(store) == LINES
+
+
+def test_steps_back_are_fewer_for_very_large_sets(store, monkeypatch):
+    monkeypatch.setattr(store_module, "KEPT_LINES", 12)
+    for _ in range(4):
+        store.add(NEW, store.read().version)
+    store.undo()
+    store.undo()
+    with pytest.raises(DataError):
+        store.undo()
+    assert len(lines_of(store)) == 5

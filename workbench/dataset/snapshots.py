@@ -59,6 +59,7 @@ class SnapshotStore:
 
     def restore(self, name: str) -> Change:
         """The change that puts the set back to what it was at the snapshot; Undo takes it back like any other."""
+        self._existing(name)
         lines = tuple(e.raw for e in self.entries(name))
         if not lines:
             raise DataError(f"The snapshot {name!r} holds no rows: the set was left as it is.")
