@@ -69,6 +69,10 @@ class Workspace:
     def runs(self) -> RunStore:
         return RunStore(self.root / "adapters")
 
+    def adapters(self) -> list[str]:
+        """The runs that left an adapter and are no longer training, newest first."""
+        return [v.info.name for v in self.runs.views() if v.has_adapter and not v.live]
+
     @cached_property
     def engine(self) -> Engine:
         return Engine(self.catalog.models_dir, self.runs.folder, self.runs)

@@ -73,7 +73,7 @@ def test_a_run_is_shown_while_it_goes_on_and_when_it_is_over(workspace):
     assert ticket.wait(60)["state"] == "stopped"
     view = workspace.runs.view("first")
     assert "stopped on request" in train_tab.progress_html(workspace, view)
-    assert chat_tab.adapters(workspace) == ["first"]
+    assert workspace.adapters() == ["first"]
     with pytest.raises(RunError, match="nothing to stop"):
         train_tab.stop_run(workspace)
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
+from workbench.dataset.store import RowSet
 from workbench.engine.client import Ticket
-from workbench.engine.messages import TrainJob
 from workbench.errors import InputError, WorkbenchError
-from workbench.evaluation.report import TITLES, rate_text
-from workbench.evaluation.scores import score, score_reply
+from workbench.evaluation.failures import add_drafts, row_of_reply
 from workbench.settings import Sampling
-from workbench.ui import words
-from workbench.ui.errors import sentence, shown
+from workbench.ui import measure_panel, words
+from workbench.ui.data.bench import Bench
+from workbench.ui.errors import shown
 from workbench.ui.forms import read_sampling, sampling_components
-from workbench.ui.header import time_left
-from workbench.ui.highlight import empty, escape, facts, note, reply_html, verdict_chip, verdict_of
+from workbench.ui.header import waiting_words
+from workbench.ui.highlight import empty, escape, note, reply_html, verdict_chip, verdict_of
+from workbench.ui.room import Room
 from workbench.workspace import Workspace
 
 KEPT = 20  # exchanges that a page keeps
@@ -45,11 +45,6 @@ class Exchange:
     base: Side = field(default_factory=Side)
     adapted: Side | None = None
     state: str = ""
-
-
-def adapters(space: Workspace) -> list[str]:
-    """The runs that left an adapter and are no longer training, newest first."""
-    return [v.info.name for v in space.runs.views() if v.has_adapter and not v.live]
 
 
 def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str, invitation: str) -> str:
@@ -85,22 +80,11 @@ def difference_html(turns: Sequence[Exchange]) -> str:
     return f'<div style="text-align:center"><span class="wb-chip">{escape(words.LEARNED[(calls[0], calls[1])])}</span></div>'
 
 
-def waiting_words(space: Workspace, ticket: Ticket) -> str:
-    """Why a reply has not begun: who holds the engine, and for how long."""
-    if ticket.begun is not None:
-        return ticket.progress + "…"
-    holder = space.engine.status().holder
-    if holder is None:
-        return "waiting for the engine…"
-    left = time_left(space, holder.job.run) if isinstance(holder.job, TrainJob) else None
-    return f"waiting: {holder.label} holds the engine" + (f", {words.duration(left)} left" if left is not None else "")
-
-
 def ask(space: Workspace, turns: list[Exchange], prompt: str, run: str | None, sampling: Sampling) -> tuple[Ticket, Exchange]:
     """Hand the prompt to the engine; raises `InputError` for an empty prompt or an unknown adapter."""
     if not prompt.strip():
         raise InputError(words.NO_PROMPT)
-    if run and run not in adapters(space):
+    if run and run not in space.adapters():
         raise InputError(f"The run {run[:60]} has no adapter to chat with: choose another one.")
     lanes = (False, True) if run else (False,)
     ticket = space.answer([{"role": "user", "content": prompt.strip()}], run=run or None, lanes=lanes, sampling=sampling)
@@ -138,59 +122,11 @@ def follow(space: Workspace, ticket: Ticket, exchange: Exchange) -> Iterator[Non
     yield
 
 
-@dataclass
-class Room:
-    """Who is waiting for which answer, by page, so that its Stop button finds it."""
-
-    tickets: dict[str, Ticket] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def enter(self, page: str, ticket: Ticket) -> None:
-        with self.lock:
-            self.tickets[page] = ticket
-
-    def leave(self, page: str, ticket: Ticket | None = None) -> Ticket | None:
-        """Take the page's ticket out; with `ticket`, only if it is that one."""
-        with self.lock:
-            if ticket is not None and self.tickets.get(page) is not ticket:
-                return None
-            return self.tickets.pop(page, None)
-
-    def holds(self, page: str) -> bool:
-        with self.lock:
-            return page in self.tickets
-
-
-def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable[[Ticket], None] = lambda _: None) -> Iterator[str]:
-    """Answers all cases and yields the progress, then the table of rates with every wrong reply.
-
-    `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
-    """
-    cases = space.cases("cases.jsonl")
-    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64))
-    begun(ticket)
-    try:
-        while not ticket.finished.is_set():
-            yield note(f"{ticket.label}: {waiting_words(space, ticket)}")
-            ticket.wait_change(1.0)
-    finally:
-        if not ticket.finished.is_set():
-            space.engine.stop(ticket)
-    scored = [score_reply(c, r) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
-    scores = score(scored)
-    if run and adapted:
-        space.runs.write_scores(run, {"cases": len(cases), "file": "cases.jsonl"} | scores.as_json())
-    wrong = "".join(
-        note(f"{s.case.prompt} — expected {'a call' if s.case.expected else 'no call'}, got: {s.verdict}", "warn") for s in scored if not s.right
-    )
-    yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
-
-
 # -- the tab -------------------------------------------------------------------------------------
 
 
-def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) -> None:
-    """The tab's components and their wires."""
+def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, bench: Bench) -> None:
+    """The tab's components and their wires. A reply may become a row of the set on the Data tab's `bench`."""
     room = Room()
     turns, last = gr.State([]), gr.State(None)
     demo = _demo_prompts(space)
@@ -202,7 +138,10 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) 
         first, second = panes([], None)
         base = gr.HTML(first, elem_id="pane-base")
         adapted = gr.HTML(second, elem_id="pane-adapted")
-    change = gr.HTML(elem_id="pane-change")
+    with gr.Row(equal_height=True, elem_classes="wb-bulk"):
+        change = gr.HTML(elem_id="pane-change")
+        to_call = gr.Button(words.ROW_CALL, size="sm", min_width=150, scale=0, elem_id="chat-row-call")
+        to_text = gr.Button(words.ROW_TEXT, size="sm", min_width=190, scale=0, elem_id="chat-row-text")
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(show_label=False, placeholder=words.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True)
         send = gr.Button(words.CHAT_SEND, variant="primary", min_width=80, scale=1, elem_id="send")
@@ -210,14 +149,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) 
         clear = gr.Button(words.CHAT_CLEAR, min_width=60, scale=1, elem_id="clear-chat")
     with gr.Accordion("Sampling", open=False), gr.Row():
         sampling = sampling_components()
-    with gr.Accordion("Measure on unseen prompts", open=False, elem_id="measure"):
-        gr.Markdown(words.MEASURE_HELP)
-        with gr.Row():
-            measure_run = gr.Button(f"{words.MEASURE}: adapted", elem_id="measure-adapted")
-            measure_base = gr.Button(f"{words.MEASURE}: base", elem_id="measure-base")
-            measure_stop = gr.Button(words.CHAT_STOP, min_width=60, elem_id="measure-stop")
-        with gr.Row():
-            result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
+    measure_panel.build(space, room, bench, run)
 
     def answer(request: gr.Request, text: str, history: list[Exchange], chosen: str | None, *values: Any) -> Iterator[list[Any]]:
         page = str(request.session_hash)
@@ -251,12 +183,6 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) 
         space.engine.stop(ticket)
         return gr.skip()
 
-    def halt_measure(request: gr.Request) -> None:
-        for with_adapter in (True, False):
-            ticket = room.leave(measure_key(request, with_adapter))
-            if ticket is not None:
-                space.engine.stop(ticket)
-
     def wipe(request: gr.Request, chosen: str | None, history: list[Exchange]) -> list[Any]:
         ticket = room.leave(str(request.session_hash))
         if ticket is not None:
@@ -265,7 +191,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) 
         return [*panes([], chosen), "", []]
 
     def known(chosen: str | None, before: list[str] | None, history: list[Exchange]) -> list[Any]:
-        names = adapters(space)
+        names = space.adapters()
         if names == before:
             return [gr.skip()] * 3
         fresh = bool(names) and (not chosen or chosen not in names or (before is not None and names[0] not in before))
@@ -287,9 +213,8 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State) 
 
     timer.tick(shown(tick), [current, run, last, turns], [run, last, adapted], **quiet)
     opened.select(shown(known), [run, last, turns], [run, last, adapted], **quiet)
-    measure_run.click(_measured(space, room, True), run, result_run, **stream)
-    measure_base.click(_measured(space, room, False), run, result_base, **stream)
-    measure_stop.click(shown(halt_measure), None, None, **quiet)
+    for button, should in ((to_call, "call"), (to_text, "text")):
+        button.click(shown(_with_answer(space, should)), [turns, *bench.inputs[1:]], [change, bench.version, bench.changed], **quiet)
 
 
 def _with_text(answer: Any, text: str) -> Any:
@@ -299,22 +224,22 @@ def _with_text(answer: Any, text: str) -> Any:
     return pressed
 
 
-def measure_key(request: gr.Request, with_adapter: bool) -> str:
-    """Where the room keeps a page's measurement."""
-    return f"{request.session_hash}/measure/{with_adapter}"
+def row_from(space: Workspace, history: Sequence[Exchange], should: str) -> tuple[RowSet, str]:
+    """Add the newest exchange to the set as a draft with the right answer filled in; raises `InputError` or `DataError`."""
+    if not history or not history[-1].base.done:
+        raise InputError(words.NO_REPLY_YET)
+    last = history[-1]
+    replies = [side.text for side in (last.adapted, last.base) if side is not None]
+    return add_drafts(space.rows, [row_of_reply(last.prompt, replies, should=should, tools=list(space.tools.read().tools))])
 
 
-def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
-    def pressed(request: gr.Request, chosen: str | None) -> Iterator[str]:
-        if with_adapter and (not chosen or chosen not in adapters(space)):
-            yield note(words.CHAT_NO_ADAPTER, "warn")
-            return
+def _with_answer(space: Workspace, should: str) -> Any:
+    def pressed(history: list[Exchange], count: float) -> list[Any]:
         try:
-            key = measure_key(request, with_adapter)
-            run = chosen if chosen in adapters(space) else None
-            yield from measure(space, run, adapted=with_adapter, begun=lambda ticket: room.enter(key, ticket))
-        except Exception as exc:
-            yield note(sentence(exc), "bad")
+            rows, said = row_from(space, history, should)
+        except WorkbenchError as exc:
+            return [note(str(exc), "warn"), gr.skip(), gr.skip()]
+        return [note(said, "ok"), rows.version, count + 1]
 
     return pressed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workbench.engine.client import Ticket
 from workbench.engine.messages import TrainJob
 from workbench.errors import WorkbenchError
 from workbench.models.hardware import card, host_memory_gib
@@ -41,6 +42,17 @@ def time_left(space: Workspace, run: str) -> float | None:
         return space.runs.view(run).seconds_left()
     except WorkbenchError:  # its folder was taken away while it trained
         return None
+
+
+def waiting_words(space: Workspace, ticket: Ticket) -> str:
+    """Why a reply has not begun: who holds the engine, and for how long."""
+    if ticket.begun is not None:
+        return ticket.progress + "…"
+    holder = space.engine.status().holder
+    if holder is None:
+        return "waiting for the engine…"
+    left = time_left(space, holder.job.run) if isinstance(holder.job, TrainJob) else None
+    return f"waiting: {holder.label} holds the engine" + (f", {words.duration(left)} left" if left is not None else "")
 
 
 def _memory(space: Workspace) -> str:

@@ -21,13 +21,13 @@ def build(space: Workspace) -> gr.Blocks:
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
-                data_tab.build(space, page)
+                bench = data_tab.build(space, page)
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
                 runs = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
-                chat_tab.build(space, chat, timer, current)
+                chat_tab.build(space, chat, timer, current, bench)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
             tune_tab.build(space, page, tabs, tune, runs, current)

@@ -84,7 +84,7 @@ class _Drawn:
         users = [i for i, t in enumerate(draft.turns) if t.role == "user"]
         gr.HTML(title_html(self.form), elem_id="row-title")
         self._main_buttons()
-        for i, turn in enumerate(draft.turns):
+        for i in range(len(draft.turns)):
             with gr.Column(elem_classes="wb-turn-form", min_width=100):
                 self._turn(i, "row-answer" if i == last else "row-request" if users and i == users[-1] else f"row-turn-{i}", i == last)
         plain: dict[str, Any] = {"show_label": False, "container": False, "interactive": True}
@@ -99,10 +99,12 @@ class _Drawn:
     def _turn(self, place: int, element: str, is_answer: bool) -> None:
         turn, calls = self.form.draft.turns[place], self.shape[place].calls
         usual = [t.role for t in self.form.draft.turns] == ["user", "assistant"]
+        plain: dict[str, Any] = {"show_label": False, "container": False, "interactive": True}
         with gr.Row(equal_height=True, elem_classes="wb-turnhead"):
-            role = gr.Dropdown(list(ROLES), value=turn.role, show_label=False, container=False, min_width=100, scale=2, interactive=True, visible=not usual, elem_id=f"{element}-role")
+            role = gr.Dropdown(list(ROLES), value=turn.role, min_width=100, scale=2, visible=not usual, elem_id=f"{element}-role", **plain)
             if is_answer and turn.role == "assistant":
-                kind = gr.Radio([(words.ANSWER_TEXT, "text"), (words.ANSWER_CALL, "call")], value="call" if calls else "text", label=words.SAYS["assistant"], show_label=False, container=False, min_width=250, scale=5, interactive=True, elem_id="row-kind")
+                kinds = [(words.ANSWER_TEXT, "text"), (words.ANSWER_CALL, "call")]
+                kind = gr.Radio(kinds, value="call" if calls else "text", label=words.SAYS["assistant"], min_width=250, scale=5, elem_id="row-kind", **plain)
                 self.moves.append(_Move(kind.input, lambda d, k: answer_with(d, k, self.tools), kind))
             if not usual:
                 out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{element}-out")

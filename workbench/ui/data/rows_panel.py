@@ -47,9 +47,9 @@ def marks(space: Workspace, rows: RowSet) -> Marks:
     titles: dict[int, list[str]] = {}
     for finding in health.findings:
         for place in finding.places:
-            if finding.severity != "info":
+            if finding.kind in words.FINDINGS and (finding.severity != "info" or finding.kind == "awaiting"):
                 problems.setdefault(place, []).append(finding.kind)
-                titles.setdefault(place, []).append(words.FINDINGS.get(finding.kind, finding.kind))
+                titles.setdefault(place, []).append(words.FINDINGS[finding.kind])
     return Marks(health.split, problems, {place: ", ".join(dict.fromkeys(kinds)) for place, kinds in titles.items()})
 
 
@@ -167,14 +167,19 @@ class RowsPanel:
 def build(bench: Bench, places: gr.State) -> RowsPanel:
     """The panel's components and their wires. `places` holds what the filters let through, for the pager."""
     space = bench.space
+    plain: dict[str, Any] = {"show_label": False, "container": False}
+
+    def choice(options: list[Any], element: str, width: int) -> gr.Dropdown:
+        return gr.Dropdown(options, value=options[0][1], min_width=width, scale=2, elem_id=element, **plain)
+
     with gr.Row(equal_height=True, elem_classes="wb-filters"):
-        search = gr.Textbox(show_label=False, container=False, placeholder=words.SEARCH, max_lines=1, scale=5, min_width=170, elem_id="search")
-        kind = gr.Dropdown([(words.ANY_KIND, ""), *KINDS], value="", show_label=False, container=False, min_width=105, scale=2, elem_id="filter-kind")
-        tool = gr.Dropdown([(words.ANY_TOOL, "")], value="", show_label=False, container=False, min_width=120, scale=2, elem_id="filter-tool")
-        status = gr.Dropdown([(words.ANY_STATUS, ""), *STATUSES], value="", show_label=False, container=False, min_width=115, scale=2, elem_id="filter-status")
-        problem = gr.Dropdown([(words.ANY_FINDING, ""), (words.SOME_FINDING, "any"), *((v, k) for k, v in words.FINDINGS.items())], value="", show_label=False, container=False, min_width=135, scale=2, elem_id="filter-problem")
-        split = gr.Dropdown([(words.ANY_SIDE, ""), *((words.SIDE_WORDS[s], s) for s in SIDES)], value="", show_label=False, container=False, min_width=115, scale=2, elem_id="filter-split")
-        sort = gr.Dropdown([(words.SORT_WORDS[s], s) for s in SORTS], value="place", show_label=False, container=False, min_width=125, scale=2, elem_id="sort")
+        search = gr.Textbox(placeholder=words.SEARCH, max_lines=1, scale=5, min_width=170, elem_id="search", **plain)
+        kind = choice([(words.ANY_KIND, ""), *((k, k) for k in KINDS)], "filter-kind", 105)
+        tool = choice([(words.ANY_TOOL, "")], "filter-tool", 120)
+        status = choice([(words.ANY_STATUS, ""), *((s, s) for s in STATUSES)], "filter-status", 115)
+        problem = choice([(words.ANY_FINDING, ""), (words.SOME_FINDING, "any"), *((v, k) for k, v in words.FINDINGS.items())], "filter-problem", 125)
+        split = choice([(words.ANY_SIDE, ""), *((words.SIDE_WORDS[s], s) for s in SIDES)], "filter-split", 115)
+        sort = choice([(words.SORT_WORDS[s], s) for s in SORTS], "sort", 125)
         everything = gr.Button(words.SHOW_ALL, size="sm", min_width=80, scale=1, elem_id="show-all")
     opened, typed = gr.State(None), gr.State(None)
     opening = gr.Number(0, precision=0, visible="hidden", elem_id="opening")
@@ -189,8 +194,8 @@ def build(bench: Bench, places: gr.State) -> RowsPanel:
                 back = gr.Button("‹", size="sm", min_width=30, scale=0, elem_id="page-back")
                 where = gr.HTML(elem_id="grid-where")
                 forth = gr.Button("›", size="sm", min_width=30, scale=0, elem_id="page-forth")
-                action = gr.Dropdown(list(BULK), value="approve", show_label=False, container=False, min_width=140, scale=2, elem_id="bulk-action")
-                scope = gr.Dropdown([(words.TICKED_ROWS, "ticked"), (words.FOUND_ROWS, "found")], value="ticked", show_label=False, container=False, min_width=140, scale=2, elem_id="bulk-scope")
+                action = choice([(b, b) for b in BULK], "bulk-action", 140)
+                scope = choice([(words.TICKED_ROWS, "ticked"), (words.FOUND_ROWS, "found")], "bulk-scope", 140)
                 apply = gr.Button(words.BULK_APPLY, size="sm", min_width=70, scale=1, elem_id="bulk-apply")
             lesson = gr.HTML(note(words.LESSON_EMPTY), elem_id="lesson")
             gr.HTML(f'<div class="wb-dim wb-keys">{words.SHORTCUTS}</div>')

@@ -45,8 +45,9 @@ ANY_FINDING, SOME_FINDING = "any finding", "with a finding"
 SIDE_WORDS = {"train": "training", "validation": "validation", "left out": "left out"}
 SORT_WORDS = {"place": "file order", "request": "by request", "answer": "by answer", "status": "by status", "length": "longest first"}
 FINDINGS = {
-    "broken": "can't be used", "exact": "exact repeat", "near": "near-duplicate", "contradiction": "contradiction", "leak": "leak",
-    "unknown-tool": "unknown tool", "schema": "breaks the schema", "topic": "topic without no-call rows", "review": "awaits review",
+    "broken": "can't be used", "contradiction": "contradiction", "leak": "leak", "across": "across the split", "unknown_tool": "unknown tool",
+    "arguments": "broken call", "repeat": "repeat", "space": "stray space", "near_miss": "near miss", "near_duplicate": "near-duplicate",
+    "missing_no_call": "calls only", "wording": "worded like a test", "awaiting": "to review",
 }
 SHOW_ALL, TICKED_ROWS, FOUND_ROWS, BULK_APPLY = "Show all", "the ticked rows", "all rows found", "Apply"
 NOTHING_TICKED = "No row is ticked: tick rows in the first column, or choose “all rows found”."
@@ -86,6 +87,11 @@ LEARNED = {
 }
 MEASURE = "Measure on the 30 cases"
 MEASURE_HELP = "Answers every prompt of data/cases.jsonl (none of them is in the rows) and counts the calls."
+ROW_CALL, ROW_TEXT = "→ row: should call", "→ row: should answer in words"
+NO_REPLY_YET = "There is no whole reply yet: ask something, then turn it into a row."
+MISSES, TAKE_MISSES = "Wrong replies", "Turn them into draft rows"
+NO_MISS_PICKED = "No wrong reply is ticked."
+MISS_LEAKS = "They stand in cases.jsonl too, which the health check will say: reword them before you train."
 EMPTY_REPLY = "(the model ended without a word)"
 STILL_ANSWERING = "An answer is still being written: wait for it, or press Stop."
 CUT = "cut at the length limit"

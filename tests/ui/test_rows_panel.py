@@ -1,0 +1,162 @@
+"""The grid's verbs, called without a server."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from workbench.dataset.changes import Change
+from workbench.errors import DataError, RowError
+from workbench.ui import words
+from workbench.ui.data import rows_panel as panel
+from workbench.ui.data.editor import Form, neighbour, open_row
+
+OPENAI = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]}]}
+
+
+def rows(space):
+    return space.rows.read()
+
+
+def lines(space) -> list[str]:
+    return space.rows.path.read_text(encoding="utf-8").splitlines()
+
+
+def grid(space, places=None):
+    now = rows(space)
+    return panel.grid_values(now, range(len(now.entries)) if places is None else places, panel.marks(space, now))
+
+
+def test_the_grid_shows_every_line_with_its_kind_and_side(workspace):
+    workspace.health(rows(workspace))
+    cells = grid(workspace)
+    assert len(cells) == 70
+    assert cells[0][:6] == [False, 1, "Сколько денег сейчас на моём счёте?", '<tool_call name="get_sensitive_data" arguments="{}"/>', "call", "draft"]
+    assert [line[6] for line in cells].count("validation") == 7
+    assert [line[6] for line in cells].count("training") == 63
+
+
+def test_typing_into_the_grid_changes_those_rows_alone_in_one_step(workspace):
+    before = lines(workspace)
+    cells = grid(workspace)
+    cells[3][2], cells[5][5] = "Добрый вечер!", "approved"
+    workspace.rows.change(panel.edit_cells(workspace, cells), rows(workspace).version)
+    after = lines(workspace)
+    assert [i for i in range(70) if before[i] != after[i]] == [3, 5]
+    assert json.loads(after[3])["messages"][0]["content"] == "Добрый вечер!"
+    assert json.loads(after[5])["status"] == "approved"
+    workspace.rows.undo(rows(workspace).version)
+    assert lines(workspace) == before
+
+
+def test_a_page_of_the_grid_finds_its_rows_by_their_number(workspace):
+    cells = grid(workspace, [60, 12])
+    cells[0][2] = "другой вопрос"
+    change = panel.edit_cells(workspace, cells)
+    assert list(change.put) == [60]
+    assert change.put[60].request == "другой вопрос"
+
+
+def test_a_tick_alone_changes_nothing(workspace):
+    cells = grid(workspace)
+    cells[4][0] = True
+    assert not panel.edit_cells(workspace, cells)
+    assert panel.ticked(cells) == [4]
+
+
+@pytest.mark.parametrize(("column", "value", "says"), [
+    (2, " ", "request is empty"), (3, "", "answer is empty"), (5, "odd", "status must be"), (3, '<tool_call name="f"', "malformed tool call"),
+])  # fmt: skip
+def test_a_bad_cell_is_refused_by_name(workspace, column, value, says):
+    cells = grid(workspace)
+    cells[1][column] = value
+    with pytest.raises(RowError, match=says):
+        panel.edit_cells(workspace, cells)
+
+
+def test_columns_and_rows_of_its_own_are_refused(workspace):
+    cells = grid(workspace)
+    with pytest.raises(DataError, match="columns not at all"):
+        panel.edit_cells(workspace, [line[:-1] for line in cells])
+    with pytest.raises(DataError, match="added and deleted with the buttons"):
+        panel.edit_cells(workspace, [*cells, [False, "", "", "", "", "", "", ""]])
+
+
+def test_approving_a_row_given_as_tool_calls_keeps_its_form(workspace):
+    workspace.rows.path.write_text(json.dumps(OPENAI) + "\n", encoding="utf-8")
+    cells = grid(workspace)
+    assert cells[0][3] == '<tool_call name="f" arguments="{}"/>'
+    cells[0][5] = "approved"
+    workspace.rows.change(panel.edit_cells(workspace, cells), rows(workspace).version)
+    assert json.loads(lines(workspace)[0]) == OPENAI | {"status": "approved"}
+
+
+def test_a_broken_line_is_shown_with_its_problem_and_not_edited_in_the_grid(workspace):
+    workspace.rows.path.write_text(lines(workspace)[0] + "\n{oops\n", encoding="utf-8")
+    cells = grid(workspace)
+    assert cells[1][:5] == [False, 2, "{oops", "", "broken"]
+    assert "not valid JSON" in cells[1][7]
+    cells[1][2] = "x"
+    with pytest.raises(RowError, match="mend it in the form"):
+        panel.edit_cells(workspace, cells)
+
+
+@pytest.mark.parametrize(("action", "check"), [
+    ("approve", lambda new: [r["status"] for r in new] == ["approved", "approved"]),
+    ("reject", lambda new: [r["status"] for r in new] == ["rejected", "rejected"]),
+    ("pin to validation", lambda new: [r["pin"] for r in new] == ["validation", "validation"]),
+])  # fmt: skip
+def test_a_bulk_action_touches_the_ticked_rows_in_one_step(workspace, action, check):
+    before = lines(workspace)
+    workspace.rows.change(panel.bulk(workspace, action, [2, 9]), rows(workspace).version)
+    after = lines(workspace)
+    assert [i for i in range(70) if before[i] != after[i]] == [2, 9]
+    assert check([json.loads(after[2]), json.loads(after[9])])
+    workspace.rows.undo(rows(workspace).version)
+    assert lines(workspace) == before
+
+
+def test_bulk_delete_and_duplicate(workspace):
+    before = lines(workspace)
+    workspace.rows.change(panel.bulk(workspace, "duplicate", [0]), rows(workspace).version)
+    assert json.loads(lines(workspace)[-1]) == json.loads(before[0])
+    workspace.rows.change(panel.bulk(workspace, "delete", [0, 70]), rows(workspace).version)
+    assert lines(workspace) == before[1:]
+
+
+def test_a_bulk_action_on_nothing_or_of_no_known_name_is_refused(workspace):
+    with pytest.raises(DataError, match="No row is ticked"):
+        panel.bulk(workspace, "approve", [])
+    with pytest.raises(DataError, match="no bulk action 'burn'"):
+        panel.bulk(workspace, "burn", [1])
+    assert panel.bulk(workspace, "take the pin off", [1]) == Change(what=words.NOTHING_CHANGED)
+
+
+def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace):
+    now = rows(workspace)
+    copy = replace(now.rows[0], status="draft")
+    now = workspace.rows.change(Change(add=(copy,)), now.version)
+    workspace.health(now)
+    assert panel.found(workspace, "", "", "", "", "repeat", "", "place", None) == [0, 70]
+    sides = [len(panel.found(workspace, "", "", "", "", "", side, "place", None)) for side in ("train", "validation", "left out")]
+    assert sides == [64, 7, 0]
+
+
+def test_the_grid_says_what_it_shows(workspace):
+    now = rows(workspace)
+    assert "70 of 70 rows" in panel.where_html(now, range(70), 0, None)
+    assert "101–200 of 250 found" in panel.where_html(now, range(250), 1, None)
+    assert words.NARROWED in panel.where_html(now, [1], 0, (1,))
+    assert words.NOTHING_FOUND in panel.where_html(now, [], 0, None)
+
+
+def test_next_and_previous_walk_the_rows_found():
+    assert [neighbour([2, 5, 9], 5, 1), neighbour([2, 5, 9], 5, -1), neighbour([2, 5, 9], 9, 1)] == [9, 2, 9]
+    assert [neighbour([2, 5], 3, 1), neighbour([2, 5], None, 1), neighbour([], 3, 1)] == [5, 2, None]
+
+
+def test_the_form_of_a_place_that_is_gone_is_empty(workspace):
+    now = rows(workspace)
+    assert open_row(now, 500).place is None
+    assert open_row(now, 3).place == 3
+    assert hash(Form()) != hash(Form())
