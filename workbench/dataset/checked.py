@@ -25,7 +25,7 @@ class Finding:
     """One thing that is wrong or worth knowing: `short` for a chip, `title` with figures, `advice` on what to do.
 
     `places` are the lines it is about, from 0 over all lines of the set. `topic` is the word that a
-    "missing_no_call" finding is about.
+    "topic" finding is about.
     """
 
     kind: str
@@ -36,6 +36,11 @@ class Finding:
     places: tuple[int, ...] = ()
     fix: Fix | None = None
     topic: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the finding is called as long as it stands, whatever becomes of the others."""
+        return f"{self.kind}:{self.topic}" if self.topic else self.kind
 
 
 @dataclass(frozen=True)

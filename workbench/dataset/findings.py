@@ -31,7 +31,7 @@ def find_all(checked: Checked) -> list[Finding]:
         return []
     makers: tuple[Callable[[Checked], Iterable[Finding]], ...] = (
         broken_lines, contradictions, leaks, across_the_split, unknown_tools, broken_arguments, repeats, stray_spaces,
-        imbalance, missing_topics, near_misses, similar_wording, near_duplicates, awaiting, unused_tools, too_few,
+        imbalance, missing_topics, near_misses, similar_wording, near_duplicates, uncompared, awaiting, unused_tools, too_few,
     )
     return [finding for make in makers for finding in make(checked)]
 
@@ -55,7 +55,7 @@ def repeats(checked: Checked) -> Iterator[Finding]:
     if same:
         more = sum(len(g) - 1 for g in same)
         yield Finding(
-            "repeat", "warn", _count(more, "repeat"), f"{rows_word(more)} {_verb(more, 'repeats', 'repeat')} another row word for word.",
+            "exact", "warn", _count(more, "repeat"), f"{rows_word(more)} {_verb(more, 'repeats', 'repeat')} another row word for word.",
             "A repeat only makes its row count more: keep one of each.", tuple(p for g in same for p in g), fixes.delete_repeats(checked.rows, same),
         )
 
@@ -87,7 +87,7 @@ def near_misses(checked: Checked) -> Iterator[Finding]:
                 found.update(p for p in (*members[left], *members[right]) if context(checked.rows[p]) == before)
     if found:
         yield Finding(
-            "near_miss", "warn", f"{len(found):,} near misses", f"{rows_word(len(found))} ask nearly the same, and some are answered with another tool or in words.",
+            "near-miss", "warn", f"{len(found):,} near misses", f"{rows_word(len(found))} ask nearly the same, and some are answered with another tool or in words.",
             "If the few words between them are meant to decide, keep them: such rows teach the most. If not, one of the answers is wrong.",
             checked.grouped(found),
         )
@@ -102,9 +102,17 @@ def near_duplicates(checked: Checked) -> Iterator[Finding]:
     if count:
         many = count >= MANY_NEAR * len(checked.rows)
         yield Finding(
-            "near_duplicate", "warn" if many else "info", f"{count:,} near-duplicates",
+            "near", "warn" if many else "info", f"{count:,} near-duplicates",
             f"{rows_word(count)} ask nearly the same as another, in {_count(len(groups), 'group')}" + (f": {count / len(checked.rows):.0%} of all rows." if many else "."),
             "A group stands on one side of the split. Keep the rows whose wording adds something; reword or delete the others.", tuple(p for g in groups for p in g),
+        )
+
+
+def uncompared(checked: Checked) -> Iterator[Finding]:
+    if not checked.likeness.measured:
+        yield Finding(
+            "uncompared", "warn", "not all compared", "Not all requests were compared with one another: there are too many long ones that are alike.",
+            "Near-duplicates may be missing here, and may stand on both sides of the split: split the set, or shorten the requests.",
         )
 
 
@@ -161,7 +169,7 @@ def unknown_tools(checked: Checked) -> Iterator[Finding]:
         guess = process.extractOne(names[0], list(checked.tools), score_cutoff=75) if checked.tools else None
         meant = f" {names[0]} may be meant as {guess[0]}." if guess else ""
         yield Finding(
-            "unknown_tool", "bad" if checked.tools else "warn", f"{len(places):,} unknown tools" if len(places) > 1 else "1 unknown tool",
+            "unknown-tool", "bad" if checked.tools else "warn", f"{len(places):,} unknown tools" if len(places) > 1 else "1 unknown tool",
             f"{rows_word(len(places))} {_verb(len(places), 'calls', 'call')} {_named(names)}, which {'is no known tool' if len(names) == 1 else 'are no known tools'}.",
             f"Add the tool on the panel “Tools”, or mend the name in the rows.{meant}", tuple(places),
         )
@@ -175,7 +183,7 @@ def broken_arguments(checked: Checked) -> Iterator[Finding]:
     known: dict[str, list[str]] = {}
     fix = fixes.retype(checked.rows, problems, checked.known_tools, lambda row: bool(_row_problems(checked, row, known)))
     yield Finding(
-        "arguments", "bad", f"{count:,} broken call{'s' if count > 1 else ''}", f"{rows_word(count)} {_verb(count, 'calls', 'call')} a tool with arguments that break its schema.",
+        "schema", "bad", f"{count:,} broken call{'s' if count > 1 else ''}", f"{rows_word(count)} {_verb(count, 'calls', 'call')} a tool with arguments that break its schema.",
         f"Row {place + 1}: {first[0].rstrip('.')}. Mend the arguments in the rows, or the schema on the panel “Tools”.", tuple(problems), fix,
     )
 
@@ -185,14 +193,13 @@ def imbalance(checked: Checked) -> Iterator[Finding]:
     texts = rows - calls
     if not rows or LEAST_SHARE <= calls / rows <= 1 - LEAST_SHARE:
         return
-    kind, other, fault, fewer = ("call", "text answers", "over-calls", False) if calls > texts else ("text answer", "calls", "missed calls", True)
-    places = tuple(p for p, c in checked.calls.items() if bool(c) is fewer)
+    kind, other, fault = ("call", "text answers", "over-calls") if calls > texts else ("text answer", "calls", "missed calls")
     if not calls or not texts:
         title = f"All {rows_word(rows)} are {kind}s." if rows > 1 else f"The only row is a {kind}."
-        yield Finding("one_kind", "bad", f"only {kind}s", title, f"Add {other}: without any, expect {fault} whatever is asked.")
+        yield Finding("one-kind", "bad", f"only {kind}s", title, f"Add {other}: without any, expect {fault} whatever is asked.")
     else:
         advice = f"Add {other} until they are about half: as it is, expect {fault}."
-        yield Finding("imbalance", "warn", f"{calls / rows:.0%} calls", f"{calls:,} of {rows_word(rows)} are calls.", advice, places)
+        yield Finding("imbalance", "warn", f"{calls / rows:.0%} calls", f"{calls:,} of {rows_word(rows)} are calls.", advice)
 
 
 def missing_topics(checked: Checked) -> Iterator[Finding]:
@@ -203,7 +210,7 @@ def missing_topics(checked: Checked) -> Iterator[Finding]:
         texts = "no text answer is" if not topic.texts else f"only {_count(topic.texts, 'text answer')} {'is' if topic.texts == 1 else 'are'}"
         severity: Severity = "warn" if topic.calls >= 5 else "info"
         yield Finding(
-            "missing_no_call", severity, f"“{topic.word}”: calls only", f"{topic.calls:,} calls are about “{topic.word}”, {texts}: expect over-calls.",
+            "topic", severity, f"“{topic.word}”: calls only", f"{topic.calls:,} calls are about “{topic.word}”, {texts}: expect over-calls.",
             f"Add rows that speak of “{topic.word}” and need no call: what it is, how it works, a near miss.", tuple(places[i] for i in topic.places), topic=topic.word,
         )
 
@@ -213,7 +220,7 @@ def awaiting(checked: Checked) -> Iterator[Finding]:
     if places:
         them = "it" if len(places) == 1 else "them"
         yield Finding(
-            "awaiting", "warn", f"{len(places):,} to review", f"{len(places):,} generated {_verb(len(places), 'draft waits', 'drafts wait')} for review.",
+            "review", "warn", f"{len(places):,} to review", f"{len(places):,} generated {_verb(len(places), 'draft waits', 'drafts wait')} for review.",
             f"Read {them}, then approve or reject {them}: until then no run learns {them}, unless Unreviewed rows is set to “all”.", places,
         )
 
@@ -233,7 +240,7 @@ def unused_tools(checked: Checked) -> Iterator[Finding]:
     unused = sorted(checked.tools.keys() - called)
     if unused and called:
         yield Finding(
-            "unused_tool", "info", _count(len(unused), "unused tool"), f"No row calls {_named(unused, 'or')}.",
+            "unused-tool", "info", _count(len(unused), "unused tool"), f"No row calls {_named(unused, 'or')}.",
             "A tool is learned from the rows that call it: add some, or delete the tool on the panel “Tools”.",
         )
 

@@ -21,9 +21,9 @@ __all__ = ["SEVERITIES", "Finding", "Fix", "Health", "Severity", "check_health"]
 LEFT_OUT = "left out"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Health:
-    """The state of a set. Rejected rows count in `statuses` alone: they are never learned.
+    """The state of a set, told from another by identity alone. Rejected rows count in `statuses` alone: they are never learned.
 
     `per_tool` counts the rows that call a tool, `call_lengths` and `text_lengths` are the lengths of whole rows in
     `unit`. `split` says for every line "train", "validation", "left out" (rejected, or waiting for review), or "" for

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from rapidfuzz import fuzz, process
 
 NEAR = 85.0  # rapidfuzz ratio (0 to 100) of normalised prompts from which two count as near-duplicates
-COMPARED_CHARACTERS = 2000  # of a prompt: what comes after them does not count
+COMPARED_CHARACTERS = 1000  # of a prompt: what comes after them does not count
 LONG_WORDS = 40  # from so many different words on, two prompts must also share half of them
+MOST_WORK = 2.5e11  # pairs times their lengths that are measured at most: some seconds; only thousands of very long prompts reach it
 KEPT_PAIRS = 200_000  # like pairs that are kept; beyond them only the groups are still exact
 BLOCK = 512  # prompts compared with all others at a time
 MEASURED = 100_000  # pairs given to rapidfuzz at a time
@@ -47,7 +48,8 @@ class Likeness:
     """What `compare_within` found. `of` gives every prompt's place among the distinct ones, which the rest counts by.
 
     `left` < `right` are like pairs of distinct prompts and `scores` how like they are (0 to 100); `labels` is the same
-    number for two distinct prompts that a chain of like pairs joins. `complete` tells whether all pairs were kept.
+    number for two distinct prompts that a chain of like pairs joins. `complete` tells whether all pairs were kept, and
+    `measured` whether all were looked at: thousands of very long prompts are not.
     """
 
     of: Places
@@ -56,6 +58,7 @@ class Likeness:
     scores: Floats
     labels: Places
     complete: bool
+    measured: bool = True
 
     def pairs(self) -> list[Pair]:
         """All pairs of prompts that are the same or like one another, by place; at most `KEPT_PAIRS`."""
@@ -95,12 +98,16 @@ def _compare_within(prompts: tuple[str, ...], cutoff: float) -> Likeness:
     (table,) = _tables(texts)
     joined = list(range(len(texts)))
     kept: list[Found] = []
-    count = 0
+    count, work, measured = 0, 0.0, True
     for left, right in _candidates(table, table, cutoff, within=True):
         if count >= KEPT_PAIRS:  # what is still of interest are pairs that join two groups
             labels = _labels(joined)
             apart = labels[left] != labels[right]
             left, right = left[apart], right[apart]
+        work += float(np.dot(table.lengths[left].astype(np.float64), table.lengths[right]))
+        if work > MOST_WORK:
+            measured = False
+            break
         found = _measured(table, table, left, right, cutoff)
         _join(joined, found[0].tolist(), found[1].tolist())
         if count < KEPT_PAIRS:
@@ -111,7 +118,7 @@ def _compare_within(prompts: tuple[str, ...], cutoff: float) -> Likeness:
     labels = np.empty(len(texts), dtype=np.int64)
     labels[table.order] = _labels(joined)
     by_place = np.lexsort((second, first))
-    return Likeness(of, first[by_place], second[by_place], scores[by_place], labels, count < KEPT_PAIRS)
+    return Likeness(of, first[by_place], second[by_place], scores[by_place], labels, count < KEPT_PAIRS, measured)
 
 
 def compare_between(prompts: Sequence[str], others: Sequence[str], cutoff: float = NEAR) -> list[Pair]:
@@ -133,6 +140,11 @@ def compare_between(prompts: Sequence[str], others: Sequence[str], cutoff: float
 def near_groups(prompts: Sequence[str]) -> list[list[int]]:
     """Places of prompts in groups of two and more that are near-duplicates, directly or over others."""
     return compare_within(prompts).groups()
+
+
+def forget() -> None:
+    """Keep no answer of an earlier comparison."""
+    _compare_within.cache_clear()
 
 
 # -- ruling out ------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ _CARRIERS = """
 покажи покажите показать скажи скажите сказать подскажи подскажите назови назовите напомни напомните напомнить проверь проверьте проверить
 узнай узнать узнайте выведи вывести выведите посмотри посмотреть посмотрите дай дайте давай найди найдите найти открой открыть пришли
 пришлите сообщи сообщите расскажи расскажите объясни объясните нужно нужен нужна нужны помоги помогите сделай сделать знать интересует
+осталось остался осталась есть стоит составляет придет пришел пришла пришло пришли изменился изменилась изменилось
 вывод могли можешь можете числа числу число сколь насколько
 a about all am an and any are as at be been but by can could did do does for from get give had has have hello help her hey hi him his how i if in is
 it its just know let like list many me much my need now of on or our out please see she show so tell thank thanks that the their them then there they
@@ -59,10 +60,16 @@ class Topic:
 def stems(text: str) -> dict[str, str]:
     """The stems of a text's telling words, each with the first word that has it."""
     found: dict[str, str] = {}
-    for word in _WORD.findall(text.casefold().replace("ё", "е")):
-        if len(word) >= SHORTEST and word not in CARRIERS:
-            found.setdefault(_stem(word), word)
+    for word in _WORD.findall(text.casefold()):
+        plain = word.replace("ё", "е")
+        if len(word) >= SHORTEST and plain not in CARRIERS:
+            found.setdefault(_stem(plain), word)
     return found
+
+
+def forget() -> None:
+    """Keep no stem of an earlier call."""
+    _stem.cache_clear()
 
 
 @lru_cache(maxsize=50_000)

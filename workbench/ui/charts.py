@@ -1,4 +1,4 @@
-"""The loss chart."""
+"""The charts: losses of a run, lengths of rows."""
 
 from __future__ import annotations
 
@@ -35,4 +35,34 @@ def loss_chart(steps: Sequence[events.Step], validations: Sequence[events.Valida
     grid = {"gridcolor": "rgba(100,116,139,.25)", "zeroline": False}
     figure.update_xaxes(title="optimizer step", range=[0.5, max(total_steps, 1) + 0.5], **grid)
     figure.update_yaxes(title="loss (nats per token)", rangemode="tozero", **grid)
+    return figure
+
+
+CALL_VIOLET, TEXT_GREEN = "#7c3aed", "#5b8a7a"
+BARS = 30
+
+
+def length_histogram(calls: Sequence[int], texts: Sequence[int], unit: str) -> go.Figure:
+    """How long the rows are, in `unit`: calls (violet) stacked on text answers (green-grey), in at most `BARS` bars."""
+    longest = max((*calls, *texts), default=0)
+    width = max(1, -(-(longest + 1) // BARS))
+    count = max(1, -(-(longest + 1) // width))
+    figure = go.Figure()
+    for name, lengths, colour in (("text answers", texts, TEXT_GREEN), ("calls", calls, CALL_VIOLET)):
+        heights = [0] * count
+        for length in lengths:
+            heights[length // width] += 1
+        figure.add_trace(go.Bar(
+            x=[(i + 0.5) * width for i in range(count)], y=heights, width=width * 0.9, name=name, marker={"color": colour},
+            customdata=[f"{i * width} to {(i + 1) * width - 1}" if width > 1 else str(i) for i in range(count)],
+            hovertemplate=f"%{{y}} {name}<br>of %{{customdata}} {unit}<extra></extra>",
+        ))
+    figure.update_layout(
+        barmode="stack", height=260, margin={"l": 45, "r": 10, "t": 25, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": "#64748b", "size": 12},
+        legend={"orientation": "h", "y": 1.15, "x": 0}, showlegend=True,
+    )
+    grid = {"gridcolor": "rgba(100,116,139,.25)", "zeroline": False}
+    figure.update_xaxes(title=f"length of a row ({unit})", rangemode="tozero", **grid)
+    figure.update_yaxes(title="rows", rangemode="tozero", **grid)
     return figure
