@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, Job, LoadJob, TrainJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, Holds, Job, LoadJob, TrainJob
 from workbench.errors import AdapterError, EngineError, InputError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
+from workbench.models.constrained import Grammar
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.loading import Base, load_base, put_saved_adapter
 from workbench.settings import Quantization
@@ -21,6 +22,7 @@ from workbench.training.runs import RunStore
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation
+WRITERS = 4  # replies of generated rows that are written at once
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Host:
                 return self._train(job, report)
             if isinstance(job, AnswerJob):
                 return self._answer(job, report)
+            if isinstance(job, GenerateJob):
+                return self._generate(job, report)
             return self._evaluate(job, report)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
             if not _is_out_of_memory(exc):
@@ -119,10 +123,10 @@ class Host:
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,
                 "adapter_difference": ended.adapter_difference}
 
-    def ensure_adapter(self, job: AnswerJob | EvaluateJob, report: Report) -> Base:
+    def ensure_adapter(self, job: AnswerJob | EvaluateJob | GenerateJob, report: Report) -> Base:
         """The base with the job's adapter on it (the run's own model and quantization), proven active."""
         if job.run is None:
-            if job.adapted if isinstance(job, EvaluateJob) else any(job.lanes):
+            if isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes):
                 raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
             return self.ensure_base(job.model, job.quantization, report)
         view = self.runs.view(job.run)
@@ -159,6 +163,22 @@ class Host:
             replies |= dict(zip(chunk, made, strict=True))
         return {"replies": [replies[i].text for i in range(len(prompts))],
                 "adapter_difference": self.difference if job.run else None}
+
+    def _generate(self, job: GenerateJob, report: Report) -> dict[str, Any]:
+        """Replies that are bound to the job's form; a stop keeps those that were begun, marked as "stopped"."""
+        base = self.ensure_adapter(job, report)
+        prompts = [_prompt(base, turns) for turns in job.prompts]
+        grammar = Grammar(base, job.form)
+        replies: list[Reply] = []
+        for start in range(0, len(prompts), WRITERS):
+            if report.stop():
+                break
+            report.progress(f"wrote {len(replies)} of {len(prompts)} replies", len(replies) / len(prompts))
+            lanes = [Lane(ids, adapted=job.run is not None, bound=grammar.bound()) for ids in prompts[start : start + WRITERS]]
+            # Another seed for each batch, or like prompts would get the same reply again.
+            sampling = job.sampling.model_copy(update={"seed": (job.sampling.seed + start) % 2**31})
+            replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop)
+        return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
 
 def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:

@@ -55,7 +55,19 @@ class EvaluateJob(_Message):
     sampling: Sampling = Sampling()
 
 
-Job = Annotated[LoadJob | TrainJob | AnswerJob | EvaluateJob, Field(discriminator="kind")]
+class GenerateJob(_Message):
+    """Write one reply per prompt that is JSON of `form` (a JSON schema), with the adapter of `run`, or with the base alone."""
+
+    kind: Literal["generate"] = "generate"
+    prompts: tuple[tuple[dict[str, str], ...], ...]
+    form: dict[str, Any]
+    run: str | None = None
+    model: str = "demo"
+    quantization: Quantization = Quantization()
+    sampling: Sampling = Sampling(greedy=False, max_new_tokens=1024)
+
+
+Job = Annotated[LoadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob, Field(discriminator="kind")]
 
 
 class Do(_Message):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from workbench.models.loading import ADAPTER, Base
@@ -17,12 +17,20 @@ from workbench.settings import Sampling
 BASE_LANE = "__base__"  # peft's word for "no adapter" in a mixed batch
 
 
+class Bound(Protocol):
+    """What limits the tokens of one reply. It is made for that reply and follows it token by token."""
+
+    def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
+        """The mask of the tokens that may follow `last` (bool, V = `width`), or None for all; `last` is None at the start."""
+
+
 @dataclass(frozen=True)
 class Lane:
-    """One reply to make: the prompt's ids and whether the adapter is on."""
+    """One reply to make: the prompt's ids, whether the adapter is on, and what binds its tokens, if anything."""
 
     prompt_ids: tuple[int, ...]
     adapted: bool
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,23 @@ class _Lanes(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
         return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device, dtype=torch.bool)
 
 
+class _Bounds(LogitsProcessor):  # type: ignore[misc]
+    """Rules out, in every bound lane, the tokens that its bound does not allow. Runs before the sampling's own cuts."""
+
+    def __init__(self, lanes: Sequence[Lane], states: Sequence[_LaneState], width: int) -> None:
+        self.lanes, self.states, self.width = lanes, states, width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        begun = input_ids.shape[1] > self.width
+        for i, (lane, state) in enumerate(zip(self.lanes, self.states, strict=True)):
+            if lane.bound is None or state.done:
+                continue
+            mask_V = lane.bound.allowed(int(input_ids[i, -1]) if begun else None, scores.shape[-1])
+            if mask_V is not None:
+                scores[i] = scores[i].masked_fill(~mask_V.to(scores.device), -torch.inf)
+        return scores
+
+
 def generate(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
     on_text: Callable[[list[str]], None] = lambda _: None, stop: Callable[[], bool] = lambda: False,
@@ -99,10 +124,13 @@ def generate(
     watcher = _Lanes(len(lanes), base, on_text, stop)
     if not sampling.greedy:
         torch.manual_seed(sampling.seed)
+    bounds: dict[str, Any] = {}
+    if any(lane.bound is not None for lane in lanes):
+        bounds = {"logits_processor": LogitsProcessorList([_Bounds(lanes, watcher.states, width)])}
     with torch.inference_mode(), _adapters(base, lanes) as extra:
         base.model.generate(
             input_ids=ids_BT, attention_mask=mask_BT, generation_config=_config(base, sampling),
-            streamer=watcher, stopping_criteria=StoppingCriteriaList([watcher]), **extra,
+            streamer=watcher, stopping_criteria=StoppingCriteriaList([watcher]), **bounds, **extra,
         )
     texts = [base.tokenizer.text(s.ids) for s in watcher.states]
     return [
