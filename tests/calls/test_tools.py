@@ -378,6 +378,18 @@ def test_the_fields_of_a_form_come_from_the_schema():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("schema", [
+    {"type": {}}, {"type": [[]]}, {"type": [{}, "null"]}, {"enum": [[], []]}, {"enum": {}}, {"$ref": "#"}, {"$ref": "#/properties/x"}, {"$ref": 3},
+    {"anyOf": [{"$ref": "#/properties/x"}]}, {"anyOf": [3]}, {"anyOf": []}, {"description": [1]}, 7, None, {"oneOf": "x"},
+])  # fmt: skip
+def test_a_schema_that_nobody_checked_still_gives_a_form(schema):
+    spec = ToolSpec("t", "", {"type": "object", "properties": {"x": schema}, "required": [[], "x"]})
+    assert [(f.name, f.kind, f.required) for f in argument_fields(spec)] == [("x", "json", True)]
+    with pytest.raises(RowError, match="^the schema of the tool “t” can't be used: "):
+        read_arguments(spec, {"x": "1"})
+    assert argument_fields(ToolSpec("t", "", [])) == argument_fields(ToolSpec("t", "", {"properties": []})) == ()
+
+
 def test_a_form_s_values_become_typed_arguments_and_empty_ones_are_not_given():
     values = {"amount": "12.5", "limit": 3.0, "to": " a ", "currency": "RUB", "level": "2", "urgent": "false", "tags": '["x"]', "where": None, "note": ""}
     found = read_arguments(PAY, values)

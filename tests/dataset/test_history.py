@@ -141,7 +141,7 @@ def test_a_change_finds_the_rows_that_the_other_side_left_alone_where_they_stand
     found = merged(store, Change(put={2: OURS}, drop=frozenset({4}), add=(row(7),), what="row 3 was changed"), seen)
     assert (requests(store), answers(store)[1]) == (["1", "2", "3", "9", "7"], "Наше")
     assert (found.conflicts, store.undo_what) == ((), "row 3 was changed, merged with a change made elsewhere")
-    assert found.sentence == "Made elsewhere meanwhile: row 5 was added, row 1 was deleted"
+    assert found.sentence == "Made elsewhere meanwhile: row 5 was added, row 1 was deleted."
 
 
 @pytest.mark.parametrize(("prefer", "third", "more"), [("both", "Чужое", [DRAFT]), ("ours", "Наше", []), ("theirs", "Чужое", [])])
@@ -153,7 +153,7 @@ def test_where_both_sides_changed_one_row_the_caller_decides_and_both_is_the_rul
     assert list(store.read().rows[5:]) == more
     assert [(c.seen_place, c.place, c.theirs.row.answer.content, c.ours) for c in found.conflicts] == [(2, 2, "Чужое", OURS)]
     end = {"both": "their version stays, yours is added at the end as a draft with a note", "ours": "yours stands", "theirs": "theirs stands"}[prefer]
-    assert found.sentence == f"Made elsewhere meanwhile: row 3 was changed. Row 3 you changed too: {end}"
+    assert found.sentence == f"Made elsewhere meanwhile: row 3 was changed. Row 3 you changed too: {end}."
 
 
 @pytest.mark.parametrize(("prefer", "more"), [
@@ -174,7 +174,7 @@ def test_a_row_that_they_changed_and_we_deleted_stays_unless_ours_is_preferred(s
     assert "".join(requests(store)) == stay
     assert (found.conflicts[0].ours, found.conflicts[0].theirs.row.answer.content) == (None, "Чужое")
     end = "the deletion stands" if prefer == "ours" else "what stands there now is kept"
-    assert found.sentence == f"Made elsewhere meanwhile: row 3 was changed. Row 3 you deleted, and elsewhere changed: {end}"
+    assert found.sentence == f"Made elsewhere meanwhile: row 3 was changed. Row 3 you deleted, and elsewhere changed: {end}."
 
 
 def test_what_both_sides_did_alike_is_no_conflict(store):

@@ -315,6 +315,8 @@ def test_one_change_does_everything_in_one_write_and_one_step(store):
     assert (lines_of(store), store.undo_what, store.redo_what) == (LINES, None, "three things were done")
     store.redo()
     assert (store.read(), store.undo_what) == (found, "three things were done")
+    store.delete(0, found.version)
+    assert store.steps == ("row 1 was deleted", "three things were done")
 
 
 def test_everything_can_be_replaced_and_then_no_old_place_is_left(store):

@@ -16,7 +16,7 @@ from workbench.schema import ToolCall, ToolSpec
 Kind = Literal["text", "number", "integer", "boolean", "choice", "json"]
 MAX_ARGUMENTS = 100_000  # characters of JSON that are still checked
 MAX_PROBLEMS = 20  # of one call
-_KINDS: dict[Any, Kind] = {"string": "text", "number": "number", "integer": "integer", "boolean": "boolean"}
+_KINDS: dict[str, Kind] = {"string": "text", "number": "number", "integer": "integer", "boolean": "boolean"}
 _TYPES = {
     "string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false",
     "array": "a list", "object": "an object", "null": "null",
@@ -38,12 +38,16 @@ class ArgumentField:
 
 
 def argument_fields(spec: ToolSpec) -> tuple[ArgumentField, ...]:
-    """The fields of a form for a call of the tool; what has no simple field is asked for as JSON."""
-    properties = spec.parameters.get("properties")
-    required = spec.parameters.get("required")
-    wanted = set(required) if isinstance(required, list) else set()
+    """The fields of a form for a call of the tool; what has no simple field is asked for as JSON.
+
+    The schema may be one that nobody checked: what makes no sense in it becomes such a field too.
+    """
+    if not isinstance(spec.parameters, Mapping):
+        return ()
+    properties, required = spec.parameters.get("properties"), spec.parameters.get("required")
     if not isinstance(properties, Mapping):
         return ()
+    wanted = required if isinstance(required, list) else []
     return tuple(_field(name, schema, name in wanted, spec.parameters) for name, schema in properties.items())
 
 
@@ -55,16 +59,16 @@ def _field(name: str, schema: Any, required: bool, root: Mapping[str, Any]) -> A
     choices = _choices(found)
     if choices:
         return ArgumentField(name, "choice", required, str(help_), tuple(choices), default)
-    return ArgumentField(name, _KINDS.get(found.get("type"), "json"), required, str(help_), (), default)
+    return ArgumentField(name, _KINDS.get(str(found.get("type")), "json"), required, str(help_), (), default)
 
 
-def _plain(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], left: int = 8) -> Mapping[str, Any]:
     """`schema` without its reference and without "or null"; {} where it is not one simple schema."""
     try:
         found = resolve(schema, root)
     except RowError:
         return {}
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not left:
         return {}
     types = found.get("type")
     if isinstance(types, list):
@@ -73,7 +77,7 @@ def _plain(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, A
     for key in ("anyOf", "oneOf"):
         if isinstance(found.get(key), list):
             real = [part for part in found[key] if part != {"type": "null"}]
-            return _plain(real[0], root) if len(real) == 1 and isinstance(real[0], Mapping) else {}
+            return _plain(real[0], root, left - 1) if len(real) == 1 and isinstance(real[0], Mapping) else {}
     return found
 
 

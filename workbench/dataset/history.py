@@ -197,7 +197,7 @@ def merge_changes(change: Change, seen: Sequence[Entry] | None, now: RowSet, pre
     if prefer not in get_args(Prefer):
         raise DataError(f"{prefer!r} is no way to merge: take one of {', '.join(get_args(Prefer))}.")
     if seen is None:
-        return Merge(change, now.version, (), "The rows were added to the set as it stands now")
+        return Merge(change, now.version, (), "The new rows were added to the set as it stands now.")
     pairs = match(seen, now.entries)
     if change.replace_all:
         return _merge_whole(change, seen, now, pairs, prefer)
@@ -274,7 +274,7 @@ def _say(seen: Sequence[Entry], now: Sequence[Entry], conflicts: Sequence[Confli
         parts.append(f"{_rows(put)} you changed too: {both[prefer]}")
     if gone:
         parts.append(f"{_rows(gone)} you deleted, and elsewhere changed: {kept}")
-    return ". ".join(part[:1].upper() + part[1:] for part in parts)
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)
 
 
 def _told(places: Iterable[int], verb: str) -> str:

@@ -151,6 +151,11 @@ class RowStore:
         """The change that Redo would make again; None if there is none."""
         return self._redo[-1].what if self._redo else None
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The changes that can be taken back, in words, the last one first."""
+        return tuple(step.what for step in reversed(self._undo))
+
     def undo(self, version: str | None = None) -> RowSet:
         """Take the last change back; raises `DataError` if there is none, `ConflictError` if the file is not as seen."""
         return self._travel(self._undo, self._redo, version, "There is no change to take back.")
