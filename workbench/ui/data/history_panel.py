@@ -167,17 +167,16 @@ def build(bench: Bench) -> None:
     message = gr.HTML(elem_id="history-message")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            with gr.Row():
-                name = gr.Textbox(label=words.NAME, placeholder=words.NAME_HINT, max_lines=1, max_length=64, elem_id="history-name")
-                save_it = gr.Button(words.SAVE, variant="primary", min_width=120, elem_id="history-save")
+            name = gr.Textbox(label=words.NAME, placeholder=words.NAME_HINT, max_lines=1, max_length=64, elem_id="history-name")
+            save_it = gr.Button(words.SAVE, variant="primary", size="sm", elem_id="history-save")
             table = gr.HTML()
             chosen = gr.Dropdown([], label=words.CHOSEN, elem_id="history-chosen")
             against = gr.Dropdown([(words.NOW, NOW)], value=NOW, label=words.AGAINST, elem_id="history-against")
             with gr.Row():
-                show = gr.Button(words.COMPARE, min_width=140, elem_id="history-compare")
-                go = gr.Button(words.RESTORE, min_width=140, elem_id="history-restore")
-                drop = gr.Button(words.DELETE, min_width=140, elem_id="history-delete")
-                back = gr.Button(words.BACK, min_width=140, elem_id="history-back")
+                show = gr.Button(words.COMPARE, size="sm", min_width=140, elem_id="history-compare")
+                go = gr.Button(words.RESTORE, size="sm", min_width=140, elem_id="history-restore")
+                drop = gr.Button(words.DELETE, size="sm", min_width=140, elem_id="history-delete")
+                back = gr.Button(words.BACK, size="sm", min_width=140, elem_id="history-back")
             steps = gr.HTML()
         with gr.Column(scale=3, min_width=360):
             difference = gr.HTML(elem_id="history-diff")

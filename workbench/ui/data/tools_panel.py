@@ -251,19 +251,19 @@ def build(bench: Bench) -> None:
             book = gr.Radio([], label=words.LIST, elem_id="tools-list")
             aside = gr.HTML()
             with gr.Row():
-                new = gr.Button(words.NEW, min_width=90, elem_id="tools-new")
-                seen = gr.Button(words.ADD_SEEN, min_width=180, elem_id="tools-seen")
+                new = gr.Button(words.NEW, size="sm", min_width=90, elem_id="tools-new")
+                seen = gr.Button(words.ADD_SEEN, size="sm", min_width=180, elem_id="tools-seen")
         with gr.Column(scale=3, min_width=360):
+            with gr.Row():
+                save = gr.Button(words.SAVE, variant="primary", size="sm", min_width=90, elem_id="tools-save")
+                delete = gr.Button(words.DELETE, size="sm", min_width=90, elem_id="tools-delete")
+                back = gr.Button(words.UNDO, size="sm", min_width=90, elem_id="tools-undo")
             message = gr.HTML(elem_id="tools-message")
             name = gr.Textbox(label=words.NAME, info=words.NAME_INFO, max_lines=1, elem_id="tools-name")
             description = gr.Textbox(label=words.DESCRIPTION, info=words.DESCRIPTION_INFO, lines=2, elem_id="tools-description")
-            parameters = gr.Code(label=words.PARAMETERS, language="json", lines=8, max_lines=20, elem_id="tools-parameters")
+            parameters = gr.Code(label=words.PARAMETERS, language="json", lines=6, max_lines=20, elem_id="tools-parameters")
             fields = gr.HTML()
-            mock = gr.Code(label=words.MOCK, language="json", lines=4, max_lines=14, elem_id="tools-mock")
-            with gr.Row():
-                save = gr.Button(words.SAVE, variant="primary", min_width=90, elem_id="tools-save")
-                delete = gr.Button(words.DELETE, min_width=90, elem_id="tools-delete")
-                back = gr.Button(words.UNDO, min_width=90, elem_id="tools-undo")
+            mock = gr.Code(label=words.MOCK, language="json", lines=3, max_lines=14, elem_id="tools-mock")
     state = [opened, version, armed, name, description, parameters, mock, bench.changed]
     outputs = [message, book, aside, version, opened, armed, name, description, parameters, mock, fields, bench.changed]
 

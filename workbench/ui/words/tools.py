@@ -9,10 +9,10 @@ HELP = (
 )
 EMPTY = "No tool yet. Write the first one on the right, or press “Add the tools that rows call”."
 LIST = "Tools of this set"
-NAME, NAME_INFO = "Name", "As calls write it: letters, digits, '_', '.' or '-', beginning with a Latin letter or '_'."
+NAME, NAME_INFO = "Name", "As calls write it: letters, digits, underscore, point or hyphen; the first one a Latin letter or an underscore."
 DESCRIPTION, DESCRIPTION_INFO = "Description", "What the tool does and when to call it."
 PARAMETERS, MOCK = "Parameters (a JSON schema of an object)", "Answer in a demonstration (JSON; empty for none)"
-SAVE, NEW, DELETE, UNDO, ADD_SEEN = "Save tool", "New tool", "Delete tool", "Take the last change back", "Add the tools that rows call"
+SAVE, NEW, DELETE, UNDO, ADD_SEEN = "Save tool", "New tool", "Delete tool", "Undo the last change", "Add the tools that rows call"
 NO_TOOL_OPEN = "No tool is open: choose one of the list first."
 NEW_FORM = "A new tool: give it a name and press “Save tool”."
 NONE_UNKNOWN = "Every tool that rows call is in the list already."
