@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.calls.dialects import TAG, CallSegment, message_text
+from workbench.calls.dialects import TAG, CallSegment, message_calls
 from workbench.dataset.changes import Change, Entry
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 
@@ -99,7 +99,7 @@ def retype(rows: Mapping[int, Example], places: Iterable[int], tools: Callable[[
         mended = replace(row, messages=(*row.messages[:-1], answer))
         if mended != row and not broken(mended):
             put[p] = mended
-            preview.append((p, message_text(row.answer), message_text(answer)))
+            preview.append((p, _calls(row.answer), _calls(answer)))
     if not put:
         return None
     of = f"the arguments of {rows_word(len(put))}"
@@ -114,6 +114,11 @@ def _with_calls(message: Message, tools: Mapping[str, ToolSpec]) -> Message:
         changed = new is not None and isinstance(segment, CallSegment) and not same(new.arguments, segment.call.arguments)
         parts.append(TAG.render(new) if new is not None and changed else segment.raw)
     return replace(message, content="".join(parts), tool_calls=tuple(_retyped(call, tools) for call in message.tool_calls))
+
+
+def _calls(message: Message) -> str:
+    """The turn's calls as a person reads them."""
+    return "\n".join(f"{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}" for call in message_calls(message))
 
 
 def _retyped(call: ToolCall, tools: Mapping[str, ToolSpec]) -> ToolCall:

@@ -84,7 +84,7 @@ def normalise(prompt: str) -> str:
 
 def compared(prompt: str) -> str:
     """The part of a prompt that is compared. One without words (an emoji) is compared as it stands."""
-    return (normalise(prompt) or " ".join(prompt.split()) or prompt)[:COMPARED_CHARACTERS]
+    return (normalise(prompt) or " ".join(prompt.split()))[:COMPARED_CHARACTERS]
 
 
 def compare_within(prompts: Sequence[str], cutoff: float = NEAR) -> Likeness:

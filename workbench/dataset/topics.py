@@ -20,6 +20,7 @@ MOST_TOPICS = 5
 LEAST_CALLS = 3  # a topic is shared by so many calls at least,
 LEAST_SHARE = 0.03  # and by this share of them
 FEW_TEXTS = 0.1  # text answers for each call on a topic, up to which they count as almost none
+SAME = 0.75  # of a topic's calls that are another's too, from which the two are one
 SHORTEST = 3  # letters of a word that may be a topic
 _WORD = re.compile(r"[^\W\d_]+")
 _CYRILLIC = re.compile("[а-я]")
@@ -102,4 +103,15 @@ def missing_no_call(rows: Sequence[Example]) -> list[Topic]:
         Topic(stem, words[stem].most_common(1)[0][0], len(places), texts[stem], tuple(places))
         for stem, places in calls.items() if len(places) >= least and texts[stem] <= FEW_TEXTS * len(places)
     ]
-    return sorted(topics, key=lambda t: (t.texts / t.calls - t.calls / len(rows), t.word))[:MOST_TOPICS]
+    return _distinct(sorted(topics, key=lambda t: (t.texts / t.calls - t.calls / len(rows), t.word)))
+
+
+def _distinct(topics: Sequence[Topic]) -> list[Topic]:
+    """The topics without those that are mostly the calls of one before: two words of one wording are one topic."""
+    kept: list[Topic] = []
+    for topic in topics:
+        if all(len(set(topic.places) & set(k.places)) <= SAME * len(topic.places) for k in kept):
+            kept.append(topic)
+        if len(kept) == MOST_TOPICS:
+            break
+    return kept

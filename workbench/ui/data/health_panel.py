@@ -23,6 +23,7 @@ CHIPS = 8  # findings in the strip
 PREVIEWED = 100  # lines of a preview
 LONGEST = 400  # characters of a text in it
 NEW_ROWS = 4  # no-call rows drafted at a time
+CELL = "padding:3px 8px;vertical-align:top;overflow-wrap:anywhere;border:none;border-bottom:1px solid var(--wb-line)"
 # A chip with a finding's number tells it on with its click.
 STRIP_JS = """element.addEventListener('click', event => {
   const chip = event.target.closest('[data-finding]');
@@ -99,15 +100,15 @@ def fix_of(space: Workspace, finding: Finding | None) -> Fix:
 
 def preview_html(fix: Fix) -> str:
     """The fix's lines before and after, as a table."""
-    cell = 'style="padding:3px 8px;vertical-align:top;overflow-wrap:anywhere;white-space:pre-wrap;border:none;border-bottom:1px solid var(--wb-line)"'
-    head = "".join(f'<th {cell} align="left">{word}</th>' for word in words.PREVIEW_HEAD)
+    head = "".join(f'<th align="left" style="{CELL};white-space:nowrap">{word}</th>' for word in words.PREVIEW_HEAD)
     body = "".join(
-        f'<tr><td {cell}>{place + 1}</td><td {cell} class="wb-dim">{escape(_cut(before))}</td><td {cell}>{escape(_cut(after))}</td></tr>'
+        f'<tr style="border:none"><td style="{CELL}">{place + 1}</td><td style="{CELL};white-space:pre-wrap" class="wb-dim">{escape(_cut(before))}</td>'
+        f'<td style="{CELL};white-space:pre-wrap">{escape(_cut(after))}</td></tr>'
         for place, before, after in fix.preview[:PREVIEWED]
     )
     more = f'<div class="wb-dim">{words.MORE.format(count=len(fix.preview) - PREVIEWED)}</div>' if len(fix.preview) > PREVIEWED else ""
-    table = f'<table style="width:100%;border-collapse:collapse"><tr>{head}</tr>{body}</table>'
-    return f'<b>{escape(fix.label)}</b><div style="max-height:340px;overflow:auto">{table}</div>{more}'
+    table = f'<table style="width:100%;border-collapse:collapse;border:none"><tr style="border:none">{head}</tr>{body}</table>'
+    return f'<b>{escape(fix.label)}</b><div style="max-height:300px;overflow:auto">{table}</div>{more}'
 
 
 def _cut(text: str) -> str:
@@ -179,16 +180,19 @@ def build(bench: Bench, health: gr.State) -> None:
     """The panel's components and their wires; `health` holds the set's `Health`, or None until it is known."""
     space = bench.space
     with gr.Row():
-        with gr.Column(scale=7, min_width=420):
+        with gr.Column(scale=5, min_width=380):
             listed = gr.Radio([], label=words.CHOOSE, elem_id="health-list", elem_classes="wb-findings")
+        with gr.Column(scale=6, min_width=380):
             card = gr.HTML(elem_id="health-finding")
             with gr.Row():
                 rows = gr.Button(words.SHOW_ROWS, size="sm", min_width=110, visible=False, elem_id="health-rows")
                 look = gr.Button(words.PREVIEW, size="sm", min_width=110, visible=False, elem_id="health-preview")
             table = gr.HTML(elem_id="health-table")
             apply = gr.Button(words.APPLY, variant="primary", size="sm", visible=False, elem_id="health-apply")
-        with gr.Column(scale=4, min_width=320):
-            chart = gr.Plot(label=words.LENGTHS, elem_id="health-lengths")
+    with gr.Row():
+        with gr.Column(scale=5, min_width=380):
+            chart = gr.Plot(label=words.LENGTHS, show_label=False, elem_id="health-lengths")
+        with gr.Column(scale=6, min_width=380):
             figures = gr.HTML(elem_id="health-facts")
 
     def draw_now(key: str | None) -> list[Any]:
