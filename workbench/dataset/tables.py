@@ -101,7 +101,7 @@ def _records(path: Path, name: str, notes: list[str]) -> Iterator[Record]:
         if last is None:
             yield _record(number, line.decode("utf-8", "replace").rstrip("\n"))
     if last is None:
-        raise DataError(f"{name} was not read: the reader of Parquet files broke off; the file seems to be damaged.")
+        raise DataError(f"{name} was not read: the reader of Parquet files broke off; the file is damaged, or unpacks to more than can be held.")
     if "refused" in last:
         raise DataError(f"{name} was not read: {last['refused']}.")
     if last["end"]:
