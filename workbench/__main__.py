@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import verbs
+from workbench.dataset.exports import EXPORTS
+from workbench.dataset.families import BY_KEY
+from workbench.dataset.generate import LANGUAGES
 from workbench.errors import InputError, WorkbenchError
 from workbench.models.catalog import DEMO
 from workbench.workspace import ROOT, Workspace
@@ -43,6 +46,26 @@ def parser() -> argparse.ArgumentParser:
     check = verb("check", "say what a file of rows holds and which lines can't be used (exit 2 if there are any)")
     check.add_argument("file", type=Path)
     model(check, "whose tokenizer judges length and control tokens, if it is on this machine")
+    convert = verb("convert", "write a file of rows in another form: JSON lines (tag, openai), sharegpt or parquet")
+    convert.add_argument("file", type=Path, help="JSON lines, a JSON array, CSV or Parquet; chat, ShareGPT, Alpaca or request/answer rows")
+    convert.add_argument("out", type=Path)
+    convert.add_argument("--to", choices=sorted(EXPORTS), default="tag")
+    convert.add_argument("--approved", action="store_true", help="approved rows alone")
+    convert.add_argument("--force", action="store_true", help="replace the file if it exists")
+    generate = verb("generate", "write draft rows into a new file, from families of wordings or from an OpenAI-compatible endpoint")
+    generate.add_argument("--out", type=Path, required=True)
+    generate.add_argument("--force", action="store_true", help="replace the file if it exists")
+    generate.add_argument("--tool", help="a tool of data/tools.json (default: the first)")
+    generate.add_argument("--count", type=int, default=20)
+    generate.add_argument("--seed", type=int, default=42)
+    generate.add_argument("--topic", action="append", default=[], help="a word that the rows are about; repeat it for more")
+    generate.add_argument("--family", action="append", default=[], metavar="FAMILY", help=f"one of {', '.join(BY_KEY)}; repeat it for more")
+    generate.add_argument("--endpoint", metavar="URL", help="ask this address instead, as in http://127.0.0.1:8000/v1 (key: WORKBENCH_OPENAI_KEY or OPENAI_API_KEY)")
+    generate.add_argument("--endpoint-model", metavar="NAME")
+    generate.add_argument("--kind", choices=("call", "text"), default="call", help="what an endpoint writes: rows that call, or rows that must not")
+    generate.add_argument("--language", choices=LANGUAGES, default="Russian")
+    generate.add_argument("--max-requests", type=int, default=20, help="an endpoint is asked at most this often")
+    generate.add_argument("--max-tokens", type=int, default=50_000, help="prompt and reply tokens at most, all requests together")
     plan = verb("plan", "say what a run would be: parameters, tokens, optimizer steps, memory, warnings")
     model(plan)
     plan.add_argument("--data", type=Path, help="rows in JSON lines (default: data/examples.json)")

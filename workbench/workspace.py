@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.calls.tools import ToolStore
 from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.dataset.health import Health, check_health
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
@@ -77,26 +78,26 @@ class Workspace:
     def engine(self) -> Engine:
         return Engine(self.catalog.models_dir, self.runs.folder, self.runs)
 
-    def health(self, rows: RowSet) -> Any:
+    def health(self, rows: RowSet) -> Health:
         """What the rows hold and what would fool their owner; the answer for one version is kept."""
-        from workbench.dataset.health import check_health
-
         tools = self.tools.read()
-        others = {name: self._rows_of(name) for name in ("cases.jsonl", "demo.jsonl")}
+        others = {name: self.rows_beside(name) for name in ("cases.jsonl", "demo.jsonl")}
         key = (rows.version, tools.version, tuple(others.items()))
         kept = self._health
         if kept is None or kept[0] != key:
             training = Training()
             found = check_health(rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=self._token_counts())
             kept = self._health = (key, found)
-        return kept[1]
+        health: Health = kept[1]
+        return health
 
-    def known_health(self, version: str) -> Any:
+    def known_health(self, version: str) -> Health | None:
         """The health of the rows at `version`, if it was the last one asked for."""
         kept = self._health
         return kept[1] if kept is not None and kept[0][0] == version else None
 
-    def _rows_of(self, name: str) -> tuple[Example, ...]:
+    def rows_beside(self, name: str) -> tuple[Example, ...]:
+        """The usable rows of data/NAME, a file that the set must not repeat; none if it is missing or unreadable."""
         try:
             return load_rows(self.data_dir / name).rows
         except DataError:

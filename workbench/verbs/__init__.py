@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.calls.dialects import TAG, calls_in, verdict
-from workbench.dataset.checks import balance, near_duplicates
 from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, TrainJob
 from workbench.errors import DataError, ModelError
@@ -23,12 +22,13 @@ from workbench.models.catalog import is_hub_name
 from workbench.models.demo import fetch_demo_model as fetch
 from workbench.models.demo import licence_notice
 from workbench.schema import Example, Message
-from workbench.settings import Training, apply_overrides, make_sampling
+from workbench.settings import apply_overrides, make_sampling
 from workbench.training import events
 from workbench.training.encode import turns_before_answer
-from workbench.workspace import Workspace, row_problems
+from workbench.verbs.data import Result, check, convert, generate
+from workbench.workspace import Workspace
 
-Result = dict[str, Any]
+__all__ = ["Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "train"]
 
 
 def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
@@ -36,32 +36,6 @@ def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
     print(licence_notice(folder), file=sys.stderr)
     print(folder)
     return {"model": str(folder)}
-
-
-def check(space: Workspace, options: argparse.Namespace) -> Result:
-    loaded = load_rows(options.file)
-    problems = list(loaded.problems)
-    with contextlib.suppress(ModelError):  # without a tokenizer the form alone is judged
-        for p in row_problems(space.tokenizer, loaded.rows, Training().max_row_tokens):
-            problems.append(type(p)(loaded.lines[p.line - 1], p.field, p.reason))
-    problems.sort(key=lambda p: p.line)
-    counts = balance(loaded.rows)
-    pairs = near_duplicates([row.request for row in loaded.rows])
-    twins = [[loaded.lines[p.first], loaded.lines[p.second]] for p in pairs]
-    print(f"{options.file.name}: {counts.rows} rows, {counts.calls} calls, {counts.texts} texts, {len(problems)} problems")
-    for problem in problems:
-        print(f"  {problem}")
-    for first, second in twins:
-        print(f"  lines {first} and {second} ask nearly the same")
-    result: Result = {
-        "rows": counts.rows, "calls": counts.calls, "texts": counts.texts,
-        "problems": [asdict(p) for p in problems], "near_duplicates": twins,
-    }
-    if problems:
-        result["_bad_input"] = f"{options.file.name}: {len(problems)} line(s) can't be used, the first: {problems[0]}"
-    elif not counts.rows:
-        result["_bad_input"] = f"{options.file.name} holds no rows."
-    return result
 
 
 def plan(space: Workspace, options: argparse.Namespace) -> Result:
