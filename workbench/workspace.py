@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from workbench.calls.tools import ToolStore
+from workbench.calls.tools import ToolSet, ToolStore
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.dataset.health import Health, check_health
 from workbench.dataset.split import learnable, left_out
@@ -80,7 +80,10 @@ class Workspace:
 
     def health(self, rows: RowSet) -> Health:
         """What the rows hold and what would fool their owner; the answer for one version is kept."""
-        tools = self.tools.read()
+        try:
+            tools = self.tools.read()
+        except DataError:  # told on its own panel; the rows are then looked at without schemas
+            tools = ToolSet()
         others = {name: self.rows_beside(name) for name in ("cases.jsonl", "demo.jsonl")}
         key = (rows.version, tools.version, tuple(others.items()))
         kept = self._health

@@ -41,9 +41,11 @@ def merge(bench: Bench, pending: Pending | None, version: str, count: float) -> 
         return [note(words.NOTHING_CHANGED), *[gr.skip()] * 3]
     try:
         merged = bench.space.rows.merge(pending.change, pending.version)
+        if not merged.change:  # both sides did the same
+            return [note(merged.sentence, "ok"), bench.space.rows.read().version, count + 1, None]
+        rows, said = bench.make(merged.change, merged.version, count)
     except WorkbenchError as exc:
         return [note(str(exc), "bad"), *[gr.skip()] * 3]
-    rows, said = bench.make(merged.change, merged.version, count)
     return [note(merged.sentence, "ok"), *said[1:]] if rows is not None else said
 
 
