@@ -121,7 +121,7 @@ async def _write(
             part = replace(request, count=min(BATCH, request.count - len(done.rows)))
             turns = prompt(part, existing, [r.request for r in done.rows])
             try:
-                reply = await _unless_stopped(asker.ask(turns, part, _room(endpoint, done)), stop)
+                reply = await _unless_stopped(asker.ask(turns, part, room=_room(endpoint, done), most=endpoint.max_requests - done.requests), stop)
             except _Halt:
                 return replace(done, requests=done.requests + asker.sent, ended="Stopped by you.")
             except EndpointError as exc:
@@ -179,8 +179,8 @@ class _Asker:
     sent: int = 0
     notes: list[str] = field(default_factory=list)
 
-    async def ask(self, turns: list[dict[str, str]], request: Request, room: int) -> _Reply:
-        """One reply; raises `EndpointError` with one sentence, which never holds the key."""
+    async def ask(self, turns: list[dict[str, str]], request: Request, *, room: int, most: int) -> _Reply:
+        """One reply of at most `room` tokens, in at most `most` requests; raises `EndpointError` with one sentence, which never holds the key."""
         import openai
 
         while True:
@@ -189,6 +189,8 @@ class _Asker:
                 completion = await self.client.chat.completions.create(**self._body(turns, request, room))
                 return self._read(completion, turns)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as exc:
+                if self.sent >= most:
+                    raise EndpointError(f"The cap of {self.endpoint.max_requests} requests is reached, and the endpoint refused the last: {self._clean(_said(exc))}") from None
                 if not self._step_down(str(exc)):
                     raise EndpointError(f"The endpoint refused the request ({exc.status_code}): {self._clean(_said(exc))}") from None
             except openai.OpenAIError as exc:
