@@ -144,6 +144,7 @@ def test_any_prompts_are_compared_as_if_all_pairs_were_measured(prompts, others,
 
 
 def test_rare_characters_and_many_repeats_of_one_rule_no_like_pair_out(monkeypatch):
+    similar.forget()
     monkeypatch.setattr(similar, "CHARACTERS", 3)
     monkeypatch.setattr(similar, "FEATURES", 2)
     draw = random.Random(1)
@@ -151,6 +152,7 @@ def test_rare_characters_and_many_repeats_of_one_rule_no_like_pair_out(monkeypat
     expected = {(i, k): score for (i, k), score in brute_force(prompts, prompts, 70.0).items() if i < k}
     assert expected
     assert measured(similar.compare_within(prompts, 70.0).pairs()) == expected
+    similar.forget()
 
 
 def test_groups_are_chains_of_like_prompts_in_order():

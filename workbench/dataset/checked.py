@@ -94,13 +94,11 @@ class Checked:
     def nearest(self) -> dict[int, tuple[str, str, float]]:
         """Every row that is worded like a prompt of another file: that file, the likest prompt, and how like it is."""
         found: dict[int, tuple[str, str, float]] = {}
-        requests = [row.request for row in self.rows.values()]
-        for name, rows in self.others.items():
-            others = [row.request for row in rows]
-            for pair in compare_between(requests, others, SIMILAR):
-                place = self.places[pair.first]
-                if place not in found or found[place][2] < pair.similarity:
-                    found[place] = (name, others[pair.second], pair.similarity)
+        others = [(name, row.request) for name, rows in self.others.items() for row in rows]
+        for pair in compare_between([row.request for row in self.rows.values()], [request for _, request in others], SIMILAR):
+            place = self.places[pair.first]
+            if place not in found or found[place][2] < pair.similarity:
+                found[place] = (*others[pair.second], pair.similarity)
         return dict(sorted(found.items()))
 
     def meaning(self, place: int, *, arguments: bool = False) -> str:

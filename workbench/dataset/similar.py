@@ -23,7 +23,7 @@ from rapidfuzz import fuzz, process
 NEAR = 85.0  # rapidfuzz ratio (0 to 100) of normalised prompts from which two count as near-duplicates
 COMPARED_CHARACTERS = 1000  # of a prompt: what comes after them does not count
 LONG_WORDS = 40  # from so many different words on, two prompts must also share half of them
-MOST_WORK = 2.5e11  # pairs times their lengths that are measured at most: some seconds; only thousands of very long prompts reach it
+MOST_WORK = 1e11  # pairs times their lengths that are measured at most: some seconds; only thousands of very long prompts reach it
 KEPT_PAIRS = 200_000  # like pairs that are kept; beyond them only the groups are still exact
 BLOCK = 512  # prompts compared with all others at a time
 MEASURED = 100_000  # pairs given to rapidfuzz at a time
@@ -84,7 +84,7 @@ def normalise(prompt: str) -> str:
 
 def compared(prompt: str) -> str:
     """The part of a prompt that is compared. One without words (an emoji) is compared as it stands."""
-    return (normalise(prompt) or " ".join(prompt.split()))[:COMPARED_CHARACTERS]
+    return (normalise(prompt) or " ".join(prompt.split()))[:COMPARED_CHARACTERS].rstrip()
 
 
 def compare_within(prompts: Sequence[str], cutoff: float = NEAR) -> Likeness:
@@ -94,9 +94,8 @@ def compare_within(prompts: Sequence[str], cutoff: float = NEAR) -> Likeness:
 
 @lru_cache(maxsize=3)
 def _compare_within(prompts: tuple[str, ...], cutoff: float) -> Likeness:
-    texts, of = _distinct(prompts)
-    (table,) = _tables(texts)
-    joined = list(range(len(texts)))
+    of, table, _ = _tabled(prompts)
+    joined = list(range(len(table.order)))
     kept: list[Found] = []
     count, work, measured = 0, 0.0, True
     for left, right in _candidates(table, table, cutoff, within=True):
@@ -115,7 +114,7 @@ def _compare_within(prompts: tuple[str, ...], cutoff: float) -> Likeness:
         count += len(found[0])
     rows, others, scores = _all(kept)
     first, second = np.minimum(table.order[rows], table.order[others]), np.maximum(table.order[rows], table.order[others])
-    labels = np.empty(len(texts), dtype=np.int64)
+    labels = np.empty(len(table.order), dtype=np.int64)
     labels[table.order] = _labels(joined)
     by_place = np.lexsort((second, first))
     return Likeness(of, first[by_place], second[by_place], scores[by_place], labels, count < KEPT_PAIRS, measured)
@@ -123,8 +122,9 @@ def _compare_within(prompts: tuple[str, ...], cutoff: float) -> Likeness:
 
 def compare_between(prompts: Sequence[str], others: Sequence[str], cutoff: float = NEAR) -> list[Pair]:
     """All pairs of a prompt in `prompts` and one in `others` that are at least `cutoff` alike, by place; at most about `KEPT_PAIRS`."""
-    (texts, of), (other_texts, other_of) = _distinct(prompts), _distinct(others)
-    table, other = _tables(texts, other_texts)
+    of, table, features = _tabled(tuple(prompts))
+    other_texts, other_of = _distinct(others)
+    other = _table(other_texts, features)
     kept: list[Found] = []
     for left, right in _candidates(table, other, cutoff, within=False):
         kept.append(_measured(table, other, left, right, cutoff))
@@ -145,6 +145,7 @@ def near_groups(prompts: Sequence[str]) -> list[list[int]]:
 def forget() -> None:
     """Keep no answer of an earlier comparison."""
     _compare_within.cache_clear()
+    _tabled.cache_clear()
 
 
 # -- ruling out ------------------------------------------------------------------------------------
@@ -165,30 +166,43 @@ class _Table:
     letters: Floats
     rest: Floats
     words: Floats | None
-    word_counts: Floats
+    word_counts: Floats | None
 
 
-def _tables(*lists: Sequence[str]) -> list[_Table]:
-    """A table a list, with the same features in all."""
-    counts = [_character_counts(texts, _characters(lists)) for texts in lists]
-    features = _features(counts)
-    long = all(any(len(t.split()) >= LONG_WORDS for t in texts) for texts in lists)
-    return [_table(texts, count, features, long) for texts, count in zip(lists, counts, strict=True)]
+Features = tuple[str, Places]  # C characters, and (F, 2): which of them, and how often at least
 
 
-def _table(texts: Sequence[str], counts: npt.NDArray[np.int32], features: Places, long: bool) -> _Table:
-    """`features` (F, 2) are pairs of a column of `counts` and the k that it must reach."""
+@lru_cache(maxsize=2)
+def _tabled(prompts: tuple[str, ...]) -> tuple[Places, _Table, Features]:
+    """Every prompt's place among the distinct texts, their table, and the features it goes by: any would do, the commonest tell most."""
+    texts, of = _distinct(prompts)
+    characters = "".join(c for c, _ in Counter("".join(texts)).most_common(CHARACTERS))
+    features = characters, _features(_character_counts(texts, characters))
+    return of, _table(texts, features), features
+
+
+def _table(texts: Sequence[str], features: Features) -> _Table:
+    characters, wanted = features
+    counts = _character_counts(texts, characters)
     lengths = np.array([len(t) for t in texts], dtype=np.float32)
     order = np.argsort(lengths, kind="stable")
-    letters = np.asarray(counts[:, features[:, 0]] >= features[:, 1], dtype=np.float32)[order]
-    words = np.zeros((len(texts), WORD_BUCKETS if long else 0), dtype=np.float32)
-    if long:
-        for i, place in enumerate(order):
-            words[i, [zlib.crc32(w.encode("utf-8", "surrogatepass")) % WORD_BUCKETS for w in texts[place].split()]] = 1
+    letters = np.asarray(counts[:, wanted[:, 0]] >= wanted[:, 1], dtype=np.float32)[order]
+    split = [texts[place].split() for place in order]
+    words = _word_buckets(split)
     return _Table(
-        order, _objects(texts)[order], _objects([" ".join(sorted(t.split())) for t in texts])[order],
-        lengths[order], letters, lengths[order] - letters.sum(axis=1), words if long else None, words.sum(axis=1),
+        order, _objects([texts[place] for place in order]), _objects([" ".join(sorted(w)) for w in split]),
+        lengths[order], letters, lengths[order] - letters.sum(axis=1), words, words.sum(axis=1) if words is not None else None,
     )
+
+
+def _word_buckets(split: Sequence[Sequence[str]]) -> Floats | None:
+    """(N, `WORD_BUCKETS`): 1 where a text has a word of that hash; None where no text is long."""
+    if all(len(words) < LONG_WORDS for words in split):
+        return None
+    table = np.zeros((len(split), WORD_BUCKETS), dtype=np.float32)
+    for i, words in enumerate(split):
+        table[i, [zlib.crc32(w.encode("utf-8", "surrogatepass")) % WORD_BUCKETS for w in words]] = 1
+    return table
 
 
 def _objects(texts: Sequence[str]) -> npt.NDArray[Any]:
@@ -197,25 +211,26 @@ def _objects(texts: Sequence[str]) -> npt.NDArray[Any]:
     return array
 
 
-def _characters(lists: Sequence[Sequence[str]]) -> str:
-    """The commonest characters of all texts."""
-    seen: Counter[str] = Counter()
-    for texts in lists:
-        seen.update("".join(texts))
-    return "".join(c for c, _ in seen.most_common(CHARACTERS))
-
-
-def _character_counts(texts: Sequence[str], characters: str) -> npt.NDArray[np.int32]:
+def _character_counts(texts: Sequence[str], characters: str) -> npt.NDArray[np.int64]:
     """(N, C): how often each text has each character."""
-    return np.array([[t.count(c) for c in characters] for t in texts], dtype=np.int32).reshape(len(texts), len(characters))
+    counts = np.zeros((len(texts), len(characters)), dtype=np.int64)
+    known = np.frombuffer(characters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    by_code = np.argsort(known)
+    for start in range(0, len(texts) if len(known) else 0, BLOCK):
+        part = texts[start : start + BLOCK]
+        codes = np.frombuffer("".join(part).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        column = by_code[np.minimum(np.searchsorted(known[by_code], codes), len(known) - 1)]
+        hit = known[column] == codes
+        cells = (np.repeat(np.arange(len(part)), [len(t) for t in part]) * len(known) + column)[hit]
+        counts[start : start + BLOCK] = np.bincount(cells, minlength=len(part) * len(known)).reshape(len(part), len(known))
+    return counts
 
 
-def _features(counts: Sequence[npt.NDArray[np.int32]]) -> Places:
+def _features(counts: npt.NDArray[np.int64]) -> Places:
     """(F, 2): the columns and the k of the features that most texts have."""
     found: list[tuple[int, int, int]] = []
-    together = np.concatenate(counts)
-    for column in range(together.shape[1]):
-        reached = np.cumsum(np.bincount(together[:, column])[::-1])[::-1]  # [k]: texts that have it at least k times
+    for column in range(counts.shape[1]):
+        reached = np.cumsum(np.bincount(counts[:, column])[::-1])[::-1]  # [k]: texts that have it at least k times
         found += [(-int(n), column, k) for k, n in enumerate(reached) if k]
     return np.array([(column, k) for _, column, k in sorted(found)[:FEATURES]], dtype=np.int64).reshape(-1, 2)
 
@@ -232,7 +247,7 @@ def _candidates(table: _Table, other: _Table, cutoff: float, *, within: bool) ->
         shared += np.minimum(table.rest[block, None], other.rest[None, near])
         needed = (table.lengths[block, None] + other.lengths[None, near]) * np.float32(share / 2) - np.float32(1e-2)
         possible = shared >= needed
-        if table.words is not None and other.words is not None:
+        if table.words is not None and other.words is not None and table.word_counts is not None and other.word_counts is not None:
             fewer = np.minimum(table.word_counts[block, None], other.word_counts[None, near])
             possible &= (fewer < LONG_WORDS) | (table.words[block] @ other.words[near].T >= fewer / 2)
         i, k = np.nonzero(possible)

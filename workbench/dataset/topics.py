@@ -90,15 +90,16 @@ def missing_no_call(rows: Sequence[Example]) -> list[Topic]:
     calls: dict[str, list[int]] = {}
     texts: Counter[str] = Counter()
     words: dict[str, Counter[str]] = {}
+    teach_calls = [is_call(row) for row in rows]
     for place, row in enumerate(rows):
         found = stems(row.request)
-        if not is_call(row):
+        if not teach_calls[place]:
             texts.update(found.keys())
             continue
         for stem, word in found.items():
             calls.setdefault(stem, []).append(place)
             words.setdefault(stem, Counter())[word] += 1
-    least = max(LEAST_CALLS, math.ceil(LEAST_SHARE * sum(is_call(row) for row in rows)))
+    least = max(LEAST_CALLS, math.ceil(LEAST_SHARE * sum(teach_calls)))
     topics = [
         Topic(stem, words[stem].most_common(1)[0][0], len(places), texts[stem], tuple(places))
         for stem, places in calls.items() if len(places) >= least and texts[stem] <= FEW_TEXTS * len(places)
