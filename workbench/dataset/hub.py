@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workbench.dataset.formats import MAX_FILE_BYTES
-from workbench.dataset.records import Record, Source, clip
+from workbench.dataset.records import Record, Source, clip, shown_name
 from workbench.dataset.sources import open_file
 from workbench.dataset.strict import MAX_RECORD_BYTES, too_long
 from workbench.dataset.tables import without_nulls
@@ -25,21 +25,21 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
 _SPLIT = re.compile(r"[\w.\-]{1,64}")
 
 
-def open_named(name: str, split: str, config: str | None) -> Source:
-    """The records of `owner/name` on the hub, of a local folder, or of a local file; raises `DataError`."""
+def open_named(name: str, split: str, config: str | None) -> tuple[Source, str]:
+    """The records of `owner/name` on the hub, of a local folder or of a local file, and its name for a sentence; raises `DataError`."""
     name, split = name.strip(), split.strip() or "train"
     if not _SPLIT.fullmatch(split):
         raise DataError(f"The split {split[:40]!r} can't be used: give its name alone, as in train.")
     path = _local(name)
     if path is not None and path.is_file():
-        return open_file(path, path.name)
+        return open_file(path, path.name), shown_name(path.name)
     if path is not None and path.is_dir():
         _check_folder(path)
-        return _stream(str(path), path.name, split, config)
+        return _stream(str(path), shown_name(path.name), split, config), shown_name(path.name)
     if not _NAME.fullmatch(name) or ".." in name:
         raise DataError(f"{name[:80]!r} is neither a file or folder here nor a name on the hub: give a path, or owner/name.")
     _check_reachable(name)
-    return _stream(name, name, split, config)
+    return _stream(name, name, split, config), name
 
 
 def _local(name: str) -> Path | None:
@@ -96,15 +96,16 @@ def _records(found: Any, name: str, split: str, notes: list[str]) -> Iterator[Re
             return
         except Exception as exc:
             raise DataError(_reason(exc, name, split)) from exc
-        record = _record(number, value)
-        size += len(record.raw) if record.problem else len(json.dumps(record.value, ensure_ascii=False))
+        record, length = _record(number, value)
+        size += length
         if number > HUB_ROWS or size > MAX_FILE_BYTES:
             notes.append(f"Only the first {number - 1:,} rows of {name} were read.")
             return
         yield record
 
 
-def _record(number: int, value: Any) -> Record:
+def _record(number: int, value: Any) -> tuple[Record, int]:
+    """The record, and its length as JSON in bytes."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -113,7 +114,7 @@ def _record(number: int, value: Any) -> Record:
     value = without_nulls(value)
     length = len(text.encode("utf-8", "replace"))
     problem = RowError(too_long(length), "line") if length > MAX_RECORD_BYTES else None
-    return Record(number, None if problem else value, clip(text), problem)
+    return Record(number, None if problem else value, clip(text), problem), length
 
 
 def _plain(value: Any) -> Any:

@@ -85,7 +85,8 @@ def preview_hub(name: str, split: str = "train", existing: Sequence[Example | No
     """What a data set of the hub (`owner/name`), a local folder or a local file holds; raises `DataError`."""
     from workbench.dataset.hub import open_named
 
-    return _preview(open_named(name, split, config), shown_name(name) if "/" in name.strip("/") and Path(name).exists() else name.strip(), existing)
+    source, shown = open_named(name, split, config)
+    return _preview(source, shown, existing)
 
 
 def _preview(source: Source, name: str, existing: Sequence[Example | None]) -> Preview:

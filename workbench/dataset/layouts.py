@@ -99,6 +99,8 @@ def _own_field(field: str, places: tuple[str, ...]) -> str:
         return "line" if field == "messages" and places else field
     place = places[int(match[1])]
     rest = field[match.end() :]
+    if rest == ".role" and place.endswith(".value"):
+        return place.removesuffix("value") + "from"
     return place + ("" if rest == ".content" else rest)
 
 

@@ -7,6 +7,7 @@ no content) stands there under `FORM`; it is never written, and it counts only a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from workbench.errors import RowError
 from workbench.schema import ROLES, Message, ToolCall
 
 FORM = "#form"
+_NAME = re.compile(r"[A-Za-z_][\w.\-]{0,127}")  # as a call in a reply is read; another name could pass for more than one call
 
 
 def parse_message(value: Any, field: str) -> Message:
@@ -73,6 +75,8 @@ def parse_call(item: Any, field: str) -> ToolCall:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name.strip():
         raise RowError("the call has no function name", field)
+    if not _NAME.fullmatch(name):
+        raise RowError(f"the tool's name {short(name)} is not a name: it has 1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or '_'", field)
     given = function.get("arguments", {})
     arguments = _read_arguments(given, f"{field}.arguments") if isinstance(given, str) else given
     if not isinstance(arguments, dict):
