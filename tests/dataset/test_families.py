@@ -10,10 +10,10 @@ import pytest
 from tests.conftest import REPOSITORY
 from workbench.calls.dialects import TAG, message_calls
 from workbench.calls.tools import call_problems
-from workbench.dataset import families
 from workbench.dataset.checks import is_call, leaks, near_duplicates
 from workbench.dataset.families import FAMILIES, find_topic, generate, no_call_rows, topics
 from workbench.dataset.formats import dump_row, load_rows, parse_row
+from workbench.dataset.wordings import plural
 from workbench.errors import InputError
 from workbench.schema import Example, ToolCall, ToolSpec
 
@@ -101,7 +101,7 @@ def test_words_about_a_word_are_answered_right() -> None:
     assert rows["Напиши слово «погода» заглавными буквами."] == "ПОГОДА"
     assert rows["С какой буквы начинается слово «погода»?"] == "С буквы «п»."
     assert rows["На какую букву заканчивается слово «погода»?"] == "На букву «а»."
-    assert [families._plural(n, "буква", "буквы", "букв") for n in (1, 2, 5, 11, 12, 21, 24)] == [
+    assert [plural(n, "буква", "буквы", "букв") for n in (1, 2, 5, 11, 12, 21, 24)] == [
         "буква", "буквы", "букв", "букв", "букв", "буква", "буквы",
     ]
 
@@ -138,7 +138,8 @@ def test_a_required_argument_without_any_hint_of_a_value_is_refused_by_name() ->
 @pytest.mark.parametrize(("schema", "allowed"), [
     ({"type": "integer", "minimum": 3, "maximum": 4}, {3, 4}), ({"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 6}, {4, 5}),
     ({"type": "integer", "multipleOf": 5, "minimum": 6, "maximum": 15}, {10, 15}), ({"type": "number", "minimum": 0.5, "maximum": 1}, {0.5, 1.0}),
-    ({"type": "number", "minimum": 0.7, "maximum": 0.9}, {0.7}), ({"type": "integer", "maximum": -3, "minimum": -4}, {-3, -4}), ({"const": "x"}, {"x"}), ({"type": ["string", "null"], "default": "USD"}, {"USD"}),
+    ({"type": "number", "minimum": 0.7, "maximum": 0.9}, {0.7}), ({"type": "integer", "maximum": -3, "minimum": -4}, {-3, -4}), ({"const": "x"}, {"x"}),
+    ({"type": ["string", "null"], "default": "USD"}, {"USD"}),
     ({"type": "string", "examples": ["a", {}, None]}, {"a"}),
 ])
 def test_values_keep_to_what_the_schema_names(schema: dict, allowed: set) -> None:

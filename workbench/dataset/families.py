@@ -6,27 +6,24 @@ that the patterns need, with right answers to the public questions about it).
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.calls.dialects import TAG
 from workbench.dataset.argument_values import fill
 from workbench.dataset.novelty import Known
 from workbench.dataset.spoil import misspell, transliterate
+from workbench.dataset.wordings import Said, fields, offered, plural, read, say
 from workbench.errors import InputError
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 
 SOURCE = "generated:families"
 MAX_ROWS = 2000
 MAX_TOPIC = 60  # characters of a topic that a person types
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("command", "Commands", "call"),
     Family("fragment", "Fragments", "call"),
     Family("polite", "Polite requests", "call"),
-    Family("terse", "Terse, no punctuation", "call"),
+    Family("terse", "Terse", "call"),
     Family("typos", "With typos", "call"),
     Family("mixed", "English words inside", "call"),
     Family("translit", "Russian in Latin letters", "call"),
@@ -53,19 +50,19 @@ FAMILIES: tuple[Family, ...] = (
     Family("spanish", "Spanish", "call", "es"),
     Family("kazakh", "Kazakh", "call", "kk"),
     Family("definition", "Definitions", "text"),
-    Family("howto", "How-to questions", "text"),
-    Family("near-miss", "Near misses: same words, public question", "text"),
-    Family("word", "About the word itself", "text"),
+    Family("howto", "How-to", "text"),
+    Family("near-miss", "Near misses", "text"),
+    Family("word", "The word itself", "text"),
     Family("greeting", "Greetings", "text"),
-    Family("thanks", "Thanks and farewells", "text"),
-    Family("smalltalk", "Small talk and general knowledge", "text"),
-    Family("typos-text", "Public questions with typos", "text"),
-    Family("mixed-text", "Public questions with English words", "text"),
-    Family("translit-text", "Public questions in Latin letters", "text"),
-    Family("english-text", "English, answered in words", "text", "en"),
-    Family("german-text", "German, answered in words", "text", "de"),
-    Family("spanish-text", "Spanish, answered in words", "text", "es"),
-    Family("kazakh-text", "Kazakh, answered in words", "text", "kk"),
+    Family("thanks", "Thanks", "text"),
+    Family("smalltalk", "Small talk", "text"),
+    Family("typos-text", "With typos", "text"),
+    Family("mixed-text", "English words inside", "text"),
+    Family("translit-text", "Russian in Latin letters", "text"),
+    Family("english-text", "English", "text", "en"),
+    Family("german-text", "German", "text", "de"),
+    Family("spanish-text", "Spanish", "text", "es"),
+    Family("kazakh-text", "Kazakh", "text", "kk"),
 )
 BY_KEY = {f.key: f for f in FAMILIES}
 SPOILED: dict[str, tuple[tuple[str, ...], Callable[[str, random.Random], str]]] = {
@@ -76,12 +73,11 @@ SPOILED: dict[str, tuple[tuple[str, ...], Callable[[str, random.Random], str]]] 
 }
 NO_CALL = ("definition", "howto", "near-miss", "word")
 T = TypeVar("T")
-Said = tuple[str, str | None]  # a request, and its answer in words (None for a call)
 
 
 def topics() -> list[str]:
     """The topics whose wordings are ready, in Russian. Any other word can be a topic too, with plainer wordings."""
-    return [str(t["title"]) for t in _read("families_topics").values()]
+    return [str(t["title"]) for t in read("families_topics").values()]
 
 
 def generate(
@@ -94,7 +90,7 @@ def generate(
     chosen = [_family(key) for key in families] or list(FAMILIES)
     if not 1 <= count <= MAX_ROWS:
         raise InputError(f"The number of rows must be 1 to {MAX_ROWS}, not {count}.")
-    wanted = [_clean_topic(t) for t in topics] or [str(t["title"]) for t in _read("families_topics").values()]
+    wanted = [_clean_topic(t) for t in topics] or [str(t["title"]) for t in read("families_topics").values()]
     streams = {f.key: _interleaved(_streams(f, wanted, seed)) for f in chosen}
     known, rows = Known(avoid), list[Example]()
     chance = random.Random(f"{seed}/arguments")
@@ -122,7 +118,7 @@ def no_call_rows(topic_word: str, count: int, seed: int, avoid: Iterable[str] = 
 def find_topic(word: str) -> dict[str, Any] | None:
     """The ready topic that `word` (in any of its forms, or its stem) belongs to, or None."""
     stem = _stem(word)
-    for topic in _read("families_topics").values():
+    for topic in read("families_topics").values():
         if word.casefold() == topic["title"] or stem in {_stem(w) for w in topic["words"]}:
             found: dict[str, Any] = topic
             return found
@@ -154,11 +150,14 @@ def _with_words(request: str, words: Sequence[str]) -> str:
 
 def _streams(family: Family, wanted: Sequence[str], seed: int) -> list[Iterator[Said]]:
     """The family's wordings: one stream a topic, and one for what needs no topic."""
-    fixed = [(request, answer) for request, answer in _read("families", "text").get(family.key, [])]
+    fixed = [(request, answer) for request, answer in read("families", "text").get(family.key, [])]
     random.Random(f"{seed}/{family.key}").shuffle(fixed)
     found: list[Iterator[Said]] = [iter(fixed)] if fixed else []
     order = list(dict.fromkeys(wanted))
     random.Random(f"{seed}/topics").shuffle(order)
+    # Each family begins with another topic, so that a few rows of many families speak of many topics.
+    start = 3 * FAMILIES.index(family) % len(order)
+    order = order[start:] + order[:start]
     return found + [_wordings(family, topic, random.Random(f"{seed}/{family.key}/{topic}")) for topic in order]
 
 
@@ -167,20 +166,20 @@ def _wordings(family: Family, topic: str, chance: random.Random) -> Iterator[Sai
     if family.key in SPOILED:
         parts, spoil = SPOILED[family.key]
         streams = _interleaved([_wordings(BY_KEY[key], topic, chance) for key in parts])
-        fixed = [pair for key in parts for pair in _read("families", "text").get(key, [])]
+        fixed = [pair for key in parts for pair in read("families", "text").get(key, [])]
         chance.shuffle(fixed)
         yield from ((spoil(request, chance), answer) for request, answer in _interleaved([streams, iter(fixed)]))
         return
     ready = find_topic(topic)
     if ready is None and family.kind == "call":
         items: list[dict[str, str]] = [{"topic": topic}]
-        patterns = _read("families", "bare")[family.key]
+        patterns = read("families", "bare")[family.key]
     else:
         items = _items(family, topic, ready)
-        patterns = _read("families", "families").get(family.key, [])
-    pairs = [(pattern, item) for pattern in patterns for item in items if _fields(pattern) <= _offered(item)]
+        patterns = read("families", "families").get(family.key, [])
+    pairs = [(pattern, item) for pattern in patterns for item in items if fields(pattern) <= offered(item)]
     chance.shuffle(pairs)
-    yield from (_say(pattern, item, chance) for pattern, item in pairs)
+    yield from (say(pattern, item, chance) for pattern, item in pairs)
 
 
 def _items(family: Family, topic: str, ready: dict[str, Any] | None) -> list[dict[str, str]]:
@@ -208,72 +207,8 @@ def _foreign_items(family: Family, forms: dict[str, Any]) -> list[dict[str, str]
 
 def _word_items(found: Iterable[str]) -> list[dict[str, str]]:
     """Questions about the word itself, whose answers are counted here and so are right for any word."""
-    letters = {w: f"{len(w)} {_plural(len(w), 'буква', 'буквы', 'букв')}" for w in found}
+    letters = {w: f"{len(w)} {plural(len(w), 'буква', 'буквы', 'букв')}" for w in found}
     return [{"word": w, "letters": count} for w, count in letters.items()]
-
-
-# -- wordings ------------------------------------------------------------------------------------
-
-
-def _say(pattern: str, item: dict[str, str], chance: random.Random) -> Said:
-    """A pattern filled with an item, and the answer that belongs to it."""
-    slots = {name: chance.choice(options) for name, options in _read("families", "slots").items()}
-    # A topic that a person typed is only text, braces and all.
-    values = {name: text if name == "topic" else _fill(text, slots) for name, text in item.items()}
-    if "kind" in values:
-        verb = chance.choice(_read("families", "verbs")[values["kind"]])
-        values |= {"Verb": verb, "verb": _low(verb), "verbs": _low(verb) + "те"}
-    if "near" in values:
-        values["near_low"] = _low(values["near"])
-    for name in ("ask", "how", "acc", "nom", "thing", "topic"):
-        if name in values:
-            values[name.capitalize()] = _high(values[name])
-    request = pattern.format_map(values)
-    if "word" in values:
-        return request, _word_answer(pattern, values["word"], values["letters"])
-    return request, values.get("answer")
-
-
-def _word_answer(pattern: str, word: str, letters: str) -> str:
-    if "Сколько" in pattern:
-        return f"В слове «{word}» {letters}."
-    if "заглавными" in pattern:
-        return f"{word.upper()}"
-    if "начинается" in pattern:
-        return f"С буквы «{word[0].lower()}»."
-    if "заканчивается" in pattern:
-        return f"На букву «{word[-1].lower()}»."
-    return f"{_high(word)}."
-
-
-def _fields(pattern: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(pattern) if name}
-
-
-def _offered(item: dict[str, str]) -> set[str]:
-    """The fields that an item can fill."""
-    names = set(item) | {name.capitalize() for name in item}
-    # The carriers before a public question fit questions alone ("Tell me: translate …" would be odd).
-    names |= {"near_low"} if item.get("near", "").endswith("?") else set()
-    return names | ({"Verb", "verb", "verbs"} if "kind" in item else set())
-
-
-def _fill(text: str, slots: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda m: slots[m[1]], text)
-
-
-def _low(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _high(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _plural(number: int, one: str, few: str, many: str) -> str:
-    if number % 10 == 1 and number % 100 != 11:
-        return one
-    return few if number % 10 in (2, 3, 4) and number % 100 not in (12, 13, 14) else many
 
 
 def _interleaved(streams: Sequence[Iterator[T]]) -> Iterator[T]:
@@ -285,20 +220,6 @@ def _interleaved(streams: Sequence[Iterator[T]]) -> Iterator[T]:
                 yield next(stream)
             except StopIteration:
                 left.remove(stream)
-
-
-# -- reading -------------------------------------------------------------------------------------
-
-
-@cache
-def _file(name: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
-    return value
-
-
-def _read(name: str, part: str | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = _file(name) if part is None else _file(name)[part]
-    return found
 
 
 @cache

@@ -24,6 +24,7 @@ SOURCE = "generated:model"
 BATCH = 10  # rows that are asked for at once: longer lists get repetitive
 MAX_ROWS = 500
 MAX_REQUEST, MAX_ANSWER, MAX_REPLY = 300, 500, 1_000_000  # characters
+BOUND_REQUEST, BOUND_ANSWER = 120, 160  # characters in a bound reply: each one costs the grammar time to compile
 SHOWN = 4  # rows of the set that stand in the prompt
 TOLD = 20  # requests that stand in the prompt as already written
 LANGUAGES = ("Russian", "English", "German", "Spanish", "Kazakh")
@@ -96,10 +97,10 @@ def prompt(request: Request, examples: Sequence[Example] = (), written: Sequence
 def reply_schema(request: Request, *, bounded: bool = False) -> dict[str, Any]:
     """The JSON schema of a reply. `bounded` also limits the number of rows and the lengths, so that a reply must end."""
     text: dict[str, Any] = {"type": "string"}
-    item: dict[str, Any] = {"request": text | ({"minLength": 1, "maxLength": MAX_REQUEST} if bounded else {})}
+    item: dict[str, Any] = {"request": text | ({"minLength": 1, "maxLength": BOUND_REQUEST} if bounded else {})}
     root: dict[str, Any] = {}
     if request.kind == "text":
-        item["answer"] = text | ({"minLength": 1, "maxLength": MAX_ANSWER} if bounded else {})
+        item["answer"] = text | ({"minLength": 1, "maxLength": BOUND_ANSWER} if bounded else {})
     elif _has_parameters(request.tool):
         parameters = dict(request.tool.parameters)
         # References count from the root, so the definitions must stand there too.

@@ -168,6 +168,7 @@ class Host:
         """Replies that are bound to the job's form; a stop keeps those that were begun, marked as "stopped"."""
         base = self.ensure_adapter(job, report)
         prompts = [_prompt(base, turns) for turns in job.prompts]
+        report.progress("reading the form that replies must have", None)
         grammar = Grammar(base, job.form)
         replies: list[Reply] = []
         for start in range(0, len(prompts), WRITERS):

@@ -18,8 +18,8 @@ from workbench.models.loading import Base
 from workbench.models.tokenizer import ChatTokenizer
 
 TOKENIZERS = 2  # whose tables are kept: a large vocabulary takes seconds to read
-
-SURROGATE_LEAD, SURROGATE = b"\xed", re.compile(rb"\xed[\xa0-\xbf]")
+SURROGATE_LEAD = b"\xed"
+NOT_JSON = re.compile(rb"[\x00-\x1f]|\xed[\xa0-\xbf]")  # control characters, surrogates
 
 
 class Grammar:
@@ -98,7 +98,7 @@ def _tables(key: _Key, vocab_size: int) -> _Tables:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend)
     info = xgrammar.TokenizerInfo.from_huggingface(fast, vocab_size=vocab_size, stop_token_ids=list(tokenizer.stop_ids))
     written: list[bytes] = info.decoded_vocab
-    never = {i for i, token in enumerate(written) if any(byte < 0x20 for byte in token) or SURROGATE.search(token)}
+    never = {i for i, token in enumerate(written) if NOT_JSON.search(token)}
     never_V = torch.zeros(vocab_size, dtype=torch.bool)
     never_V[[i for i in never | set(tokenizer.control_ids) if i < vocab_size and i not in tokenizer.stop_ids]] = True
     second_V = torch.tensor([0xA0 <= token[0] <= 0xBF if token else False for token in written])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.calls.dialects import message_calls
 from workbench.dataset.changes import Change
 from workbench.dataset.endpoint import Endpoint, key_name
-from workbench.dataset.families import FAMILIES, topics
+from workbench.dataset.families import BY_KEY, FAMILIES, topics
+from workbench.dataset.families import SOURCE as FAMILIES_SOURCE
 from workbench.dataset.generate import LANGUAGES, Refused, admit
 from workbench.errors import DataError, InputError, WorkbenchError
 from workbench.schema import Example
@@ -124,7 +127,17 @@ def refused_html(refused: Sequence[Refused]) -> str:
 
 def table_values(batch: Batch) -> list[list[Any]]:
     """A line a row: tick, number from 1, request, answer, where it came from."""
-    return [[True, i, row.request, row.answer.content, row.source.removeprefix("generated:")] for i, row in enumerate(batch.rows, 1)]
+    return [[True, i, row.request, _answer(row), _origin(row)] for i, row in enumerate(batch.rows, 1)]
+
+
+def _answer(row: Example) -> str:
+    calls = [f"{c.name} {json.dumps(dict(c.arguments), ensure_ascii=False)}" for c in message_calls(row.answer)]
+    return words.CALL + ", ".join(calls) if calls else row.answer.content
+
+
+def _origin(row: Example) -> str:
+    key = row.source.rpartition(":")[2]
+    return BY_KEY[key].title if row.source == f"{FAMILIES_SOURCE}:{key}" else row.source.removeprefix("generated:model:")
 
 
 def chosen_rows(batch: Batch | None, table: Sequence[Sequence[Any]]) -> list[Example]:
@@ -204,10 +217,10 @@ def build(bench: Bench) -> None:
     gr.HTML(f'<div class="wb-cardhead">{words.TITLE}</div><div class="wb-dim">{words.HELP}</div>')
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
-            form = _build_form(space)
             with gr.Row():
-                start = gr.Button(words.START, variant="primary", min_width=120, elem_id="generate-start")
-                stop = gr.Button(words.STOP, min_width=70, scale=0, elem_id="generate-stop")
+                start = gr.Button(words.START, variant="primary", size="sm", min_width=120, elem_id="generate-start")
+                stop = gr.Button(words.STOP, size="sm", min_width=70, scale=0, elem_id="generate-stop")
+            form = _build_form(space)
         with gr.Column(scale=3, min_width=480):
             progress = gr.HTML(empty(words.NOTHING_YET), elem_id="generate-progress")
             batch = gr.State(None)
@@ -217,8 +230,8 @@ def build(bench: Bench) -> None:
                     max_height=380, show_label=False, elem_id="generate-table", wrap=True, column_widths=["7%", "7%", "38%", "32%", "16%"], buttons=[], max_chars=120,
                 )  # fmt: skip
                 with gr.Row():
-                    bring = gr.Button(words.TAKE, variant="primary", min_width=160, elem_id="generate-take")
-                    throw = gr.Button(words.THROW, min_width=90, scale=0, elem_id="generate-throw")
+                    bring = gr.Button(words.TAKE, variant="primary", size="sm", min_width=160, elem_id="generate-take")
+                    throw = gr.Button(words.THROW, size="sm", min_width=110, scale=0, elem_id="generate-throw")
             refused = gr.HTML(elem_id="generate-refused")
 
     filled = [progress, batch, group, table, refused, bring]
@@ -230,7 +243,7 @@ def build(bench: Bench) -> None:
         return gr.skip() if writers.stop(str(request.session_hash)) else note(words.NOTHING_TO_STOP, "warn")
 
     start.click(pressed, form, filled, show_progress="hidden", concurrency_limit=10, concurrency_id="writing")
-    stop.click(shown(halted), None, progress, **QUIET)
+    stop.click(shown(halted), None, bench.message, **QUIET)
     table.input(shown(_label), [batch, table], bring, **QUIET)
     throw.click(shown(lambda: closed(note(words.THROWN))), None, filled, **QUIET)
     bring.click(shown(lambda *given: take(bench, *given)), [batch, table, *bench.inputs], [*bench.outputs, *filled], show_progress="hidden")
@@ -256,10 +269,10 @@ def _build_form(space: Workspace) -> list[Any]:
     names = tool_names(space)
     source = gr.Radio([words.FAMILIES, words.LOCAL, words.ENDPOINT], value=words.FAMILIES, label=words.SOURCE, elem_id="generate-source")
     with gr.Row():
-        tool = gr.Dropdown(names, value=names[0] if names else None, label=words.TOOL, min_width=160, elem_id="generate-tool")
-        kind = gr.Radio(words.KINDS, value="call", label=words.KIND, visible=False, min_width=160, elem_id="generate-kind")
-        count = gr.Number(20, precision=0, minimum=1, label=words.COUNT, min_width=80, elem_id="generate-count")
-        seed = gr.Number(42, precision=0, minimum=0, label=words.SEED, min_width=80, elem_id="generate-seed")
+        tool = gr.Dropdown(names, value=names[0] if names else None, label=words.TOOL, scale=2, min_width=200, elem_id="generate-tool")
+        count = gr.Number(20, precision=0, minimum=1, label=words.COUNT, min_width=70, elem_id="generate-count")
+        seed = gr.Number(42, precision=0, minimum=0, label=words.SEED, min_width=70, elem_id="generate-seed")
+    kind = gr.Radio(words.KINDS, value="call", label=words.KIND, visible=False, elem_id="generate-kind")
     chosen = gr.Dropdown(topics(), value=[], multiselect=True, allow_custom_value=True, label=words.TOPICS, info=words.TOPICS_INFO, elem_id="generate-topics")
     language = gr.Dropdown(list(LANGUAGES), value="Russian", allow_custom_value=True, label=words.LANGUAGE, visible=False, elem_id="generate-language")
     with gr.Group(visible=True) as families:

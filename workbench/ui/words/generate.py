@@ -16,6 +16,7 @@ ADDRESS, ADDRESS_PLACEHOLDER = "Address", "http://127.0.0.1:8000/v1"
 MODEL, MODEL_PLACEHOLDER = "Model", "as the endpoint calls it"
 MAX_REQUESTS, MAX_TOKENS = "Most requests", "Most tokens"
 LOCAL_HELP = "The base alone writes, held to the form of a row; small models write odd ones, so look closely. The first time, the model is loaded."
+CALL = "call: "
 START, STOP, TAKE, THROW = "Write rows", "Stop", "Bring in drafts", "Throw away"
 HEADERS = ["✓", "#", "Request", "Answer", "From"]
 NOTHING_YET = "Choose what to write and press “Write rows”: you see the rows first."
