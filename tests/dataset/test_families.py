@@ -112,7 +112,8 @@ def test_no_call_rows_speak_of_the_topic_and_need_no_call(word: str) -> None:
     assert len(rows) == 6
     assert not any(is_call(row) for row in rows) and near_duplicates(said(rows)) == []
     if word != "погода":
-        assert rows[0].source == "generated:families:definition"
+        assert [row.source.rpartition(":")[2] for row in rows[:4]] == ["definition", "howto", "near-miss", "word"]
+        assert word[:4] in rows[0].request and word[:4] in rows[2].request, "those that name the topic come first"
 
 
 def test_arguments_follow_the_schema_and_are_named_in_the_request() -> None:

@@ -105,10 +105,15 @@ def generate(
 
 
 def no_call_rows(topic_word: str, count: int, seed: int, avoid: Iterable[str] = ()) -> list[Example]:
-    """Up to `count` draft rows that speak of a topic and need no call: definitions first, then how-to, near misses and word games."""
-    row_sets = (generate(ToolSpec(""), families=[key], topics=[topic_word], count=count, seed=seed, avoid=avoid) for key in NO_CALL)
+    """Up to `count` draft rows that speak of a topic and need no call: definitions, how-to, near misses and word games in turn.
+
+    Of each, those come first that name the topic itself in any of its forms.
+    """
+    stem, taken = _stem(topic_word), list(avoid)
+    row_sets = [generate(ToolSpec(""), families=[key], topics=[topic_word], count=MAX_ROWS, seed=seed, avoid=taken) for key in NO_CALL]
+    by_name = [sorted(found, key=lambda row: stem not in {_stem(w) for w in re.findall(r"\w+", row.request)}) for found in row_sets]
     known, rows = Known(), list[Example]()
-    for row in _interleaved([iter(found) for found in row_sets]):
+    for row in _interleaved([iter(found) for found in by_name]):
         if len(rows) < count and known.like(row.request) is None:
             known.add(row.request)
             rows.append(row)
