@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from workbench import verbs
 from workbench.__main__ import main
 from workbench.schema import RowProblem
 from workbench.workspace import Workspace
@@ -60,11 +59,15 @@ def test_check_of_good_rows_tells_their_kinds(run, root):
     status, out, err = run("check", rows_file(root, *GOOD), "--json")
     assert (status, err) == (0, [])
     assert out[0] == "rows.jsonl: 3 rows, 1 calls, 2 texts, 0 problems"
-    assert json.loads(out[-1]) == {"rows": 3, "calls": 1, "texts": 2, "problems": [], "near_duplicates": []}
+    found = json.loads(out[-1])
+    assert [f["kind"] for f in found.pop("findings")] == ["unknown-tool", "few"]
+    assert found == {"rows": 3, "calls": 1, "texts": 2, "problems": [], "near_duplicates": []}
 
 
 def test_check_without_json_prints_no_json(run, root):
-    assert run("check", rows_file(root, *GOOD)) == (0, ["rows.jsonl: 3 rows, 1 calls, 2 texts, 0 problems"], [])
+    status, out, err = run("check", rows_file(root, *GOOD))
+    assert (status, out[0], err) == (0, "rows.jsonl: 3 rows, 1 calls, 2 texts, 0 problems", [])
+    assert [line[:7] for line in out[1:]] == ["  1 row", "  The s"]
 
 
 def test_check_of_bad_rows_names_each_and_exits_with_2(run, root):
@@ -110,7 +113,7 @@ def test_check_of_a_model_that_is_not_here_still_judges_the_form(run, root):
 def test_problems_are_told_in_the_order_of_their_lines(run, root, monkeypatch):
     """What the tokenizer finds and what the form lacks are one list."""
     monkeypatch.setattr(Workspace, "tokenizer", None)
-    monkeypatch.setattr(verbs, "row_problems", lambda tokenizer, rows, longest: [RowProblem(1, "messages", "too long")])
+    monkeypatch.setattr("workbench.verbs.data.row_problems", lambda tokenizer, rows, longest: [RowProblem(1, "messages", "too long")])
     status, out, err = run("check", rows_file(root, "", GOOD[0], "x"), "--json")
     assert (status, err) == (2, ["rows.jsonl: 2 line(s) can't be used, the first: line 2, messages: too long"])
     assert out[1:3] == ["  line 2, messages: too long", "  line 3, line: not valid JSON: Expecting value at column 1"]

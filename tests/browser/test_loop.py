@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -32,71 +31,6 @@ def test_the_page_is_up_fast_and_says_what_the_model_does(app: App, page: Page) 
     expect(page.locator("#header")).to_contain_text("gemma-3-270m")
     expect(page.locator("#header")).to_contain_text("ready", timeout=90_000)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-def test_a_row_is_edited_saved_deleted_and_brought_back(app: App, page: Page) -> None:
-    file = app.root / "data" / "examples.json"
-    before = file.read_text(encoding="utf-8")
-    page.locator("#grid").get_by_text("Здравствуйте!").first.click()
-    expect(page.locator("#row-title")).to_contain_text("Row 2")
-    page.locator("#row-answer textarea").fill("Здравствуйте! Слушаю <b>вас</b>.")
-    page.locator("#row-save").click()
-    expect(page.locator("#data-message")).to_contain_text("Row 2 was changed")
-    lines = file.read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[1])["messages"][1]["content"] == "Здравствуйте! Слушаю <b>вас</b>."
-    assert [line for i, line in enumerate(lines) if i != 1] == [line for i, line in enumerate(before.splitlines()) if i != 1]
-    page.locator("#row-delete").click()
-    expect(page.locator("#data-counts")).to_contain_text("69 rows")
-    page.locator("#undo").click()
-    expect(page.locator("#data-counts")).to_contain_text("70 rows")
-    page.locator("#undo").click()
-    expect(page.locator("#data-message")).to_contain_text("taken back")
-    assert file.read_text(encoding="utf-8") == before
-
-
-def test_an_empty_answer_is_refused_beside_the_row_and_nothing_is_lost(app: App, page: Page) -> None:
-    before = (app.root / "data" / "examples.json").read_bytes()
-    page.locator("#row-request textarea").fill("Новый вопрос")
-    page.locator("#row-add").click()
-    expect(page.locator("#data-message")).to_contain_text("The answer is empty")
-    assert page.locator("#row-request textarea").input_value() == "Новый вопрос"
-    assert (app.root / "data" / "examples.json").read_bytes() == before
-
-
-def test_a_broken_file_is_imported_with_its_bad_line_named_and_undone(app: App, page: Page) -> None:
-    before = (app.root / "data" / "examples.json").read_bytes()
-    broken = app.root / "broken.jsonl"
-    broken.write_text('{"messages": [{"role": "user", "content": "раз"}, {"role": "assistant", "content": "два"}]}\n{oops\n', encoding="utf-8")
-    with page.expect_file_chooser() as chooser:
-        page.locator("#import").click()
-    chooser.value.set_files(str(broken))
-    expect(page.locator("#data-message")).to_contain_text("1 line(s) can't be used")
-    expect(page.locator("#data-counts")).to_contain_text("1 lines can't be used")
-    page.locator("#undo").click()
-    expect(page.locator("#data-counts")).to_contain_text("70 rows")
-    assert (app.root / "data" / "examples.json").read_bytes() == before
-
-
-def test_the_rows_are_exported_at_the_first_click(app: App, page: Page) -> None:
-    with page.expect_download() as download:
-        page.locator("#export").click()
-    with open(download.value.path(), "rb") as file:
-        assert file.read() == (app.root / "data" / "examples.json").read_bytes()
-
-
-def test_a_form_whose_rows_changed_elsewhere_does_not_hit_another_row(app: App, page: Page) -> None:
-    file = app.root / "data" / "examples.json"
-    before = file.read_text(encoding="utf-8")
-    page.locator("#grid").get_by_text("Добрый вечер").first.click()
-    expect(page.locator("#row-title")).to_contain_text("Row 4")
-    lines = before.splitlines(keepends=True)
-    file.write_text("".join(lines[1:]), encoding="utf-8")  # somebody else deletes the first row
-    page.locator("#row-delete").click()
-    expect(page.locator("#data-message")).to_contain_text("changed elsewhere")
-    page.locator("#row-delete").click()
-    expect(page.locator("#data-message")).to_contain_text("No row is chosen")
-    assert file.read_text(encoding="utf-8") == "".join(lines[1:])
-    file.write_text(before, encoding="utf-8")
 
 
 def test_the_plan_follows_the_settings_and_a_wrong_one_is_named(page: Page) -> None:

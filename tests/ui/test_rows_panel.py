@@ -137,7 +137,7 @@ def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace)
     copy = replace(now.rows[0], status="draft")
     now = workspace.rows.change(Change(add=(copy,)), now.version)
     workspace.health(now)
-    assert panel.found(workspace, "", "", "", "", "repeat", "", "place", None) == [0, 70]
+    assert panel.found(workspace, "", "", "", "", "exact", "", "place", None) == [0, 70]
     sides = [len(panel.found(workspace, "", "", "", "", "", side, "place", None)) for side in ("train", "validation", "left out")]
     assert sides == [64, 7, 0]
 

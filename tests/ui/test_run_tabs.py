@@ -6,7 +6,7 @@ import pytest
 
 from workbench.errors import DataError, InputError, RunError, WorkbenchError
 from workbench.settings import Lora, Quantization, RunSettings, Sampling, Training
-from workbench.ui import chat_tab, forms, header, train_tab, tune_tab, words
+from workbench.ui import chat_tab, forms, header, measure_panel, train_tab, tune_tab, words
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def test_a_killed_worker_is_told_in_the_pane_and_the_next_answer_comes(workspace
 
 def test_the_measurement_counts_all_cases(workspace):
     train(workspace, "measured").wait(60)
-    lines = list(chat_tab.measure(workspace, "measured", adapted=True))
+    lines = list(measure_panel.measure(workspace, "measured", adapted=True))
     assert "call recall" in lines[-1] and "/15" in lines[-1]
     assert (workspace.runs.path("measured") / "scores.json").is_file()
 

@@ -94,9 +94,8 @@ def row_of(draft: Draft, was: Example | None = None) -> Example:
 def _message(turn: TurnDraft, place: int, was: Example | None) -> Message:
     before = was.messages[turn.origin] if was is not None and turn.origin is not None and turn.origin < len(was.messages) else None
     calls = tuple(_call(call, place) for call in turn.calls)
-    if before is not None and before.role == turn.role:
-        if said(turn) == said(_turn_of(before, place)):
-            return before
+    if before is not None and said(turn) == said(_turn_of(before, place)):
+        return before
     if not turn.text.strip() and not calls:
         who = {"user": "what the user says", "assistant": "the answer", "system": "the system text", "tool": "the tool's result"}.get(turn.role, "the text")
         raise RowError(f"turn {place + 1}, {who}, is empty: write it, or take the turn out", f"messages[{place}].content")

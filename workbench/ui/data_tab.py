@@ -57,12 +57,12 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
     with gr.Row(equal_height=True, elem_classes="wb-bar1"):
         progress = gr.HTML(elem_id="data-counts")
         strip = gr.HTML(elem_id="health-strip", js_on_load=health_panel.STRIP_JS)
-        with gr.Row(scale=0, min_width=150, elem_classes="wb-undo"):
+        with gr.Row(elem_classes="wb-undo"):
             undo = gr.Button("Undo", size="sm", min_width=60, elem_id="undo")
             redo = gr.Button("Redo", size="sm", min_width=60, elem_id="redo")
     with gr.Row(equal_height=True):
         message = gr.HTML(note(words.DATA_HELP), elem_id="data-message")
-        with gr.Row(visible=False, scale=0, min_width=320) as choice:
+        with gr.Row(visible=False, elem_classes="wb-choice") as choice:
             join = gr.Button(words.MERGE, variant="primary", size="sm", min_width=140, elem_id="merge")
             drop = gr.Button(words.DROP_MINE, size="sm", min_width=140, elem_id="drop-mine")
     with gr.Tabs(selected="rows", elem_id="data-panels") as tabs:
@@ -101,7 +101,7 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, pr
     def refresh(*asked: Any) -> list[Any]:
         now = space.rows.read()
         if len(now.entries) > SMALL and space.known_health(now.version) is None:
-            return [progress_html(now), words.CHECKING, gr.skip(), *rows.refresh(*asked)]
+            return [progress_html(now), health_panel.strip_html(None), gr.skip(), *rows.refresh(*asked)]
         found = space.health(now)
         return [progress_html(now), health_panel.strip_html(found), found, *rows.refresh(*asked)]
 
@@ -124,6 +124,8 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, pr
         if found is None or not 0 <= number < len(found.findings):
             return [gr.skip()] * (2 + len(rows.outputs))
         only = tuple(found.findings[number].places)
+        if not only:  # it is about the set as a whole: the Health panel says more
+            return [gr.skip(), gr.Tabs(selected="health"), *[gr.skip()] * len(rows.outputs)]
         *filters, _, _ = asked
         return [only, gr.Tabs(selected="rows"), *rows.refresh(*filters, only, 0)]
 

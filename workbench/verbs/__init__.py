@@ -8,14 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from workbench.calls.dialects import TAG, calls_in, verdict
 from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, TrainJob
-from workbench.errors import DataError, ModelError
+from workbench.errors import DataError
 from workbench.evaluation.report import scores_text, wrong_text
 from workbench.evaluation.scores import Case, make_cases, score, score_reply
 from workbench.models.catalog import is_hub_name

@@ -45,8 +45,9 @@ def open_row(rows: RowSet, place: int | None) -> Form:
 
 def is_unsaved(form: Form | None, typed: Draft | str | None) -> bool:
     """Whether the form holds something that is in no row yet."""
-    if form is None or typed is None:
+    if typed is None:
         return False
+    form = form or Form()
     return typed != form.broken if isinstance(typed, str) else not same(typed, opened_draft(form))
 
 

@@ -13,6 +13,7 @@ from workbench.dataset.health import Finding, Fix, Health
 from workbench.errors import DataError
 from workbench.ui.charts import length_histogram
 from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.writing import kept_apart
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, escape, facts, note
 from workbench.ui.words import health as words
@@ -90,7 +91,7 @@ def fix_of(space: Workspace, finding: Finding | None) -> Fix:
     if not finding.topic:
         raise DataError(words.NO_FIX)
     rows = space.rows.read()
-    new = no_call_rows(finding.topic, NEW_ROWS, len(rows.entries), avoid=[row.request for row in rows.rows])
+    new = no_call_rows(finding.topic, NEW_ROWS, len(rows.entries), avoid=[*(row.request for row in rows.rows), *kept_apart(space)[0]])
     if not new:
         raise DataError(words.NO_NEW_ROWS.format(topic=finding.topic))
     first = len(rows.entries)

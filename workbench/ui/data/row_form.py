@@ -27,7 +27,7 @@ PIN_CHOICES = [(words.PIN_NONE, ""), *((words.PIN_WORDS[p], p) for p in PINS)]
 def build(editor: Editor) -> None:
     """The form, drawn anew for every row that is opened and every change of its structure."""
 
-    @gr.render(inputs=[editor.opened], triggers=[editor.opening.change], queue=False, show_progress="hidden")  # type: ignore[untyped-decorator]
+    @gr.render(inputs=[editor.opened], triggers=[editor.bench.page.load, editor.opening.change], queue=False, show_progress="hidden")  # type: ignore[untyped-decorator]
     def draw(form: Form | None) -> None:
         form = form or Form()
         if form.broken:
@@ -106,6 +106,9 @@ class _Drawn:
                 kinds = [(words.ANSWER_TEXT, "text"), (words.ANSWER_CALL, "call")]
                 kind = gr.Radio(kinds, value="call" if calls else "text", label=words.SAYS["assistant"], min_width=250, scale=5, elem_id="row-kind", **plain)
                 self.moves.append(_Move(kind.input, lambda d, k: answer_with(d, k, self.tools), kind))
+            if turn.role == "assistant" and (calls or not is_answer):
+                more = gr.Button(words.ADD_CALL, size="sm", min_width=90, scale=0, elem_id=f"{element}-more")
+                self.moves.append(_Move(more.click, lambda d: with_call(d, place, self.tools)))
             if not usual:
                 out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{element}-out")
                 self.moves.append(_Move(out.click, lambda d: without_turn(d, place)))
@@ -116,9 +119,6 @@ class _Drawn:
         self.fields += [role, text]
         for number, call in enumerate(turn.calls):
             self._call(place, number, call, calls[number].fields)
-        if turn.role == "assistant" and (calls or not is_answer):
-            more = gr.Button(words.ADD_CALL, size="sm", min_width=100, elem_id=f"{element}-more")
-            self.moves.append(_Move(more.click, lambda d: with_call(d, place, self.tools)))
 
     def _call(self, place: int, number: int, call: CallDraft, fields: tuple[ArgumentField, ...] | None) -> None:
         names = list(dict.fromkeys([*self.tools, *([call.name] if call.name else [])]))
@@ -134,7 +134,7 @@ class _Drawn:
             self.fields.append(gr.Textbox(call.arguments, label=words.ARGUMENTS_JSON, info=unknown, lines=2, max_lines=10, interactive=True, elem_id=f"{mark}-arguments"))
         else:
             if not fields:
-                gr.HTML(f'<div class="wb-dim wb-pad">{words.NO_ARGUMENTS}</div>')
+                gr.HTML(f'<div class="wb-dim">{words.NO_ARGUMENTS}</div>', elem_classes="wb-tight")
             self.fields += [_argument(f, field_value(f, call.arguments), f"{mark}-{i}") for i, f in enumerate(fields)]
         self.moves += [
             _Move(tool.input, lambda d, name: change_call(d, place, number, CallDraft(name or "")), tool),
@@ -210,7 +210,8 @@ class _Drawn:
                 return [gr.skip(), note(f"{words.LESSON_REFUSED} {exc}", "warn")]
             return [draft, lesson_html(bench.space, draft, form.was)]
 
-        gr.on([f.input for f in self.fields], shown(typing), self.fields, [editor.typed, editor.lesson], trigger_mode="always_last", **QUIET)
+        # Not `input`: gradio tells it for keys alone, not for what is pasted or dictated.
+        gr.on([f.change for f in self.fields], shown(typing), self.fields, [editor.typed, editor.lesson], trigger_mode="always_last", **QUIET)
 
     def _walk(self, step: int) -> Callable[..., list[Any]]:
         editor, form, count = self.editor, self.form, len(self.fields)

@@ -21,6 +21,7 @@ from workbench.ui.data.editor import Editor, Form, is_unsaved, open_row
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
+from workbench.ui.words.health import FINDINGS
 from workbench.workspace import Workspace
 
 COLUMNS = {"request": 2, "answer": 3, "status": 5}
@@ -47,9 +48,9 @@ def marks(space: Workspace, rows: RowSet) -> Marks:
     titles: dict[int, list[str]] = {}
     for finding in health.findings:
         for place in finding.places:
-            if finding.kind in words.FINDINGS and (finding.severity != "info" or finding.kind == "awaiting"):
+            if finding.severity != "info" or finding.kind == "review":
                 problems.setdefault(place, []).append(finding.kind)
-                titles.setdefault(place, []).append(words.FINDINGS[finding.kind])
+                titles.setdefault(place, []).append(FINDINGS[finding.kind])
     return Marks(health.split, problems, {place: ", ".join(dict.fromkeys(kinds)) for place, kinds in titles.items()})
 
 
@@ -177,7 +178,7 @@ def build(bench: Bench, places: gr.State) -> RowsPanel:
         kind = choice([(words.ANY_KIND, ""), *((k, k) for k in KINDS)], "filter-kind", 105)
         tool = choice([(words.ANY_TOOL, "")], "filter-tool", 120)
         status = choice([(words.ANY_STATUS, ""), *((s, s) for s in STATUSES)], "filter-status", 115)
-        problem = choice([(words.ANY_FINDING, ""), (words.SOME_FINDING, "any"), *((v, k) for k, v in words.FINDINGS.items())], "filter-problem", 125)
+        problem = choice([(words.ANY_FINDING, ""), (words.SOME_FINDING, "any"), *((v, k) for k, v in FINDINGS.items())], "filter-problem", 125)
         split = choice([(words.ANY_SIDE, ""), *((words.SIDE_WORDS[s], s) for s in SIDES)], "filter-split", 115)
         sort = choice([(words.SORT_WORDS[s], s) for s in SORTS], "sort", 125)
         everything = gr.Button(words.SHOW_ALL, size="sm", min_width=80, scale=1, elem_id="show-all")
@@ -185,10 +186,11 @@ def build(bench: Bench, places: gr.State) -> RowsPanel:
     opening = gr.Number(0, precision=0, visible="hidden", elem_id="opening")
     with gr.Row():
         with gr.Column(scale=7, min_width=480):
+            # A first column below some 50 px is drawn anew under the pointer at a press, and its tick is lost.
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["bool", "number", "str", "str", "str", "str", "str", "str"], type="array",
-                interactive=True, static_columns=[1, 4, 6, 7], max_height=380, show_label=False, elem_id="grid",
-                column_widths=["5%", "6%", "29%", "23%", "7%", "10%", "10%", "10%"], buttons=["fullscreen"], max_chars=90,
+                interactive=True, static_columns=[1, 4, 6, 7], max_height=340, show_label=False, elem_id="grid",
+                column_widths=["7%", "6%", "28%", "22%", "7%", "10%", "10%", "10%"], buttons=[], max_chars=90,
             )
             with gr.Row(equal_height=True, elem_classes="wb-bulk"):
                 back = gr.Button("‹", size="sm", min_width=30, scale=0, elem_id="page-back")
@@ -218,7 +220,8 @@ def build(bench: Bench, places: gr.State) -> RowsPanel:
     inputs, outputs = [*query, bench.only, page], [grid, where, bench.version, page, tool]
     panel = RowsPanel(refresh, inputs, outputs, editor)
     first: Any = lambda *values: refresh(*values[:-1], 0)  # noqa: E731  another filter begins at the first page
-    gr.on([search.input, *(f.input for f in query[1:])], shown(first), inputs, outputs, trigger_mode="always_last", **QUIET)
+    # Not `search.input`: gradio tells it for keys alone, not for what is pasted or dictated.
+    gr.on([search.change, *(f.input for f in query[1:])], shown(first), inputs, outputs, trigger_mode="always_last", **QUIET)
     everything.click(shown(lambda: ["", *[""] * 5, "place", None, *refresh("", *[""] * 5, "place", None, 0)]), None, [*query, bench.only, *outputs], **QUIET)
     back.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) - 1)), inputs, outputs, **QUIET)
     forth.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) + 1)), inputs, outputs, **QUIET)

@@ -44,15 +44,9 @@ ANY_KIND, ANY_TOOL, ANY_STATUS, ANY_SIDE = "any kind", "any tool", "any status",
 ANY_FINDING, SOME_FINDING = "any finding", "with a finding"
 SIDE_WORDS = {"train": "training", "validation": "validation", "left out": "left out"}
 SORT_WORDS = {"place": "file order", "request": "by request", "answer": "by answer", "status": "by status", "length": "longest first"}
-FINDINGS = {
-    "broken": "can't be used", "contradiction": "contradiction", "leak": "leak", "across": "across the split", "unknown_tool": "unknown tool",
-    "arguments": "broken call", "repeat": "repeat", "space": "stray space", "near_miss": "near miss", "near_duplicate": "near-duplicate",
-    "missing_no_call": "calls only", "wording": "worded like a test", "awaiting": "to review",
-}
 SHOW_ALL, TICKED_ROWS, FOUND_ROWS, BULK_APPLY = "Show all", "the ticked rows", "all rows found", "Apply"
 NOTHING_TICKED = "No row is ticked: tick rows in the first column, or choose “all rows found”."
 NARROWED = "only the finding's rows (“Show all” ends it)"
-CHECKING = '<span class="wb-dim">checking the set…</span>'
 MINE_DROPPED = "Your change was dropped: the rows are as the other side left them."
 MERGE, DROP_MINE = "Merge my change in", "Drop my change"
 PANELS = {

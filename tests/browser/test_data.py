@@ -1,0 +1,150 @@
+"""The Data tab as a curator clicks it: rows by hand, a messy file, what health says, approving, undo, export, two browsers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def file(app: App) -> Iterator[Path]:
+    """The rows' file; what the test did to it is put back."""
+    path = app.root / "data" / "examples.json"
+    before = path.read_bytes()
+    yield path
+    path.write_bytes(before)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def panel(page: Page, name: str) -> None:
+    page.locator("#data-panels").get_by_role("tab", name=name).click()
+
+
+def open_row(page: Page, text: str, number: int) -> None:
+    page.locator("#grid").get_by_text(text).first.click()
+    expect(page.locator("#row-title")).to_contain_text(f"Row {number}")
+
+
+def said(page: Page, text: str) -> None:
+    expect(page.locator("#data-message")).to_contain_text(text)
+
+
+def write_row(page: Page, request: str, answer: str | None) -> None:
+    """A new row by hand; no answer means a call."""
+    page.locator("#row-new").click()
+    expect(page.locator("#row-title")).to_contain_text("New row")
+    page.locator("#row-request textarea").fill(request)
+    if answer is None:
+        page.locator("#row-kind").get_by_text("calls a tool").click()
+        expect(page.locator("#row-editor")).to_contain_text("takes no arguments")
+    else:
+        page.locator("#row-answer textarea").fill(answer)
+    page.locator("#row-save").click()
+
+
+def test_a_row_is_edited_saved_deleted_and_brought_back(page: Page, file: Path) -> None:
+    before = file.read_text(encoding="utf-8")
+    open_row(page, "Здравствуйте!", 2)
+    page.locator("#row-answer textarea").fill("Здравствуйте! Слушаю <b>вас</b>.")
+    expect(page.locator("#lesson")).to_contain_text("Слушаю <b>вас</b>.")
+    page.locator("#row-save").click()
+    said(page, "Row 2 was changed")
+    after = lines(file)
+    assert json.loads(after[1])["messages"][1]["content"] == "Здравствуйте! Слушаю <b>вас</b>."
+    assert [line for i, line in enumerate(after) if i != 1] == [line for i, line in enumerate(before.splitlines()) if i != 1]
+    page.locator("#row-delete").click()
+    expect(page.locator("#data-counts")).to_contain_text("69 rows")
+    page.locator("#undo").click()
+    expect(page.locator("#data-counts")).to_contain_text("70 rows")
+    page.locator("#undo").click()
+    expect(page.locator("#data-counts")).to_contain_text("70 rows")
+    said(page, "taken back")
+    page.wait_for_function("() => !document.querySelector('#grid').innerText.includes('Слушаю <b>')")
+    assert file.read_text(encoding="utf-8") == before
+
+
+def test_ten_rows_by_hand_are_in_the_file_as_they_were_typed(page: Page, file: Path) -> None:
+    made = [(f"Проверка номер {i}: что у меня на счёте?", None if i % 2 else f"Это ответ номер {i}.") for i in range(10)]
+    for i, (request, answer) in enumerate(made):
+        write_row(page, request, answer)
+        expect(page.locator("#data-counts")).to_contain_text(f"{71 + i} rows")
+    for line, (request, answer) in zip(lines(file)[70:], made, strict=True):
+        messages = json.loads(line)["messages"]
+        assert messages[0]["content"] == request
+        assert messages[1]["content"] == (answer or '<tool_call name="get_sensitive_data" arguments="{}"/>')
+
+
+def test_an_empty_answer_is_refused_beside_the_row_and_nothing_is_lost(page: Page, file: Path) -> None:
+    before = file.read_bytes()
+    page.locator("#row-request textarea").fill("Новый вопрос")
+    page.locator("#row-save").click()
+    said(page, "the answer, is empty")
+    assert page.locator("#row-request textarea").input_value() == "Новый вопрос"
+    page.locator("#grid").get_by_text("Здравствуйте!").first.click()
+    said(page, "not saved")  # another row does not wipe what was typed
+    assert page.locator("#row-request textarea").input_value() == "Новый вопрос"
+    assert file.read_bytes() == before
+
+
+def test_rows_are_reviewed_by_keys_alone(page: Page, file: Path) -> None:
+    open_row(page, "Здравствуйте!", 2)
+    page.keyboard.press("a")
+    expect(page.locator("#row-title")).to_contain_text("Row 3")
+    page.keyboard.press("r")
+    expect(page.locator("#row-title")).to_contain_text("Row 4")
+    expect(page.locator("#data-counts")).to_contain_text("2 of 70 reviewed")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#row-title")).to_contain_text("Row 3")
+    page.keyboard.press("e")
+    page.keyboard.press("End")
+    page.keyboard.type(" ааа")  # letters in a text field are letters
+    page.keyboard.press("Control+s")
+    said(page, "Row 3 was changed")
+    found = [json.loads(line) for line in lines(file)]
+    assert [row.get("status") for row in found[1:4]] == ["approved", "rejected", None]
+    assert found[2]["messages"][0]["content"].endswith(" ааа")
+
+
+def test_search_filters_and_bulk_actions(page: Page, file: Path) -> None:
+    page.locator("#search textarea, #search input").first.fill("счёт")
+    expect(page.locator("#grid-where")).not_to_contain_text("70 of 70")
+    page.locator("#show-all").click()
+    expect(page.locator("#grid-where")).to_contain_text("70 of 70")
+    boxes = page.locator("#grid tbody input[type=checkbox], #grid .body-cell input[type=checkbox]")
+    for i in (0, 1):
+        boxes.nth(i).click()
+        expect(boxes.nth(i)).to_be_checked()
+    page.locator("#bulk-apply").click()
+    said(page, "2 rows approved")
+    expect(page.locator("#data-counts")).to_contain_text("2 of 70 reviewed")
+    assert [json.loads(line).get("status") for line in lines(file)[:3]] == ["approved", "approved", None]
+
+
+def test_two_browsers_never_overwrite_each_other_and_merge(app: App, page: Page, file: Path) -> None:
+    other = page.context.new_page()
+    other.goto(app.url)
+    other.locator("#grid").get_by_text("Здравствуйте!").first.wait_for()
+    open_row(page, "Здравствуйте!", 2)
+    open_row(other, "Добрый вечер", 4)
+    page.locator("#row-answer textarea").fill("Первый браузер.")
+    page.locator("#row-save").click()
+    said(page, "Row 2 was changed")
+    other.locator("#row-answer textarea").fill("Второй браузер.")
+    other.locator("#row-save").click()
+    said(other, "changed elsewhere")
+    other.locator("#merge").click()
+    expect(other.locator("#merge")).to_be_hidden()
+    found = [json.loads(line)["messages"][1]["content"] for line in lines(file)]
+    assert (found[1], found[3]) == ("Первый браузер.", "Второй браузер.")
+    other.close()
