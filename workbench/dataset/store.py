@@ -83,6 +83,15 @@ class RowStore:
         with self._lock:
             return self._now().rows
 
+    def at(self, version: str) -> RowSet | None:
+        """The rows as they stood at `version`, if they were shown not too long ago; None if they are not known any more."""
+        with self._lock:
+            now = self._now().rows
+            if version == now.version:
+                return now
+            seen = self._seen.get(version)
+            return RowSet(seen, version) if seen is not None else None
+
     def change(self, change: Change, version: str) -> RowSet:
         """Make `change`, as one write and one step for Undo, in the set as it stood at `version`.
 
