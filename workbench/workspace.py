@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,8 @@ from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.runs import RunInfo, RunStore
 
+KEPT_APART = ("cases.jsonl", "demo.jsonl")  # in data/: what the rows are measured and shown on, and must not repeat
+NOTHING: tuple[Example, ...] = ()
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,6 +43,8 @@ class Workspace:
     models_dir: Path | None = None
     _encoded: Any = field(default=None, repr=False)
     _health: Any = field(default=None, repr=False)
+    _checking: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _beside: dict[str, tuple[Any, tuple[Example, ...]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -80,31 +85,39 @@ class Workspace:
 
     def health(self, rows: RowSet) -> Health:
         """What the rows hold and what would fool their owner; the answer for one version is kept."""
+        with self._checking:  # two pages on one large set need its answer once
+            tools, others, key = self._looked_at(rows)
+            if self._health is None or self._health[0] != key:
+                training = Training()
+                found = check_health(rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=self._token_counts())
+                self._health = (key, found)
+            health: Health = self._health[1]
+            return health
+
+    def known_health(self, rows: RowSet) -> Health | None:
+        """The health of these rows, if it was the last one asked for and nothing that it looked at has changed since."""
+        kept = self._health
+        return kept[1] if kept is not None and kept[0] == self._looked_at(rows)[2] else None
+
+    def _looked_at(self, rows: RowSet) -> tuple[ToolSet, dict[str, tuple[Example, ...]], Any]:
         try:
             tools = self.tools.read()
         except DataError:  # told on its own panel; the rows are then looked at without schemas
             tools = ToolSet()
-        others = {name: self.rows_beside(name) for name in ("cases.jsonl", "demo.jsonl")}
-        key = (rows.version, tools.version, tuple(others.items()))
-        kept = self._health
-        if kept is None or kept[0] != key:
-            training = Training()
-            found = check_health(rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=self._token_counts())
-            kept = self._health = (key, found)
-        health: Health = kept[1]
-        return health
-
-    def known_health(self, version: str) -> Health | None:
-        """The health of the rows at `version`, if it was the last one asked for."""
-        kept = self._health
-        return kept[1] if kept is not None and kept[0][0] == version else None
+        others = {name: self.rows_beside(name) for name in KEPT_APART}
+        return tools, others, (rows.version, tools.version, tuple((name, id(found)) for name, found in others.items()))
 
     def rows_beside(self, name: str) -> tuple[Example, ...]:
         """The usable rows of data/NAME, a file that the set must not repeat; none if it is missing or unreadable."""
+        path = self.data_dir / name
         try:
-            return load_rows(self.data_dir / name).rows
-        except DataError:
-            return ()  # the file is optional; a broken one is told where it is used
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size)
+            if name not in self._beside or self._beside[name][0] != stamp:
+                self._beside[name] = (stamp, load_rows(path).rows)
+            return self._beside[name][1]
+        except (OSError, DataError):
+            return NOTHING  # the file is optional; a broken one is told where it is used
 
     def _token_counts(self) -> Callable[[list[str]], list[int]] | None:
         try:

@@ -85,11 +85,16 @@ def test_an_empty_set_says_that_there_is_nothing_to_check():
     assert words.EMPTY in panel.draw(Health(), None)[1]
 
 
-def test_a_findings_rows_are_shown_in_the_grid():
-    only, tabs = panel.show_rows(health(finding(0, places=(3, 1))), "kind-0")
-    assert (only, tabs.selected) == ((3, 1), "rows")
-    assert panel.show_rows(health(finding(0)), "kind-0") == [SKIPPED, SKIPPED]
-    assert panel.show_rows(None, "kind-0") == [SKIPPED, SKIPPED]
+def test_a_findings_rows_are_shown_in_the_grid(workspace):
+    rows = workspace.rows.read()
+    rows = workspace.rows.change(Change(add=(rows.rows[3],)), rows.version)
+    found = next(f for f in workspace.health(rows).findings if f.kind == "exact")
+    only, tabs = panel.show_rows(workspace, found.key)
+    assert (only.version, only.places, tabs.selected) == (rows.version, (3, 70), "rows")
+    rows = workspace.rows.change(Change(drop=frozenset({0})), rows.version)
+    assert only.now(workspace, rows) == [2, 69]  # the same rows, where they stand now
+    workspace.health(rows)
+    assert panel.show_rows(workspace, "no such") == [gr.skip(), gr.skip()]
 
 
 def test_a_mend_is_previewed_and_then_made_as_one_step(messy):

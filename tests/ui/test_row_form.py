@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from workbench.dataset.changes import Change
 from workbench.dataset.draft import EMPTY, CallDraft, Draft, TurnDraft, draft_of
 from workbench.dataset.formats import dump_row
 from workbench.errors import DataError, RowError
 from workbench.schema import ToolSpec
-from workbench.ui.data.editor import Form, delete, duplicate, is_unsaved, mend_line, open_row, review, save
+from workbench.ui.data.editor import Form, delete, duplicate, follow, is_unsaved, mend_line, open_row, review, save
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.turns import answer_with, change_call, field_value, read_draft, shape_of, with_call, with_turn, without_turn
 
@@ -16,7 +17,8 @@ PAY = ToolSpec("pay", "", {
     "type": "object", "required": ["amount"], "additionalProperties": False,
     "properties": {"amount": {"type": "number"}, "currency": {"enum": ["RUB", "USD"]}, "urgent": {"type": "boolean"}, "tags": {"type": "array"}},
 })  # fmt: skip
-TOOLS = {"get_sensitive_data": ToolSpec("get_sensitive_data"), "pay": PAY}
+NOTE = ToolSpec("note", "", {"type": "object", "properties": {"name": {"type": "string"}, "count": {"type": "integer"}}})
+TOOLS = {"get_sensitive_data": ToolSpec("get_sensitive_data"), "pay": PAY, "note": NOTE}
 
 
 def call_draft(arguments: str, name: str = "pay", raw: bool = False) -> Draft:
@@ -34,8 +36,11 @@ def test_a_call_becomes_the_fields_of_its_schema():
 
 @pytest.mark.parametrize("draft", [
     call_draft('{"unknown": 1}'), call_draft("{oops"), call_draft("{}", name="nobody"), call_draft('{"amount": 1}', raw=True),
+    call_draft('{"amount": "5"}'), call_draft('{"amount": 12345678901234567890}'), call_draft('{"currency": "EUR"}'), call_draft('{"urgent": "yes"}'),
+    call_draft('{"amount": null}'), call_draft('{"name": ""}', name="note"), call_draft('{"name": ["a"]}', name="note"), call_draft('{"name": "a\\nb"}', name="note"),
+    call_draft('{"count": 3.7}', name="note"),
 ])  # fmt: skip
-def test_what_the_schema_can_t_show_is_one_box_of_json(draft):
+def test_what_a_field_would_not_give_back_unchanged_is_one_box_of_json(draft):
     assert shape_of(draft, TOOLS)[1].calls[0].fields is None
 
 
@@ -114,6 +119,17 @@ def test_the_form_knows_what_is_unsaved(workspace):
     assert is_unsaved(form, Draft(form.draft.turns, note="новое"))
     changed = Form(Draft(form.draft.turns, note="новое"), 0, form.was)  # drawn anew with what was typed
     assert is_unsaved(changed, changed.draft)
+
+
+def test_the_form_goes_along_with_its_row(workspace):
+    form = open_row(workspace.rows.read(), 5)
+    workspace.rows.change(Change(drop=frozenset({2})), workspace.rows.read().version)
+    again = follow(workspace, form, None)
+    assert (again.place, again.was) == (4, form.was)
+    assert follow(workspace, again, None) is None
+    assert follow(workspace, form, Draft(form.draft.turns, note="не сохранено")) is None
+    workspace.rows.change(Change(drop=frozenset({4})), workspace.rows.read().version)
+    assert follow(workspace, again, None).place is None
 
 
 def test_the_lesson_shows_tokens_and_escapes_them(workspace):

@@ -40,7 +40,7 @@ def test_typing_into_the_grid_changes_those_rows_alone_in_one_step(workspace):
     before = lines(workspace)
     cells = grid(workspace)
     cells[3][2], cells[5][5] = "Добрый вечер!", "approved"
-    workspace.rows.change(panel.edit_cells(workspace, cells), rows(workspace).version)
+    workspace.rows.change(panel.edit_cells(rows(workspace), cells), rows(workspace).version)
     after = lines(workspace)
     assert [i for i in range(70) if before[i] != after[i]] == [3, 5]
     assert json.loads(after[3])["messages"][0]["content"] == "Добрый вечер!"
@@ -52,7 +52,7 @@ def test_typing_into_the_grid_changes_those_rows_alone_in_one_step(workspace):
 def test_a_page_of_the_grid_finds_its_rows_by_their_number(workspace):
     cells = grid(workspace, [60, 12])
     cells[0][2] = "другой вопрос"
-    change = panel.edit_cells(workspace, cells)
+    change = panel.edit_cells(rows(workspace), cells)
     assert list(change.put) == [60]
     assert change.put[60].request == "другой вопрос"
 
@@ -60,7 +60,7 @@ def test_a_page_of_the_grid_finds_its_rows_by_their_number(workspace):
 def test_a_tick_alone_changes_nothing(workspace):
     cells = grid(workspace)
     cells[4][0] = True
-    assert not panel.edit_cells(workspace, cells)
+    assert not panel.edit_cells(rows(workspace), cells)
     assert panel.ticked(cells) == [4]
 
 
@@ -71,15 +71,15 @@ def test_a_bad_cell_is_refused_by_name(workspace, column, value, says):
     cells = grid(workspace)
     cells[1][column] = value
     with pytest.raises(RowError, match=says):
-        panel.edit_cells(workspace, cells)
+        panel.edit_cells(rows(workspace), cells)
 
 
 def test_columns_and_rows_of_its_own_are_refused(workspace):
     cells = grid(workspace)
     with pytest.raises(DataError, match="columns not at all"):
-        panel.edit_cells(workspace, [line[:-1] for line in cells])
+        panel.edit_cells(rows(workspace), [line[:-1] for line in cells])
     with pytest.raises(DataError, match="added and deleted with the buttons"):
-        panel.edit_cells(workspace, [*cells, [False, "", "", "", "", "", "", ""]])
+        panel.edit_cells(rows(workspace), [*cells, [False, "", "", "", "", "", "", ""]])
 
 
 def test_approving_a_row_given_as_tool_calls_keeps_its_form(workspace):
@@ -87,7 +87,7 @@ def test_approving_a_row_given_as_tool_calls_keeps_its_form(workspace):
     cells = grid(workspace)
     assert cells[0][3] == '<tool_call name="f" arguments="{}"/>'
     cells[0][5] = "approved"
-    workspace.rows.change(panel.edit_cells(workspace, cells), rows(workspace).version)
+    workspace.rows.change(panel.edit_cells(rows(workspace), cells), rows(workspace).version)
     assert json.loads(lines(workspace)[0]) == OPENAI | {"status": "approved"}
 
 
@@ -98,7 +98,7 @@ def test_a_broken_line_is_shown_with_its_problem_and_not_edited_in_the_grid(work
     assert "not valid JSON" in cells[1][7]
     cells[1][2] = "x"
     with pytest.raises(RowError, match="mend it in the form"):
-        panel.edit_cells(workspace, cells)
+        panel.edit_cells(rows(workspace), cells)
 
 
 @pytest.mark.parametrize(("action", "check"), [
@@ -108,7 +108,7 @@ def test_a_broken_line_is_shown_with_its_problem_and_not_edited_in_the_grid(work
 ])  # fmt: skip
 def test_a_bulk_action_touches_the_ticked_rows_in_one_step(workspace, action, check):
     before = lines(workspace)
-    workspace.rows.change(panel.bulk(workspace, action, [2, 9]), rows(workspace).version)
+    workspace.rows.change(panel.bulk(rows(workspace), action, [2, 9]), rows(workspace).version)
     after = lines(workspace)
     assert [i for i in range(70) if before[i] != after[i]] == [2, 9]
     assert check([json.loads(after[2]), json.loads(after[9])])
@@ -118,18 +118,18 @@ def test_a_bulk_action_touches_the_ticked_rows_in_one_step(workspace, action, ch
 
 def test_bulk_delete_and_duplicate(workspace):
     before = lines(workspace)
-    workspace.rows.change(panel.bulk(workspace, "duplicate", [0]), rows(workspace).version)
+    workspace.rows.change(panel.bulk(rows(workspace), "duplicate", [0]), rows(workspace).version)
     assert json.loads(lines(workspace)[-1]) == json.loads(before[0])
-    workspace.rows.change(panel.bulk(workspace, "delete", [0, 70]), rows(workspace).version)
+    workspace.rows.change(panel.bulk(rows(workspace), "delete", [0, 70]), rows(workspace).version)
     assert lines(workspace) == before[1:]
 
 
 def test_a_bulk_action_on_nothing_or_of_no_known_name_is_refused(workspace):
     with pytest.raises(DataError, match="No row is ticked"):
-        panel.bulk(workspace, "approve", [])
+        panel.bulk(rows(workspace), "approve", [])
     with pytest.raises(DataError, match="no bulk action 'burn'"):
-        panel.bulk(workspace, "burn", [1])
-    assert panel.bulk(workspace, "take the pin off", [1]) == Change(what=words.NOTHING_CHANGED)
+        panel.bulk(rows(workspace), "burn", [1])
+    assert panel.bulk(rows(workspace), "take the pin off", [1]) == Change(what=words.NOTHING_CHANGED)
 
 
 def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace):
@@ -137,17 +137,17 @@ def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace)
     copy = replace(now.rows[0], status="draft")
     now = workspace.rows.change(Change(add=(copy,)), now.version)
     workspace.health(now)
-    assert panel.found(workspace, "", "", "", "", "exact", "", "place", None) == [0, 70]
-    sides = [len(panel.found(workspace, "", "", "", "", "", side, "place", None)) for side in ("train", "validation", "left out")]
+    assert panel.found(workspace, rows(workspace), "", "", "", "", "exact", "", "place", None) == [0, 70]
+    sides = [len(panel.found(workspace, rows(workspace), "", "", "", "", "", side, "place", None)) for side in ("train", "validation", "left out")]
     assert sides == [64, 7, 0]
 
 
 def test_the_grid_says_what_it_shows(workspace):
     now = rows(workspace)
-    assert "70 of 70 rows" in panel.where_html(now, range(70), 0, None)
-    assert "101–200 of 250 found" in panel.where_html(now, range(250), 1, None)
-    assert words.NARROWED in panel.where_html(now, [1], 0, (1,))
-    assert words.NOTHING_FOUND in panel.where_html(now, [], 0, None)
+    assert "70 of 70 rows" in panel.where_html(now, range(70), 0, False)
+    assert "101–200 of 250 found" in panel.where_html(now, range(250), 1, False)
+    assert words.NARROWED in panel.where_html(now, [1], 0, True)
+    assert words.NOTHING_FOUND in panel.where_html(now, [], 0, False)
 
 
 def test_next_and_previous_walk_the_rows_found():

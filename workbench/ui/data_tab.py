@@ -11,7 +11,8 @@ from workbench.dataset.view import reviewed
 from workbench.errors import WorkbenchError
 from workbench.ui import words
 from workbench.ui.data import files_panel, generate_panel, health_panel, history_panel, rows_panel, tools_panel
-from workbench.ui.data.bench import QUIET, Bench, Pending
+from workbench.ui.data.bench import QUIET, SMALL, Bench, Only, Pending
+from workbench.ui.data.editor import Form, follow, open_row
 from workbench.ui.data.shortcuts import SHORTCUTS_JS
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, note
@@ -36,22 +37,34 @@ def travel(space: Workspace, back: bool, version: str, count: float) -> list[Any
 
 
 def merge(bench: Bench, pending: Pending | None, version: str, count: float) -> list[Any]:
-    """Make a change that met a foreign one on the rows as they stand now; nothing of either is lost."""
+    """Make a change that met a foreign one on the rows as they stand now; nothing of either is lost. Then the merged row is opened."""
     if pending is None:
-        return [note(words.NOTHING_CHANGED), *[gr.skip()] * 3]
+        return [note(words.NOTHING_CHANGED), *[gr.skip()] * 6]
     try:
         merged = bench.space.rows.merge(pending.change, pending.version)
-        if not merged.change:  # both sides did the same
-            return [note(merged.sentence, "ok"), bench.space.rows.read().version, count + 1, None]
-        rows, said = bench.make(merged.change, merged.version, count)
+        if merged.change:
+            rows, said = bench.make(merged.change, merged.version, count)
+        else:  # both sides did the same
+            rows = bench.space.rows.read()
+            said = [gr.skip(), rows.version, count + 1, None]
     except WorkbenchError as exc:
-        return [note(str(exc), "bad"), *[gr.skip()] * 3]
-    return [note(merged.sentence, "ok"), *said[1:]] if rows is not None else said
+        return [note(str(exc), "bad"), *[gr.skip()] * 6]
+    if rows is None:
+        return [*said, *[gr.skip()] * 3]
+    form = open_row(rows, next(iter(merged.change.put), None if not merged.change.add else len(rows.entries) - 1))
+    return [note(merged.sentence, "ok"), *said[1:], form, form.serial, None]
+
+
+def drop_mine(bench: Bench, form: Form | None, count: float) -> list[Any]:
+    """Let the pending change go: the rows stay as the other side left them, and the form shows its row anew."""
+    rows = bench.space.rows.read()
+    again = follow(bench.space, form, None) or open_row(rows, None)
+    return [note(words.MINE_DROPPED), rows.version, count + 1, None, again, again.serial, None]
 
 
 def build(space: Workspace, page: gr.Blocks) -> Bench:
     """The tab's components and their wires; returns the bench, for tabs that add rows."""
-    version, pending, only, places = gr.State(""), gr.State(None), gr.State(None), gr.State([])
+    version, pending, only = gr.State(""), gr.State(None), gr.State(None)
     changed = gr.Number(0, precision=0, visible="hidden", elem_id="rows-changed")
     health = gr.State(None)
     with gr.Row(equal_height=True, elem_classes="wb-bar1"):
@@ -68,7 +81,7 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
     with gr.Tabs(selected="rows", elem_id="data-panels") as tabs:
         bench = Bench(space, page, message, version, changed, pending, only, tabs)
         with gr.Tab(words.PANELS["rows"], id="rows"):
-            rows = rows_panel.build(bench, places)
+            rows = rows_panel.build(bench)
         with gr.Tab(words.PANELS["health"], id="health"):
             health_panel.build(bench, health)
         with gr.Tab(words.PANELS["files"], id="files"):
@@ -86,12 +99,10 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
     redo.click(shown(lambda v, c: travel(space, False, v, c)), bench.inputs, bench.outputs, **QUIET)
     # A change that met a foreign one waits for a decision: the two buttons show themselves.
     message.change(shown(lambda waiting: gr.Row(visible=waiting is not None)), pending, choice, **QUIET)
-    join.click(shown(lambda p, v, c: merge(bench, p, v, c)), [pending, *bench.inputs], bench.outputs, **QUIET)
-    drop.click(shown(lambda c: [note(words.MINE_DROPPED), space.rows.read().version, c + 1, None]), changed, bench.outputs, **QUIET)
+    both = [*bench.outputs, *rows.editor.outputs]
+    join.click(shown(lambda p, v, c: merge(bench, p, v, c)), [pending, *bench.inputs], both, **QUIET)
+    drop.click(shown(lambda form, c: drop_mine(bench, form, c)), [rows.editor.opened, changed], both, **QUIET)
     return bench
-
-
-SMALL = 400  # rows: up to here the health check is part of every answer; beyond, it follows in its own event
 
 
 def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, progress: gr.HTML, strip: gr.HTML) -> None:
@@ -100,10 +111,15 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, pr
 
     def refresh(*asked: Any) -> list[Any]:
         now = space.rows.read()
-        if len(now.entries) > SMALL and space.known_health(now.version) is None:
+        if len(now.entries) > SMALL and space.known_health(now) is None:
             return [progress_html(now), health_panel.strip_html(None), gr.skip(), *rows.refresh(*asked)]
         found = space.health(now)
         return [progress_html(now), health_panel.strip_html(found), found, *rows.refresh(*asked)]
+
+    def changed(form: Form | None, typed: Any, *asked: Any) -> list[Any]:
+        """The set was changed on this page: the form goes along with its row."""
+        again = follow(space, form, typed)
+        return [*refresh(*asked), *(rows.editor.show(again) if again else [gr.skip()] * 3)]
 
     def recheck(*asked: Any) -> list[Any]:
         now = space.rows.read()
@@ -113,21 +129,25 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, pr
         return [health_panel.strip_html(found), found, *rows.refresh(*asked)]
 
     outputs = [progress, strip, health, *rows.outputs]
+    editor = rows.editor
     bench.page.load(shown(refresh), rows.inputs, outputs, **QUIET)
-    bench.changed.change(shown(refresh), rows.inputs, outputs, trigger_mode="always_last", **QUIET)
+    bench.changed.change(shown(changed), [editor.opened, editor.typed, *rows.inputs], [*outputs, *editor.outputs], trigger_mode="always_last", **QUIET)
     again = [strip, health, *rows.outputs]
     gr.on([bench.page.load, bench.changed.change], shown(recheck), rows.inputs, again, trigger_mode="always_last", show_progress="hidden")
 
-    def narrow(event: gr.EventData, found: Any, *asked: Any) -> list[Any]:
-        """A finding in the strip was pressed: the grid shows its rows."""
+    def narrow(event: gr.EventData, *asked: Any) -> list[Any]:
+        """A finding in the strip was pressed: the grid shows its rows; one about the whole set is told on the Health panel."""
         number = int((event._data or {}).get("finding", -1))
+        now = space.rows.read()
+        found = space.known_health(now)
         if found is None or not 0 <= number < len(found.findings):
             return [gr.skip()] * (2 + len(rows.outputs))
-        only = tuple(found.findings[number].places)
-        if not only:  # it is about the set as a whole: the Health panel says more
+        places = found.findings[number].places
+        if not places:
             return [gr.skip(), gr.Tabs(selected="health"), *[gr.skip()] * len(rows.outputs)]
         *filters, _, _ = asked
+        only = Only(now.version, places)
         return [only, gr.Tabs(selected="rows"), *rows.refresh(*filters, only, 0)]
 
-    strip.click(shown(narrow), [health, *rows.inputs], [bench.only, bench.tabs, *rows.outputs], **QUIET)
+    strip.click(shown(narrow), rows.inputs, [bench.only, bench.tabs, *rows.outputs], **QUIET)
     bench.only.change(shown(rows.refresh), rows.inputs, rows.outputs, show_progress="hidden")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,11 @@ CHIP = {"tool call": "call", "no tool call": "text", "malformed call": "bad"}
 def escape(value: Any) -> str:
     """`value` as text that a browser shows and never runs."""
     return html.escape(str(value), quote=True)
+
+
+def plain(text: str) -> str:
+    """`text` for a place that gradio renders as Markdown (the help of a field): every sign stands for itself."""
+    return re.sub(r"([\\\\`*_{}\[\]()#+\-.!|<>~&:])", r"\\\1", text)
 
 
 def chip(word: str, kind: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from workbench.dataset.changes import Change
+from workbench.dataset.history import match
 from workbench.dataset.store import RowSet
 from workbench.errors import ConflictError, WorkbenchError
 from workbench.ui import words
@@ -16,7 +17,25 @@ from workbench.ui.errors import shown
 from workbench.ui.highlight import note
 from workbench.workspace import Workspace
 
+SMALL = 400  # rows: up to here the health check is part of every answer; a larger set's follows in an event of its own
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself
+
+
+class Only:
+    """The places that the grid is narrowed to, as they stand in the rows of `version`. Told from another by identity."""
+
+    def __init__(self, version: str, places: Sequence[int]) -> None:
+        self.version, self.places = version, tuple(places)
+
+    def now(self, space: Workspace, rows: RowSet) -> list[int]:
+        """The places of the same rows in `rows`; those that are gone are left out."""
+        if self.version == rows.version:
+            return list(self.places)
+        seen = space.rows.at(self.version)
+        if seen is None:
+            return []
+        there = match(seen.entries, rows.entries)
+        return [there[place] for place in self.places if place in there]
 
 
 class Pending:
@@ -29,7 +48,7 @@ class Pending:
 @dataclass(frozen=True)
 class Bench:
     """`version` is the set's version that this page shows, `changed` counts up whenever it has become another,
-    `only` holds the places that the grid is narrowed to (None for all), `pending` a change that met a foreign one.
+    `only` holds an `Only` while the grid is narrowed to a finding's rows, `pending` a change that met a foreign one.
 
     `changed` is a hidden number, not a gr.State: a state's change is not told to events outside the queue.
     """
@@ -68,6 +87,22 @@ class Bench:
             return self.make(change, version, count)[1]
 
         return shown(run)
+
+    def settle(self, change: Change, made_for: str, version: str, count: float) -> tuple[Change, RowSet | None, list[Any]]:
+        """Make a change whose places count in the rows of `made_for`, on a page that shows `version`.
+
+        What the page itself has done since moves the places along. What another has done is told, and waits for a
+        decision. Returns the change as it was made, and `make`'s answer.
+        """
+        try:
+            if made_for != version and self.space.rows.read().version == version:
+                merged = self.space.rows.merge(change, made_for)
+                if merged.conflicts:
+                    return change, None, [note(f"{words.ROW_CHANGED} {merged.sentence}", "bad"), gr.skip(), gr.skip(), Pending(change, made_for)]
+                return merged.change, *self.make(merged.change, version, count)
+        except WorkbenchError as exc:
+            return change, None, [note(str(exc), "bad"), *[gr.skip()] * 3]
+        return change, *self.make(change, made_for, count)
 
     def make(self, change: Change, version: str, count: float) -> tuple[RowSet | None, list[Any]]:
         """Make a change: the rows as they stand then (None where it was not made) and the values for `outputs`."""

@@ -12,25 +12,32 @@ import gradio as gr
 from workbench.dataset.changes import Change
 from workbench.dataset.draft import EMPTY, Draft, draft_of, row_of, same
 from workbench.dataset.formats import parse_jsonl
+from workbench.dataset.history import match
 from workbench.dataset.store import RowSet
 from workbench.errors import DataError, RowError, WorkbenchError
 from workbench.schema import Example
 from workbench.ui import words
-from workbench.ui.data.bench import Bench
+from workbench.ui.data.bench import QUIET, Bench
 from workbench.ui.highlight import note
+from workbench.workspace import Workspace
 
 _serials = itertools.count(1)
 
 
 class Form:
-    """The row in the form: its place (None for a new one), the row as it was opened, and the draft the form begins with.
+    """The row in the form: its place (None for a new one) in the rows of `version`, the row as it was opened, and the
+    draft the form begins with.
 
     Told from another by identity: gradio compares states by their hash.
     """
 
-    def __init__(self, draft: Draft = EMPTY, place: int | None = None, was: Example | None = None, broken: str = "") -> None:
+    def __init__(self, draft: Draft = EMPTY, place: int | None = None, was: Example | None = None, broken: str = "", version: str = "") -> None:
         self.serial = next(_serials)
-        self.draft, self.place, self.was, self.broken = draft, place, was, broken
+        self.draft, self.place, self.was, self.broken, self.version = draft, place, was, broken, version
+
+    def redrawn(self, draft: Draft) -> Form:
+        """The same row with another draft."""
+        return Form(draft, self.place, self.was, self.broken, self.version)
 
 
 def open_row(rows: RowSet, place: int | None) -> Form:
@@ -39,8 +46,21 @@ def open_row(rows: RowSet, place: int | None) -> Form:
         return Form()
     entry = rows.entries[place]
     if entry.row is None:
-        return Form(Draft(()), place, None, entry.raw)
-    return Form(draft_of(entry.row), place, entry.row)
+        return Form(Draft(()), place, None, entry.raw, rows.version)
+    return Form(draft_of(entry.row), place, entry.row, "", rows.version)
+
+
+def follow(space: Workspace, form: Form | None, typed: Draft | str | None) -> Form | None:
+    """The form for the same row in the set as it stands now; None where the form stays as it is.
+
+    Text that is not saved stays untouched: saving finds the row's place by itself.
+    """
+    now = space.rows.read()
+    if form is None or form.place is None or form.version == now.version or is_unsaved(form, typed):
+        return None
+    seen = space.rows.at(form.version)
+    place = match(seen.entries, now.entries).get(form.place) if seen is not None else None
+    return open_row(now, place)
 
 
 def is_unsaved(form: Form | None, typed: Draft | str | None) -> bool:
@@ -123,27 +143,31 @@ class Editor:
     def outputs(self) -> list[Any]:
         return [self.opened, self.opening, self.typed]
 
+    @property
+    def quiet(self) -> dict[str, Any]:
+        """QUIET for the events of the form, which are made after the page was built (see `workbench.quieten`)."""
+        return QUIET | {"show_progress_on": [self.opening]}
+
     def show(self, form: Form) -> list[Any]:
         return [form, form.serial, None]
 
     def change(self, plan: Callable[[Form, Draft], Change], then: str) -> Callable[..., list[Any]]:
-        """A handler that makes the plan's change and then opens `then`: "same", "next", "last" or "new"."""
+        """A handler that makes the plan's change and then opens `then`: "same", "next" or "last"."""
 
         def run(form: Form, draft: Draft, version: str, count: float, *query: Any) -> list[Any]:
             try:
                 change = plan(form, draft)
             except WorkbenchError as exc:
                 return [note(str(exc), "bad"), *[gr.skip()] * 6]
-            found = self.found(*query) if then == "next" else []
-            rows, said = self.bench.make(change, version, count)
+            # A new row has no place that could have moved.
+            change, rows, said = self.bench.settle(change, version if form.place is None else form.version or version, version, count)
             if rows is None:
                 return [*said, *[gr.skip()] * 3]
-            if then == "new":
-                return [*said, *self.show(open_row(rows, form.place))]
+            place = next(iter([*change.put, *change.drop]), form.place)
             if then == "last" or form.place is None:
-                place = len(rows.entries) - 1 if change.add else form.place
-            else:
-                place = neighbour(found, form.place, 1) if then == "next" else form.place
+                place = len(rows.entries) - 1 if change.add else place
+            elif then == "next":
+                place = neighbour(self.found(*query), place, 1)
             return [*said, *self.show(open_row(rows, place))]
 
         return run

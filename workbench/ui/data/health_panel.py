@@ -12,14 +12,13 @@ from workbench.dataset.families import no_call_rows
 from workbench.dataset.health import Finding, Fix, Health
 from workbench.errors import DataError
 from workbench.ui.charts import length_histogram
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import QUIET, SMALL, Bench, Only
 from workbench.ui.data.writing import kept_apart
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, escape, facts, note
 from workbench.ui.words import health as words
 from workbench.workspace import Workspace
 
-SMALL = 400  # rows: a larger set is drawn once the check that runs beside it is done
 CHIPS = 8  # findings in the strip
 PREVIEWED = 100  # lines of a preview
 LONGEST = 400  # characters of a text in it
@@ -145,12 +144,13 @@ def choose(health: Health | None, key: str | None) -> list[Any]:
     return [finding_html(found), *_buttons(found), *no_preview()]
 
 
-def show_rows(health: Health | None, key: str | None) -> list[Any]:
-    """The places to narrow the grid to, and the grid's tab."""
-    found = find(health, key)
+def show_rows(space: Workspace, key: str | None) -> list[Any]:
+    """What to narrow the grid to, and the grid's tab."""
+    rows = space.rows.read()
+    found = find(space.known_health(rows), key)
     if found is None or not found.places:
         return [gr.skip(), gr.skip()]
-    return [tuple(found.places), gr.Tabs(selected="rows")]
+    return [Only(rows.version, found.places), gr.Tabs(selected="rows")]
 
 
 def preview(space: Workspace, key: str | None, version: str) -> list[Any]:
@@ -198,14 +198,14 @@ def build(bench: Bench, health: gr.State) -> None:
 
     def draw_now(key: str | None) -> list[Any]:
         now = space.rows.read()
-        known = space.known_health(now.version)
+        known = space.known_health(now)
         return draw(space.health(now) if known is None and len(now.entries) <= SMALL else known, key)
 
     everything = [listed, card, rows, look, table, apply, figures, chart]
     gr.on([bench.page.load, bench.changed.change], shown(draw_now), listed, everything, **QUIET)
     # A large set's check is done in an event of its own, and the panel follows it.
     health.change(shown(draw), [health, listed], everything, show_progress="hidden")
-    listed.input(shown(lambda key: choose(space.known_health(space.rows.read().version), key)), listed, [card, rows, look, table, apply], **QUIET)
-    rows.click(shown(lambda key: show_rows(space.known_health(space.rows.read().version), key)), listed, [bench.only, bench.tabs], show_progress="hidden")
+    listed.input(shown(lambda key: choose(space.known_health(space.rows.read()), key)), listed, [card, rows, look, table, apply], **QUIET)
+    rows.click(shown(lambda key: show_rows(space, key)), listed, [bench.only, bench.tabs], show_progress="hidden")
     look.click(shown(lambda key, version: preview(space, key, version)), [listed, bench.version], [table, apply], **QUIET)
     apply.click(bench.changing(lambda key, version: plan_fix(space, key, version)), [listed, bench.version, *bench.inputs], bench.outputs, **QUIET)

@@ -19,7 +19,7 @@ from workbench.ui.data.editor import Editor, Form, delete, duplicate, mend_line,
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.turns import Shape, Tools, answer_with, change_call, field_value, read_draft, shape_of, with_call, with_turn, without_turn
 from workbench.ui.errors import shown
-from workbench.ui.highlight import chip, note
+from workbench.ui.highlight import chip, note, plain
 
 PIN_CHOICES = [(words.PIN_NONE, ""), *((words.PIN_WORDS[p], p) for p in PINS)]
 
@@ -27,7 +27,7 @@ PIN_CHOICES = [(words.PIN_NONE, ""), *((words.PIN_WORDS[p], p) for p in PINS)]
 def build(editor: Editor) -> None:
     """The form, drawn anew for every row that is opened and every change of its structure."""
 
-    @gr.render(inputs=[editor.opened], triggers=[editor.bench.page.load, editor.opening.change], queue=False, show_progress="hidden")  # type: ignore[untyped-decorator]
+    @gr.render(inputs=[editor.opened], triggers=[editor.bench.page.load, editor.opening.change], **QUIET)  # type: ignore[untyped-decorator]
     def draw(form: Form | None) -> None:
         form = form or Form()
         if form.broken:
@@ -53,10 +53,10 @@ def _draw_broken(editor: Editor, form: Form) -> None:
     state = gr.State(form)
     outputs = [*bench.outputs, *editor.outputs]
     mended = editor.change(mend_line, "same")  # type: ignore[arg-type]
-    gone = editor.change(lambda f, _: delete(f), "new")
-    mend.click(shown(mended), [state, line, *bench.inputs, *editor.query], outputs, **QUIET)
-    away.click(shown(gone), [state, line, *bench.inputs, *editor.query], outputs, **QUIET)
-    line.input(lambda text: text, line, editor.typed, **QUIET)
+    gone = editor.change(lambda f, _: delete(f), "same")
+    mend.click(shown(mended), [state, line, *bench.inputs, *editor.query], outputs, **editor.quiet)
+    away.click(shown(gone), [state, line, *bench.inputs, *editor.query], outputs, **editor.quiet)
+    line.input(lambda text: text, line, editor.typed, **editor.quiet)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Drawn:
 
         def run(*values: Any) -> list[Any]:
             draft = self._read(values[:count], lenient=True)
-            changed = Form(move.change(draft, *values[count:]), self.form.place, self.form.was)
+            changed = self.form.redrawn(move.change(draft, *values[count:]))
             return [changed, changed.serial, changed.draft]
 
         return shown(run)
@@ -178,7 +178,7 @@ class _Drawn:
         editor, form = self.editor, self.form
         bench, outputs = editor.bench, [*editor.bench.outputs, *editor.outputs]
         for move in [*self.moves, _Move(self.turn.click, with_turn)]:
-            move.event(self._restructure(move), [*self.fields, *([move.own] if move.own is not None else [])], editor.outputs, **QUIET)
+            move.event(self._restructure(move), [*self.fields, *([move.own] if move.own is not None else [])], editor.outputs, **editor.quiet)
 
         def acting(plan: Callable[[Form, Draft], Change], then: str) -> Callable[..., list[Any]]:
             act, count = editor.change(plan, then), len(self.fields)
@@ -193,15 +193,17 @@ class _Drawn:
             return shown(run)
 
         inputs = [*self.fields, *bench.inputs, *editor.query]
-        self.save.click(acting(save, "same"), inputs, outputs, **QUIET)
-        self.save_next.click(acting(save, "next"), inputs, outputs, **QUIET)
-        self.approve.click(acting(lambda f, d: review(f, d, "approved"), "next"), inputs, outputs, **QUIET)
-        self.reject.click(acting(lambda f, d: review(f, d, "rejected"), "next"), inputs, outputs, **QUIET)
-        self.copy.click(acting(duplicate, "last"), inputs, outputs, **QUIET)
-        self.delete.click(acting(lambda f, _: delete(f), "new"), inputs, outputs, **QUIET)
-        self.new.click(lambda: editor.show(Form()), None, editor.outputs, **QUIET)
+        self.save.click(acting(save, "same"), inputs, outputs, **editor.quiet)
+        self.save_next.click(acting(save, "next"), inputs, outputs, **editor.quiet)
+        self.approve.click(acting(lambda f, d: review(f, d, "approved"), "next"), inputs, outputs, **editor.quiet)
+        self.reject.click(acting(lambda f, d: review(f, d, "rejected"), "next"), inputs, outputs, **editor.quiet)
+        self.copy.click(acting(duplicate, "last"), inputs, outputs, **editor.quiet)
+        # Deleting takes no field along: a value that its field can't hold must not keep a row from going.
+        gone = editor.change(lambda f, _: delete(f), "same")
+        self.delete.click(shown(lambda *rest: gone(form, form.draft, *rest)), [*bench.inputs, *editor.query], outputs, **editor.quiet)
+        self.new.click(lambda: editor.show(Form()), None, editor.outputs, **editor.quiet)
         for button, step in ((self.next, 1), (self.previous, -1)):
-            button.click(self._walk(step), [*self.fields, *editor.query], [bench.message, *editor.outputs], **QUIET)
+            button.click(self._walk(step), [*self.fields, *editor.query], [bench.message, *editor.outputs], **editor.quiet)
 
         def typing(*values: Any) -> list[Any]:
             try:
@@ -211,7 +213,7 @@ class _Drawn:
             return [draft, lesson_html(bench.space, draft, form.was)]
 
         # Not `input`: gradio tells it for keys alone, not for what is pasted or dictated.
-        gr.on([f.change for f in self.fields], shown(typing), self.fields, [editor.typed, editor.lesson], trigger_mode="always_last", **QUIET)
+        gr.on([f.change for f in self.fields], shown(typing), self.fields, [editor.typed, editor.lesson], trigger_mode="always_last", **editor.quiet)
 
     def _walk(self, step: int) -> Callable[..., list[Any]]:
         editor, form, count = self.editor, self.form, len(self.fields)
@@ -231,7 +233,7 @@ class _Drawn:
 
 def _argument(field: ArgumentField, value: Any, element: str) -> Any:
     label = f"{field.name}{' *' if field.required else ''}"
-    common: dict[str, Any] = {"label": label, "info": field.help or None, "interactive": True, "elem_id": element, "min_width": 120}
+    common: dict[str, Any] = {"label": label, "info": plain(field.help) or None, "interactive": True, "elem_id": element, "min_width": 120}
     if field.kind == "choice":
         return gr.Dropdown([*([] if field.required else [""]), *field.choices], value=value, allow_custom_value=False, **common)
     if field.kind == "boolean":

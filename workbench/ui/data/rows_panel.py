@@ -25,7 +25,9 @@ from workbench.ui.words.health import FINDINGS
 from workbench.workspace import Workspace
 
 COLUMNS = {"request": 2, "answer": 3, "status": 5}
+CELL = 1000  # characters of a cell; a longer text is edited in the form
 NUMBER = 1  # the column of the row's number
+TOOL = 2  # the place of the tool's filter among the query's values
 SIDES = ("train", "validation", "left out")
 BULK = ("approve", "reject", "back to draft", "pin to training", "pin to validation", "take the pin off", "duplicate", "delete")
 
@@ -41,15 +43,15 @@ class Marks:
 
 def marks(space: Workspace, rows: RowSet) -> Marks:
     """The marks of the last health check, if it looked at these very rows."""
-    health = space.known_health(rows.version)
+    health = space.known_health(rows)
     if health is None:
         return Marks()
     problems: dict[int, list[str]] = {}
     titles: dict[int, list[str]] = {}
     for finding in health.findings:
         for place in finding.places:
+            problems.setdefault(place, []).append(finding.kind)
             if finding.severity != "info" or finding.kind == "review":
-                problems.setdefault(place, []).append(finding.kind)
                 titles.setdefault(place, []).append(FINDINGS[finding.kind])
     return Marks(health.split, problems, {place: ", ".join(dict.fromkeys(kinds)) for place, kinds in titles.items()})
 
@@ -65,28 +67,39 @@ def _grid_row(place: int, entry: Entry, seen: Marks = Marks()) -> list[Any]:
     says = (seen.titles or {}).get(place, "")
     if entry.row is None:
         says = f"{entry.problem.field}: {entry.problem.reason}" if entry.problem else says
-        return [False, place + 1, facts.request[:2000], "", facts.kind, "", "", says]
-    return [False, place + 1, facts.request, facts.answer, facts.kind, facts.status, words.SIDE_WORDS.get(side, side), says or facts.source]
+        return [False, place + 1, _cell(facts.request), "", facts.kind, "", "", _cell(says)]
+    return [False, place + 1, _cell(facts.request), _cell(facts.answer), facts.kind, facts.status, words.SIDE_WORDS.get(side, side), _cell(says or facts.source)]
+
+
+def _cell(text: str) -> str:
+    """What a cell shows: a page of whole books would be sent to and fro at every edit."""
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
 
 def make_query(text: str, kind: str, tool: str, status: str, problem: str, split: str, sort: str) -> Query:
     return Query(text or "", kind or "", tool or "", status or "", problem or "", split or "", sort or "place")
 
 
-def found(space: Workspace, *values: Any) -> list[int]:
-    """The places that the filters let through: their values, then the places the grid is narrowed to."""
+def found(space: Workspace, rows: RowSet, *values: Any) -> list[int]:
+    """The places in `rows` that the filters let through: their values, then what the grid is narrowed to."""
     *query, only = values
-    rows = space.rows.read()
     seen = marks(space, rows)
-    return find(rows.entries, make_query(*query), problems=seen.problems, split=seen.split, only=only)
+    return find(rows.entries, make_query(*query), problems=seen.problems, split=seen.split, only=only.now(space, rows) if only else None)
 
 
-# -- verbs ---------------------------------------------------------------------------------------
+def as_drawn(space: Workspace, version: str) -> RowSet:
+    """The rows that the grid was drawn from; raises `DataError` where they are not known any more."""
+    rows = space.rows.at(version)
+    if rows is None:
+        raise DataError(words.GRID_OLD)
+    return rows
 
 
-def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]]) -> Change:
+# -- verbs: plans over the rows that the grid was drawn from -----------------------------------------
+
+
+def edit_cells(rows: RowSet, cells: Sequence[Sequence[Any]]) -> Change:
     """The change that was typed into the grid: every row whose request, answer or status differs."""
-    rows = space.rows.read()
     if any(len(line) != len(words.GRID_HEADERS) for line in cells):
         raise DataError(words.GRID_SHAPE)
     put: dict[int, Example] = {}
@@ -96,36 +109,38 @@ def edit_cells(space: Workspace, cells: Sequence[Sequence[Any]]) -> Change:
             raise DataError(words.GRID_SHAPE)
         before = _grid_row(place, rows.entries[place])
         if any(str(line[c] or "") != str(before[c] or "") for c in COLUMNS.values()):
-            request, answer, status = (str(line[COLUMNS[name]] or "") for name in ("request", "answer", "status"))
-            put[place] = _typed_row(rows.entries[place], request, answer, status or "draft")
+            texts = {name: str(line[c] or "") for name, c in COLUMNS.items() if str(line[c] or "") != str(before[c] or "")}
+            put[place] = _typed_row(rows.entries[place], texts)
     what = f"row {min(put) + 1} was changed" if len(put) == 1 else f"{len(put)} rows were changed"
     return Change(put=put, what=what if put else "")
 
 
-def _typed_row(entry: Entry, request: str, answer: str, status: str) -> Example:
-    """The row that typing into the grid makes of a line; raises `RowError`."""
+def _typed_row(entry: Entry, texts: Mapping[str, str]) -> Example:
+    """The row that typing into the grid makes of a line: `texts` are the cells that differ. Raises `RowError`."""
     if entry.row is None:
         raise RowError("This line can't be used as it is: click it and mend it in the form on the right.", "line")
-    if not request.strip():
+    facts, draft = facts_of(entry), draft_of(entry.row)
+    if any(len(getattr(facts, name)) > CELL for name in texts):
+        raise RowError("This text is too long for a cell, which shows its beginning alone: edit it in the form on the right.", "request")
+    if not texts.get("request", "x").strip():
         raise RowError("The request is empty: write what the user says.", "request")
-    if not answer.strip():
+    if not texts.get("answer", "x").strip():
         raise RowError("The answer is empty: write a text, or choose “calls a tool” in the form.", "answer")
+    status = texts.get("status", draft.status) or "draft"
     if status not in STATUSES:
         raise RowError(f"The status must be one of {', '.join(STATUSES)}.", "status")
-    facts, draft = facts_of(entry), draft_of(entry.row)
     turns = list(draft.turns)
     asked = max(i for i, turn in enumerate(turns) if turn.role == "user")
-    if request != facts.request:
-        turns[asked] = replace(turns[asked], text=request)
-    if answer != facts.answer:
+    if "request" in texts:
+        turns[asked] = replace(turns[asked], text=texts["request"])
+    if "answer" in texts:
         # The answer was typed anew: what it says now counts, not the calls given beside the old one.
-        turns[-1] = replace(turns[-1], text=answer, calls=())
+        turns[-1] = replace(turns[-1], text=texts["answer"], calls=())
     return row_of(replace(draft, turns=tuple(turns), status=status), entry.row)
 
 
-def bulk(space: Workspace, action: str, places: Sequence[int]) -> Change:
+def bulk(rows: RowSet, action: str, places: Sequence[int]) -> Change:
     """One change over many rows; broken lines can only be deleted."""
-    rows = space.rows.read()
     if not places:
         raise DataError(words.NOTHING_TICKED)
     count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
@@ -163,11 +178,13 @@ class RowsPanel:
     inputs: list[Any]
     outputs: list[Any]
     editor: Editor
+    drawn: gr.State
 
 
-def build(bench: Bench, places: gr.State) -> RowsPanel:
-    """The panel's components and their wires. `places` holds what the filters let through, for the pager."""
+def build(bench: Bench) -> RowsPanel:
+    """The panel's components and their wires. `drawn` holds the version of the rows that the grid shows: its places count there."""
     space = bench.space
+    drawn = gr.State("")
     plain: dict[str, Any] = {"show_label": False, "container": False}
 
     def choice(options: list[Any], element: str, width: int) -> gr.Dropdown:
@@ -203,32 +220,35 @@ def build(bench: Bench, places: gr.State) -> RowsPanel:
             gr.HTML(f'<div class="wb-dim wb-keys">{words.SHORTCUTS}</div>')
         with gr.Column(scale=4, min_width=340, elem_id="row-editor"):
             query = [search, kind, tool, status, problem, split, sort]
-            editor = Editor(bench, opened, opening, typed, lesson, lambda *v: found(space, *v), [*query, bench.only])
+            editor = Editor(bench, opened, opening, typed, lesson, lambda *v: found(space, space.rows.read(), *v), [*query, bench.only])
             row_form.build(editor)
     page = gr.Number(0, precision=0, visible="hidden", elem_id="page-number")
 
     def refresh(*values: Any) -> list[Any]:
         *asked, only, number = values
         rows = space.rows.read()
+        tools = tools_called(rows.entries)
         seen = marks(space, rows)
-        matching = find(rows.entries, make_query(*asked), problems=seen.problems, split=seen.split, only=only)
+        gone = bool(asked[TOOL]) and asked[TOOL] not in tools
+        if gone:  # the filter's last row went: a choice that no longer stands would block every press
+            asked[TOOL] = ""
+        matching = find(rows.entries, make_query(*asked), problems=seen.problems, split=seen.split, only=only.now(space, rows) if only else None)
         number = min(max(int(number or 0), 0), pages(len(matching)) - 1)
         here = matching[number * PAGE : (number + 1) * PAGE]
-        tools = [(words.ANY_TOOL, ""), *tools_called(rows.entries)]
-        return [grid_values(rows, here, seen), where_html(rows, matching, number, only), rows.version, number, gr.Dropdown(choices=tools)]
+        choices = gr.Dropdown(choices=[(words.ANY_TOOL, ""), *tools], **({"value": ""} if gone else {}))
+        return [grid_values(rows, here, seen), where_html(rows, matching, number, only is not None), rows.version, rows.version, number, choices]
 
-    inputs, outputs = [*query, bench.only, page], [grid, where, bench.version, page, tool]
-    panel = RowsPanel(refresh, inputs, outputs, editor)
+    inputs, outputs = [*query, bench.only, page], [grid, where, bench.version, drawn, page, tool]
+    panel = RowsPanel(refresh, inputs, outputs, editor, drawn)
     first: Any = lambda *values: refresh(*values[:-1], 0)  # noqa: E731  another filter begins at the first page
     # Not `search.input`: gradio tells it for keys alone, not for what is pasted or dictated.
     gr.on([search.change, *(f.input for f in query[1:])], shown(first), inputs, outputs, trigger_mode="always_last", **QUIET)
     everything.click(shown(lambda: ["", *[""] * 5, "place", None, *refresh("", *[""] * 5, "place", None, 0)]), None, [*query, bench.only, *outputs], **QUIET)
     back.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) - 1)), inputs, outputs, **QUIET)
     forth.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) + 1)), inputs, outputs, **QUIET)
-    grid.select(shown(select_row(bench)), [opened, typed], [bench.message, *editor.outputs], **QUIET)
-    grid.input(shown(typed_cells(bench, editor, refresh)), [grid, opened, typed, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
-    bulk_plan = bench.changing(lambda cells, do, which, *asked: bulk(space, do, ticked(cells) if which == "ticked" else found(space, *asked)))
-    apply.click(bulk_plan, [grid, action, scope, *query, bench.only, *bench.inputs], bench.outputs, **QUIET)
+    grid.select(shown(select_row(bench)), [opened, typed, drawn], [bench.message, *editor.outputs], **QUIET)
+    grid.input(shown(typed_cells(bench, refresh)), [grid, opened, typed, drawn, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
+    apply.click(shown(do_bulk(bench)), [grid, action, scope, drawn, *query, bench.only, *bench.inputs], bench.outputs, **QUIET)
     opening.change(shown(lambda form: lesson_html(space, *_what(form))), opened, lesson, **QUIET)
     return panel
 
@@ -237,14 +257,14 @@ def _what(form: Form | None) -> tuple[Draft | None, Example | None]:
     return (form.draft, form.was) if form is not None and not form.broken and form.place is not None else (None, None)
 
 
-def where_html(rows: RowSet, matching: Sequence[int], number: int, only: Collection[int] | None) -> str:
+def where_html(rows: RowSet, matching: Sequence[int], number: int, narrow: bool) -> str:
     """Which rows the grid shows, in words."""
     total = len(rows.entries)
     if not total:
         return f'<span class="wb-dim">{words.DATA_EMPTY}</span>'
     if not matching:
         return f'<span class="wb-dim">{words.NOTHING_FOUND}</span>'
-    narrowed = f" · {words.NARROWED}" if only is not None else ""
+    narrowed = f" · {words.NARROWED}" if narrow else ""
     if len(matching) <= PAGE:
         return f'<span class="wb-dim">{len(matching)} of {total} rows{narrowed}</span>'
     begin = number * PAGE + 1
@@ -254,38 +274,53 @@ def where_html(rows: RowSet, matching: Sequence[int], number: int, only: Collect
 def select_row(bench: Bench) -> Callable[..., list[Any]]:
     """A click on a cell opens its row, unless the form holds something unsaved."""
 
-    def select(event: gr.SelectData, form: Form | None, typed: Any) -> list[Any]:
+    def select(event: gr.SelectData, form: Form | None, typed: Any, drawn: str) -> list[Any]:
         number = str(event.row_value[NUMBER]).strip() if event.row_value else ""
         if not number.isdigit() or (event.index and event.index[1] == 0):  # the tick box
             return [gr.skip()] * 4
         place = int(number) - 1
-        if form is not None and form.place == place:
+        if form is not None and form.place == place and form.version == drawn:
             return [gr.skip()] * 4
         if is_unsaved(form, typed):
             return [note(words.UNSAVED, "warn"), *[gr.skip()] * 3]
-        opened = open_row(bench.space.rows.read(), place)
+        opened = open_row(as_drawn(bench.space, drawn), place)
         return [gr.skip(), opened, opened.serial, None]
 
     return select
 
 
-def typed_cells(bench: Bench, editor: Editor, refresh: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+def do_bulk(bench: Bench) -> Callable[..., list[Any]]:
+    """A bulk action on the ticked rows, or on all that the filters let through."""
+
+    def run(cells: Any, action: str, scope: str, drawn: str, *rest: Any) -> list[Any]:
+        *asked, version, count = rest
+        try:
+            rows = as_drawn(bench.space, drawn)
+            change = bulk(rows, action, ticked(cells) if scope == "ticked" else found(bench.space, rows, *asked))
+        except DataError as exc:
+            return [note(str(exc), "bad"), *[gr.skip()] * 3]
+        return bench.settle(change, drawn, version, count)[2]
+
+    return run
+
+
+def typed_cells(bench: Bench, refresh: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
     """What was typed into the grid is saved at once; a tick alone changes nothing. A refused edit puts the grid back."""
 
-    def typed_into(cells: Any, form: Form | None, typed: Any, version: str, count: float, *asked: Any) -> list[Any]:
+    def typed_into(cells: Any, form: Form | None, typed: Any, drawn: str, version: str, count: float, *asked: Any) -> list[Any]:
         try:
-            change = edit_cells(bench.space, cells)
+            change = edit_cells(as_drawn(bench.space, drawn), cells)
         except DataError as exc:
             return [note(str(exc), "bad"), *[gr.skip()] * 6, *refresh(*asked)]
         if not change:
-            return [gr.skip()] * 12
-        rows, said = bench.make(change, version, count)
+            return [gr.skip()] * 13
+        made, rows, said = bench.settle(change, drawn, version, count)
         if rows is None:
             return [*said, *[gr.skip()] * 3, *refresh(*asked)]
-        place = next(iter(change.put))
-        if is_unsaved(form, typed) or form is None or form.place not in change.put:
-            return [*said, *[gr.skip()] * 8]
+        place = next(iter(made.put), None)
+        if is_unsaved(form, typed) or form is None or form.place is None or form.place not in change.put:
+            return [*said, *[gr.skip()] * 9]
         opened = open_row(rows, place)
-        return [*said, opened, opened.serial, None, *[gr.skip()] * 5]
+        return [*said, opened, opened.serial, None, *[gr.skip()] * 6]
 
     return typed_into

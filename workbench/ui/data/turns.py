@@ -37,7 +37,11 @@ def shape_of(draft: Draft, tools: Tools) -> Shape:
 
 
 def call_fields(call: CallDraft, tools: Tools) -> tuple[ArgumentField, ...] | None:
-    """The argument fields of a call; None where only JSON can show it (no such tool, or an argument it does not know)."""
+    """The argument fields of a call; None where only JSON can show it.
+
+    That is so for a tool that is not known, an argument that the schema does not name, and a value that would not come
+    back from its field exactly as it is: a person who only approves a row must not change it.
+    """
     spec = tools.get(call.name)
     if call.raw or spec is None:
         return None
@@ -45,18 +49,34 @@ def call_fields(call: CallDraft, tools: Tools) -> tuple[ArgumentField, ...] | No
         given = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
         return None
-    fields = argument_fields(spec)
-    if not isinstance(given, dict) or set(given) - {f.name for f in fields}:
+    fields = {f.name: f for f in argument_fields(spec)}
+    if not isinstance(given, dict) or set(given) - set(fields):
         return None
-    return fields
+    # A missing argument is no reason for JSON: its field is there to be filled in.
+    relaxed = replace(spec, parameters={**spec.parameters, "required": []})
+    return tuple(fields.values()) if all(_holds(relaxed, fields[name], value) for name, value in given.items()) else None
+
+
+def _holds(spec: ToolSpec, field: ArgumentField, value: Any) -> bool:
+    """Whether a field shows a value and gives it back unchanged."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) >= 2**53:
+        return False  # a browser's numbers end there
+    if isinstance(value, str) and any(c in value for c in "\r\n"):
+        return False  # one line
+    try:
+        back = read_arguments(spec, {field.name: _shown(field, value)})
+    except RowError:
+        return False
+    return json.dumps(back, sort_keys=True) == json.dumps({field.name: value}, sort_keys=True)
 
 
 def field_value(field: ArgumentField, arguments: str) -> Any:
     """What a field shows of the arguments (a JSON text)."""
     given = json.loads(arguments or "{}")
-    if field.name not in given:
-        return None
-    value = given[field.name]
+    return _shown(field, given[field.name]) if field.name in given else None
+
+
+def _shown(field: ArgumentField, value: Any) -> Any:
     if field.kind in ("number", "integer", "text") or (field.kind == "choice" and isinstance(value, str)):
         return value
     return json.dumps(value, ensure_ascii=False)
