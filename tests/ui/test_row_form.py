@@ -31,12 +31,12 @@ def test_a_call_becomes_the_fields_of_its_schema():
     assert [(f.name, f.kind, f.required) for f in fields] == [
         ("amount", "number", True), ("currency", "choice", False), ("urgent", "boolean", False), ("tags", "json", False),
     ]  # fmt: skip
-    assert [field_value(f, draft.turns[1].calls[0].arguments) for f in fields] == [5, None, "true", '["a"]']
+    assert [field_value(f, draft.turns[1].calls[0].arguments) for f in fields] == ["5", None, "true", '["a"]']
 
 
 @pytest.mark.parametrize("draft", [
     call_draft('{"unknown": 1}'), call_draft("{oops"), call_draft("{}", name="nobody"), call_draft('{"amount": 1}', raw=True),
-    call_draft('{"amount": "5"}'), call_draft('{"amount": 12345678901234567890}'), call_draft('{"currency": "EUR"}'), call_draft('{"urgent": "yes"}'),
+    call_draft('{"amount": "5"}'), call_draft('{"currency": "EUR"}'), call_draft('{"urgent": "yes"}'),
     call_draft('{"amount": null}'), call_draft('{"name": ""}', name="note"), call_draft('{"name": ["a"]}', name="note"), call_draft('{"name": "a\\nb"}', name="note"),
     call_draft('{"count": 3.7}', name="note"),
 ])  # fmt: skip

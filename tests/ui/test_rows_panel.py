@@ -7,6 +7,7 @@ import pytest
 
 from workbench.dataset.changes import Change
 from workbench.errors import DataError, RowError
+from workbench.schema import Message
 from workbench.ui import words
 from workbench.ui.data import rows_panel as panel
 from workbench.ui.data.editor import Form, neighbour, open_row
@@ -31,7 +32,7 @@ def test_the_grid_shows_every_line_with_its_kind_and_side(workspace):
     workspace.health(rows(workspace))
     cells = grid(workspace)
     assert len(cells) == 70
-    assert cells[0][:6] == [False, 1, "Сколько денег сейчас на моём счёте?", '<tool_call name="get_sensitive_data" arguments="{}"/>', "call", "draft"]
+    assert cells[0][:6] == [False, 1, "Сколько денег сейчас на моём счёте?", "→ get_sensitive_data", "call", "draft"]
     assert [line[6] for line in cells].count("validation") == 7
     assert [line[6] for line in cells].count("training") == 63
 
@@ -85,7 +86,7 @@ def test_columns_and_rows_of_its_own_are_refused(workspace):
 def test_approving_a_row_given_as_tool_calls_keeps_its_form(workspace):
     workspace.rows.path.write_text(json.dumps(OPENAI) + "\n", encoding="utf-8")
     cells = grid(workspace)
-    assert cells[0][3] == '<tool_call name="f" arguments="{}"/>'
+    assert cells[0][3] == "→ f"
     cells[0][5] = "approved"
     workspace.rows.change(panel.edit_cells(rows(workspace), cells), rows(workspace).version)
     assert json.loads(lines(workspace)[0]) == OPENAI | {"status": "approved"}
@@ -160,3 +161,30 @@ def test_the_form_of_a_place_that_is_gone_is_empty(workspace):
     assert open_row(now, 500).place is None
     assert open_row(now, 3).place == 3
     assert hash(Form()) != hash(Form())
+
+
+@pytest.mark.parametrize(("typed", "content"), [
+    ("→ get_sensitive_data", '<tool_call name="get_sensitive_data" arguments="{}"/>'),
+    ('→ pay {"a": 1}', '<tool_call name="pay" arguments="{&quot;a&quot;: 1}"/>'),
+    ("Просто текст", "Просто текст"),
+])  # fmt: skip
+def test_a_call_is_typed_into_the_grid_as_it_is_shown(workspace, typed, content):
+    cells = grid(workspace)
+    cells[1][3] = typed
+    assert panel.edit_cells(rows(workspace), cells).put[1].answer.content == content
+    cells[1][3] = "→ pay {oops"
+    with pytest.raises(RowError, match="not valid JSON"):
+        panel.edit_cells(rows(workspace), cells)
+
+
+def test_a_text_too_long_for_a_cell_is_edited_in_the_form(workspace):
+    long = Change(add=(replace(rows(workspace).rows[1], messages=(Message("user", "я" * 1500), Message("assistant", "да"))),))
+    workspace.rows.change(long, rows(workspace).version)
+    cells = grid(workspace)
+    assert len(cells[70][2]) == panel.CELL
+    assert not panel.edit_cells(rows(workspace), cells)
+    cells[70][3] = "нет"
+    assert panel.edit_cells(rows(workspace), cells).put[70].request == "я" * 1500
+    cells[70][2] = "коротко"
+    with pytest.raises(RowError, match="too long for a cell"):
+        panel.edit_cells(rows(workspace), cells)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,11 @@ def forget() -> None:
 
 @lru_cache(maxsize=50_000)
 def _stem(word: str) -> str:
-    return str(_stemmer("russian" if _CYRILLIC.search(word) else "english").stemWord(word))
+    with _stemming:  # a stemmer keeps the word it works on: two threads would mix theirs
+        return str(_stemmer("russian" if _CYRILLIC.search(word) else "english").stemWord(word))
+
+
+_stemming = threading.Lock()
 
 
 @lru_cache(maxsize=2)

@@ -167,7 +167,10 @@ class Editor:
             if then == "last" or form.place is None:
                 place = len(rows.entries) - 1 if change.add else place
             elif then == "next":
-                place = neighbour(self.found(*query), place, 1)
+                further = neighbour(self.found(*query), place, 1)
+                if further == place and isinstance(said[0], str):
+                    said = [f"{said[0]}{note(words.LAST_ROW)}", *said[1:]]
+                place = further
             return [*said, *self.show(open_row(rows, place))]
 
         return run

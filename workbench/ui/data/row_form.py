@@ -14,7 +14,7 @@ from workbench.dataset.draft import CallDraft, Draft, same
 from workbench.errors import WorkbenchError
 from workbench.schema import PINS, ROLES, STATUSES
 from workbench.ui import words
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import Bench
 from workbench.ui.data.editor import Editor, Form, delete, duplicate, mend_line, neighbour, open_row, opened_draft, review, save
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.turns import Shape, Tools, answer_with, change_call, field_value, read_draft, shape_of, with_call, with_turn, without_turn
@@ -27,7 +27,8 @@ PIN_CHOICES = [(words.PIN_NONE, ""), *((words.PIN_WORDS[p], p) for p in PINS)]
 def build(editor: Editor) -> None:
     """The form, drawn anew for every row that is opened and every change of its structure."""
 
-    @gr.render(inputs=[editor.opened], triggers=[editor.bench.page.load, editor.opening.change], **QUIET)  # type: ignore[untyped-decorator]
+    # One drawing at a time: gradio keeps one table of events a page, and two drawings at once break it.
+    @gr.render(inputs=[editor.opened], triggers=[editor.bench.page.load, editor.opening.change], show_progress="hidden", concurrency_limit=1)  # type: ignore[untyped-decorator]
     def draw(form: Form | None) -> None:
         form = form or Form()
         if form.broken:
@@ -38,14 +39,14 @@ def build(editor: Editor) -> None:
 
 def title_html(form: Form) -> str:
     if form.place is None:
-        return f'<div class="wb-rowtitle">{words.NEW_ROW.capitalize()}</div>'
+        return f'<div class="wb-rowtitle" data-serial="{form.serial}">{words.NEW_ROW.capitalize()}</div>'
     source = chip(form.draft.source, "warn") if form.draft.source else ""
-    return f'<div class="wb-rowtitle">Row {form.place + 1} {source}</div>'
+    return f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {form.place + 1} {source}</div>'
 
 
 def _draw_broken(editor: Editor, form: Form) -> None:
     bench = editor.bench
-    gr.HTML(f'<div class="wb-rowtitle">Row {(form.place or 0) + 1}: {words.CANT_BE_USED}</div>', elem_id="row-title")
+    gr.HTML(f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {(form.place or 0) + 1}: {words.CANT_BE_USED}</div>', elem_id="row-title")
     line = gr.Textbox(form.broken, label=words.BROKEN_LINE, lines=8, max_lines=16, interactive=True, elem_id="row-line")
     with gr.Row():
         mend = gr.Button(words.MEND, variant="primary", elem_id="row-save", min_width=90)
@@ -238,9 +239,9 @@ def _argument(field: ArgumentField, value: Any, element: str) -> Any:
         return gr.Dropdown([*([] if field.required else [""]), *field.choices], value=value, allow_custom_value=False, **common)
     if field.kind == "boolean":
         return gr.Dropdown(["", "true", "false"], value=value or "", **common)
-    if field.kind in ("number", "integer"):
-        return gr.Number(value=value, precision=0 if field.kind == "integer" else None, **common)
-    return gr.Textbox("" if value is None else str(value), lines=3 if field.kind == "json" else 1, **common)
+    # Numbers are typed as text: gradio's number box makes 0 of nothing, and rounds what is long.
+    hint = {"number": words.A_NUMBER, "integer": words.A_WHOLE_NUMBER, "json": "JSON"}.get(field.kind)
+    return gr.Textbox("" if value is None else str(value), placeholder=hint, lines=2 if field.kind == "json" else 1, max_lines=8, **common)
 
 
 def _tools(bench: Bench) -> Tools:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
+from workbench.calls.dialects import message_text
 from workbench.dataset.changes import Change
-from workbench.dataset.draft import Draft, draft_of, row_of
+from workbench.dataset.draft import CallDraft, Draft, TurnDraft, draft_of, row_of, split_calls
 from workbench.dataset.store import Entry, RowSet
 from workbench.dataset.view import KINDS, PAGE, SORTS, Query, facts_of, find, pages, tools_called
 from workbench.errors import DataError, RowError
@@ -25,6 +27,7 @@ from workbench.ui.words.health import FINDINGS
 from workbench.workspace import Workspace
 
 COLUMNS = {"request": 2, "answer": 3, "status": 5}
+ARROW = "→"  # before a call's name in the grid
 CELL = 1000  # characters of a cell; a longer text is edited in the form
 NUMBER = 1  # the column of the row's number
 TOOL = 2  # the place of the tool's filter among the query's values
@@ -68,7 +71,24 @@ def _grid_row(place: int, entry: Entry, seen: Marks = Marks()) -> list[Any]:
     if entry.row is None:
         says = f"{entry.problem.field}: {entry.problem.reason}" if entry.problem else says
         return [False, place + 1, _cell(facts.request), "", facts.kind, "", "", _cell(says)]
-    return [False, place + 1, _cell(facts.request), _cell(facts.answer), facts.kind, facts.status, words.SIDE_WORDS.get(side, side), _cell(says or facts.source)]
+    return [False, place + 1, _cell(facts.request), _cell(answer_cell(entry.row)), facts.kind, facts.status, words.SIDE_WORDS.get(side, side), _cell(says or facts.source)]
+
+
+def answer_cell(row: Example) -> str:
+    """The answer as the grid shows it: a call by its name and arguments behind an arrow, anything else as it stands."""
+    text, calls = split_calls(row.answer)
+    if text.strip() or len(calls) != 1:
+        return message_text(row.answer)
+    arguments = json.dumps(dict(calls[0].arguments), ensure_ascii=False) if calls[0].arguments else ""
+    return f"{ARROW} {calls[0].name} {arguments}".rstrip()
+
+
+def read_answer(text: str) -> TurnDraft:
+    """What was typed into an answer's cell: a call in the grid's own way of showing it, or a text. Raises `RowError`."""
+    if not text.lstrip().startswith(ARROW):
+        return TurnDraft("assistant", text)
+    name, _, arguments = text.strip().removeprefix(ARROW).strip().partition(" ")
+    return TurnDraft("assistant", "", (CallDraft(name, arguments.strip() or "{}"),))
 
 
 def _cell(text: str) -> str:
@@ -135,7 +155,8 @@ def _typed_row(entry: Entry, texts: Mapping[str, str]) -> Example:
         turns[asked] = replace(turns[asked], text=texts["request"])
     if "answer" in texts:
         # The answer was typed anew: what it says now counts, not the calls given beside the old one.
-        turns[-1] = replace(turns[-1], text=texts["answer"], calls=())
+        typed = read_answer(texts["answer"])
+        turns[-1] = replace(turns[-1], text=typed.text, calls=typed.calls)
     return row_of(replace(draft, turns=tuple(turns), status=status), entry.row)
 
 
@@ -206,7 +227,7 @@ def build(bench: Bench) -> RowsPanel:
             # A first column below some 50 px is drawn anew under the pointer at a press, and its tick is lost.
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["bool", "number", "str", "str", "str", "str", "str", "str"], type="array",
-                interactive=True, static_columns=[1, 4, 6, 7], max_height=340, show_label=False, elem_id="grid",
+                interactive=True, static_columns=[1, 4, 6, 7], max_height=420, show_label=False, elem_id="grid",
                 column_widths=["7%", "6%", "28%", "22%", "7%", "10%", "10%", "10%"], buttons=[], max_chars=90,
             )
             with gr.Row(equal_height=True, elem_classes="wb-bulk"):

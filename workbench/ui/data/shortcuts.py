@@ -5,16 +5,32 @@ SHORTCUTS_JS = """
 () => {
   if (window.wbKeys) return;
   window.wbKeys = true;
-  const press = (id) => { const b = document.getElementById(id); if (b && b.offsetParent !== null) { b.click(); return true; } return false; };
+  // Keys pressed while the form is drawn anew wait for it: none is lost, and none hits the row before.
+  const serial = () => document.querySelector('#row-title [data-serial]')?.dataset.serial;
+  const keys = [];
+  let waiting = null;
+  const pump = () => {
+    if (waiting) {
+      if (serial() === waiting.serial && performance.now() - waiting.at < 1500) return;
+      waiting = null;
+    }
+    const id = keys.shift();
+    if (id === undefined) return;
+    waiting = { serial: serial(), at: performance.now() };
+    if (!press(id)) waiting = null;
+  };
+  setInterval(() => { if (waiting || keys.length) pump(); }, 40);
+  const ask = (id) => { if (keys.length < 30) keys.push(id); pump(); };
+  const press = (id) => { const b = document.getElementById(id); if (b && (b.offsetParent !== null || id === 'row-save-next')) { b.click(); return true; } return false; };
   const visible = () => { const g = document.getElementById('grid'); return g && g.offsetParent !== null; };
   const single = { KeyA: 'row-approve', KeyR: 'row-reject', KeyD: 'row-duplicate', KeyN: 'row-new', ArrowDown: 'row-next', ArrowUp: 'row-previous' };
   document.addEventListener('keydown', (event) => {
     if (!visible()) return;
     const stop = () => { event.preventDefault(); event.stopImmediatePropagation(); };
     const control = event.ctrlKey || event.metaKey;
-    if (control && event.code === 'KeyS') { stop(); press('row-save'); return; }
+    if (control && event.code === 'KeyS') { stop(); ask('row-save'); return; }
     if (control && event.code === 'Enter') {
-      stop(); const b = document.getElementById('row-save-next'); if (b) b.click(); return;
+      stop(); ask('row-save-next'); return;
     }
     const at = document.activeElement;
     const typing = at && (at.tagName === 'INPUT' && at.type !== 'checkbox' && at.type !== 'radio' || at.tagName === 'TEXTAREA' || at.isContentEditable);
@@ -26,7 +42,7 @@ SHORTCUTS_JS = """
     if (event.code === 'KeyE') { stop(); document.querySelector('#row-request textarea')?.focus(); return; }
     if (single[event.code]) {
       if (event.code.startsWith('Arrow') && at && at.closest('[role=radiogroup], #row-editor')) return;
-      stop(); press(single[event.code]);
+      stop(); ask(single[event.code]);
     }
   }, true);
 }

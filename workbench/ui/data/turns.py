@@ -59,8 +59,6 @@ def call_fields(call: CallDraft, tools: Tools) -> tuple[ArgumentField, ...] | No
 
 def _holds(spec: ToolSpec, field: ArgumentField, value: Any) -> bool:
     """Whether a field shows a value and gives it back unchanged."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) >= 2**53:
-        return False  # a browser's numbers end there
     if isinstance(value, str) and any(c in value for c in "\r\n"):
         return False  # one line
     try:
@@ -77,7 +75,7 @@ def field_value(field: ArgumentField, arguments: str) -> Any:
 
 
 def _shown(field: ArgumentField, value: Any) -> Any:
-    if field.kind in ("number", "integer", "text") or (field.kind == "choice" and isinstance(value, str)):
+    if field.kind in ("text", "choice") and isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
 
