@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.calls import schemas, tools
+from workbench.calls import schemas, tools, validating
 from workbench.calls.dialects import TAG, CallSegment
 from workbench.calls.tools import (
     ArgumentField,
@@ -316,6 +316,61 @@ JSON = st.recursive(
 ARGUMENTS = st.dictionaries(st.sampled_from(["amount", "limit", "where", "tags", "note", "zzz"]) | st.text(st.characters(exclude_categories=("Cs",)), max_size=4), JSON, max_size=4)
 
 
+MANY = {"type": "array", "items": {"anyOf": [{"const": i} for i in range(1000)]}}
+EMAIL = {"type": "array", "items": {"type": "string", "pattern": "^[a-z]+[a-z]+[a-z]+$"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (MANY, [999] * 300), ({"type": "object", "unevaluatedProperties": False, "allOf": [{}]}, {f"k{i}": 1 for i in range(8000)}),
+        ({"type": "array", "items": {"enum": [[i] * 100 for i in range(100)]}}, [[0] * 99 + [i] for i in range(100)]), (EMAIL, ["a" * 127 + "1"] * 700),
+    ],
+)  # fmt: skip
+def test_a_check_that_would_take_very_long_is_given_up(schema, value):
+    spec = ToolSpec("f", "", {"type": "object", "properties": {"a": schema}})
+    assert call_problems(ToolCall("f", {"a": value}), {"f": spec}) == ["the arguments and the schema of “f” are too large to check"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (MANY, [999] * 20), ({"type": "array", "items": {"type": "integer"}}, list(range(5000))), (EMAIL, ["annapetrova"] * 200),
+        ({"type": "array", "uniqueItems": True}, [{"k": i} for i in range(2000)]),
+    ],
+)  # fmt: skip
+def test_long_but_ordinary_arguments_are_checked(schema, value):
+    spec = ToolSpec("f", "", {"type": "object", "properties": {"a": schema}})
+    assert call_problems(ToolCall("f", {"a": value}), {"f": spec}) == []
+    assert len(call_problems(ToolCall("f", {"a": [*value, None]}), {"f": spec})) == (0 if "uniqueItems" in schema else 1)
+
+
+@pytest.mark.parametrize(
+    ("items", "twice"),
+    [
+        ([1, True, "1", 0, False, None, "None", [1], [True], {"a": 1}, {"a": True}, []], False), ([1, 1.0], True), ([True, True], True), (["x", "x"], True),
+        ([{"a": [1, {"b": 2}], "c": 0}, {"c": 0, "a": [1.0, {"b": 2}]}], True), ([None, None], True), ([[], {}], False),
+    ],
+)  # fmt: skip
+def test_items_are_the_same_as_json_schema_says(items, twice):
+    spec = ToolSpec("f", "", {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}})
+    assert [p.split(", it is")[0] for p in call_problems(ToolCall("f", {"a": items}), {"f": spec})] == (["argument “a” must not hold an item twice"] if twice else [])
+
+
+def test_a_part_of_a_schema_can_t_ask_for_an_unbounded_check():
+    hidden = {"$schema": "https://json-schema.org/draft/2020-12/schema", **MANY}
+    with pytest.raises(RowError, match=r"\$schema can only stand at the top"):
+        schemas.check_schema({"type": "object", "properties": {"a": hidden}})
+    schemas.check_schema({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"})
+
+
+def test_checks_that_share_their_work_are_left_out_and_counted_when_it_is_used_up():
+    spec = {"f": ToolSpec("f", "", {"type": "object", "properties": {"a": MANY}})}
+    work = validating.Work(1000)
+    assert [call_problems(ToolCall("f", {"a": [999] * n}), spec, work) for n in (0, 20, 0)] == [[], [], []]
+    assert work == validating.Work(0, skipped=2)
+
+
 @settings(max_examples=150, deadline=None)
 @given(ARGUMENTS)
 def test_any_arguments_are_judged_and_an_inferred_schema_takes_what_it_was_inferred_from(arguments):
@@ -326,10 +381,10 @@ def test_any_arguments_are_judged_and_an_inferred_schema_takes_what_it_was_infer
 
 
 def test_checking_many_calls_compiles_a_schema_once(monkeypatch):
-    schemas.compiled.cache_clear()
+    validating.compiled.cache_clear()
     for i in range(200):
         assert call_problems(ToolCall("pay", {"amount": i + 1, "currency": "RUB"}), {"pay": ToolSpec("pay", "", dict(PAY.parameters))}) == []
-    assert (schemas.compiled.cache_info().misses, schemas.compiled.cache_info().hits) == (1, 199)
+    assert (validating.compiled.cache_info().misses, validating.compiled.cache_info().hits) == (1, 199)
 
 
 # -- inline tools ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.dataset import findings
 from workbench.dataset.changes import Entry, RowSet, apply_change, to_entry
 from workbench.dataset.checked import SIMILAR, Finding
 from workbench.dataset.checks import Balance
@@ -203,6 +204,15 @@ def test_arguments_that_differ_by_type_alone_are_turned_into_the_schemas():
     assert mended[1] is not None
     assert mended[1].answer.content == 'Ищу. <tool_call name="find" arguments="{&quot;count&quot;: 5, &quot;card&quot;: &quot;12&quot;}"/>'
     assert mended[2:] == [*rows[2:]]
+
+
+def test_calls_that_would_take_too_long_to_check_are_told_as_unchecked(monkeypatch):
+    monkeypatch.setattr(findings, "CHECK_WORK", 5000)
+    many = ToolSpec("many", parameters={"type": "object", "properties": {"a": {"type": "array", "items": {"anyOf": [{"const": i} for i in range(500)]}}}})
+    rows = [ask(name, ToolCall("many", {"a": [499] * (5 + i)})) for i, name in enumerate(("Раз", "Два", "Три"))]
+    health = check(*rows, tools=TOOLS | {"many": many})
+    assert (only(health, "unchecked").severity, only(health, "unchecked").title[:26]) == ("warn", "3 calls were not checked: ")
+    assert "schema" not in kinds(health)
 
 
 def test_arguments_that_no_type_mends_have_no_button():

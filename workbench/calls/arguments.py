@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.calls.schemas import compiled, resolve
+from workbench.calls.schemas import resolve
+from workbench.calls.validating import TooMuchWork, Work, compiled, find_errors
 from workbench.errors import RowError
 from workbench.schema import ToolCall, ToolSpec
 
@@ -154,20 +155,26 @@ def _refuse_constant(word: str) -> None:
 # -- what is wrong with a call --------------------------------------------------------------------
 
 
-def call_problems(call: ToolCall, tools: Mapping[str, ToolSpec]) -> list[str]:
-    """What keeps `call` from being a right call of one of `tools`, in plain words; empty if it is one."""
+def call_problems(call: ToolCall, tools: Mapping[str, ToolSpec], work: Work | None = None) -> list[str]:
+    """What keeps `call` from being a right call of one of `tools`, in plain words; empty if it is one.
+
+    `work` is what many checks may take together: a call that comes when it is used up is not checked, but counted there.
+    """
     spec = tools.get(call.name)
     if spec is None:
         return [f"there is no tool “{call.name}”"]
-    return [reason for _, reason in argument_problems(spec, call.arguments)]
+    return [reason for _, reason in argument_problems(spec, call.arguments, work)]
 
 
-def argument_problems(spec: ToolSpec, arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+def argument_problems(spec: ToolSpec, arguments: Mapping[str, Any], work: Work | None = None) -> list[tuple[str, str]]:
     """What is wrong with a call's arguments: the path of each ("" for all of them), and the reason in plain words.
 
-    At the top level the schema's `properties` name all arguments, unless it says otherwise. A text longer than
+    `work` is as for `call_problems`. At the top level the schema's `properties` name all arguments, unless it says otherwise. A text longer than
     `schemas.TRIED_TEXT` is not held against a pattern.
     """
+    if work is not None and work.left <= 0:
+        work.skipped += 1
+        return []
     try:
         text = json.dumps(spec.parameters, ensure_ascii=False)
         if len(json.dumps(arguments, ensure_ascii=False)) > MAX_ARGUMENTS:
@@ -178,9 +185,14 @@ def argument_problems(spec: ToolSpec, arguments: Mapping[str, Any]) -> list[tupl
     if validator is None:
         return [("", f"the schema of the tool “{spec.name}” can't be used: {reason}")]
     try:
-        errors = itertools.chain.from_iterable(_told(e) for e in validator.iter_errors(arguments))
+        errors = itertools.chain.from_iterable(_told(e) for e in find_errors(validator, arguments, work))
         # One sentence is enough for what breaks two rules in the same words.
         found = dict.fromkeys(itertools.islice(itertools.chain(_unexpected(spec.parameters, arguments), errors), MAX_PROBLEMS))
+    except TooMuchWork:
+        if work is not None and work.left <= 0:
+            work.skipped += 1
+            return []
+        return [("", f"the arguments and the schema of “{spec.name}” are too large to check")]
     except (RecursionError, ArithmeticError, ValueError, TypeError) as exc:
         return [("", f"the arguments can't be checked against the schema of “{spec.name}” ({type(exc).__name__})")]
     return list(found)

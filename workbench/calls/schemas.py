@@ -6,9 +6,9 @@ itself, is too large or too deep, or holds a pattern that could take ages to try
 
 from __future__ import annotations
 
-import functools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -47,33 +47,6 @@ def check_schema(schema: Any, field: str = "parameters") -> None:
         jsonschema.Draft202012Validator.check_schema(dict(schema))
     except jsonschema.SchemaError as exc:
         raise RowError(exc.message[:300], _path(field, exc.absolute_path)) from exc
-
-
-@functools.lru_cache(maxsize=512)
-def compiled(text: str) -> tuple[Any, str]:
-    """A validator of the schema in the JSON `text`, and why it can't be used (then there is none)."""
-    from referencing import Registry
-
-    schema = json.loads(text)
-    try:
-        check_schema(schema)
-    except RowError as exc:
-        return None, f"{exc.field}: {exc.reason}"
-    return _validator_class()(schema, registry=Registry()), ""
-
-
-@functools.cache
-def _validator_class() -> Any:
-    """jsonschema's validator; a pattern is not tried on long texts."""
-    from jsonschema import Draft202012Validator, validators
-
-    tried = Draft202012Validator.VALIDATORS["pattern"]
-
-    def pattern(validator: Any, wanted: str, value: Any, schema: Any) -> Iterator[Any]:
-        if not isinstance(value, str) or len(value) <= TRIED_TEXT:
-            yield from tried(validator, wanted, value, schema) or ()
-
-    return validators.extend(Draft202012Validator, {"pattern": pattern})
 
 
 def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
@@ -118,8 +91,9 @@ def _count(schema: Any, root: Mapping[str, Any], field: str, within: tuple[int, 
     for key in _REFUSED:
         if key in schema:
             raise RowError(f"{key} can't be used here" + (": name each argument under properties" if key == "patternProperties" else ""), f"{field}.{key}")
-    if "$id" in schema and len(within) > 1:
-        raise RowError("$id can only stand at the top", f"{field}.$id")
+    for key in ("$id", "$schema"):  # either would change what the part means, or how it is checked
+        if key in schema and len(within) > 1:
+            raise RowError(f"{key} can only stand at the top", f"{field}.{key}")
     if "pattern" in schema:
         _check_pattern(schema["pattern"], f"{field}.pattern")
     total = 1
@@ -147,42 +121,44 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_pattern(pattern: Any, field: str) -> None:
-    import re
-    from re import _parser  # type: ignore[attr-defined]
-
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN:
         raise RowError(f"a pattern is a text of at most {MAX_PATTERN} characters", field)
     try:
         re.compile(pattern)
-        parsed = _parser.parse(pattern)
+        paths = pattern_paths(pattern, TRIED_TEXT)
     except (re.error, RecursionError, OverflowError) as exc:
         raise RowError(f"the pattern is no regular expression: {exc}", field) from exc
-    paths = _paths(parsed)
-    if paths > 0 and not pattern.startswith(("^", "\\A")):
-        paths += math.log10(TRIED_TEXT)  # it is tried from every character on
     if paths > MAX_PATHS:
         raise RowError("the pattern could take very long to try (it repeats what varies in itself): write it simpler, or leave it out", field)
 
 
-def _paths(parsed: Any) -> float:
-    """log10 of an upper bound on the ways in which a parsed pattern can match a text of `TRIED_TEXT` characters."""
+def pattern_paths(pattern: str, length: int) -> float:
+    """log10 of an upper bound on the ways in which a pattern can match a text of `length` characters; raises `re.error`."""
+    from re import _parser  # type: ignore[attr-defined]
+
+    paths = _paths(_parser.parse(pattern), length)
+    # One that is not anchored is tried from every character on.
+    return paths + math.log10(max(1, length)) if paths > 0 and not pattern.startswith(("^", "\\A")) else paths
+
+
+def _paths(parsed: Any, length: int) -> float:
     total = 0.0
     for operation, argument in parsed:
         name = str(operation)
         if name.endswith("_REPEAT"):
             low, high, body = argument
-            high = min(int(high), TRIED_TEXT)
-            total += _paths(body) * high + math.log10(max(1, high - int(low) + 1))
+            high = min(int(high), length)
+            total += _paths(body, length) * high + math.log10(max(1, high - int(low) + 1))
         elif name == "BRANCH":
-            total += max(_paths(branch) for branch in argument[1]) + math.log10(len(argument[1]))
+            total += max(_paths(branch, length) for branch in argument[1]) + math.log10(len(argument[1]))
         elif name == "SUBPATTERN":
-            total += _paths(argument[3])
+            total += _paths(argument[3], length)
         elif name in ("ASSERT", "ASSERT_NOT"):
-            total += _paths(argument[1])
+            total += _paths(argument[1], length)
         elif name == "ATOMIC_GROUP":
-            total += _paths(argument)
+            total += _paths(argument, length)
         elif name == "GROUPREF_EXISTS":
-            total += _paths(argument[1]) + (_paths(argument[2]) if argument[2] is not None else 0.0)
+            total += _paths(argument[1], length) + (_paths(argument[2], length) if argument[2] is not None else 0.0)
     return total
 
 

@@ -11,6 +11,7 @@ from rapidfuzz import process
 
 from workbench.calls.dialects import message_calls
 from workbench.calls.tools import call_problems
+from workbench.calls.validating import Work
 from workbench.dataset import fixes
 from workbench.dataset.checked import Checked, Finding, Severity, content, context
 from workbench.dataset.fixes import rows_word
@@ -23,6 +24,8 @@ FEW_ROWS = 20
 MANY_NEAR = 0.2  # share of near-duplicate rows from which a set says less than it seems to
 LEAST_SHARE = 0.3  # of calls, and of texts
 NAMED = 3  # things named in a title
+CHECK_WORK = 1_000_000  # steps (of `validating`) that checking all arguments may take, some seconds; every row adds as many as an ordinary call takes
+CHECK_WORK_A_ROW = 50
 
 
 def find_all(checked: Checked) -> list[Finding]:
@@ -176,12 +179,21 @@ def unknown_tools(checked: Checked) -> Iterator[Finding]:
 
 
 def broken_arguments(checked: Checked) -> Iterator[Finding]:
-    problems = _argument_problems(checked)
+    work = Work(CHECK_WORK + CHECK_WORK_A_ROW * len(checked.rows))
+    problems = _argument_problems(checked, work)
+    if work.skipped:
+        yield Finding(
+            "unchecked", "warn", "not all checked",
+            f"{_count(work.skipped, 'call')} {_verb(work.skipped, 'was', 'were')} not checked: holding all calls against their schemas takes too long.",
+            "Make the schemas simpler, or the arguments shorter.",
+        )
     if not problems:
         return
     count, (place, first) = len(problems), next(iter(problems.items()))
     known: dict[str, list[str]] = {}
-    fix = fixes.retype(checked.rows, problems, checked.known_tools, lambda row: bool(_row_problems(checked, row, known)))
+    again = Work(CHECK_WORK + CHECK_WORK_A_ROW * len(checked.rows))
+    # A row that could not be checked any more stays as it is.
+    fix = fixes.retype(checked.rows, problems, checked.known_tools, lambda row: bool(_row_problems(checked, row, known, again)) or again.left <= 0)
     yield Finding(
         "schema", "bad", f"{count:,} broken call{'s' if count > 1 else ''}", f"{rows_word(count)} {_verb(count, 'calls', 'call')} a tool with arguments that break its schema.",
         f"Row {place + 1}: {first[0].rstrip('.')}. Mend the arguments in the rows, or the schema on the panel “Tools”.", tuple(problems), fix,
@@ -257,13 +269,13 @@ def too_few(checked: Checked) -> Iterator[Finding]:
 # -- what the findings share -----------------------------------------------------------------------
 
 
-def _argument_problems(checked: Checked) -> dict[int, list[str]]:
+def _argument_problems(checked: Checked, work: Work) -> dict[int, list[str]]:
     known: dict[str, list[str]] = {}
-    found = {p: _row_problems(checked, checked.rows[p], known, calls) for p, calls in checked.calls.items() if calls}
+    found = {p: _row_problems(checked, checked.rows[p], known, work, calls) for p, calls in checked.calls.items() if calls}
     return {p: problems for p, problems in found.items() if problems}
 
 
-def _row_problems(checked: Checked, row: Example, known: dict[str, list[str]], calls: Sequence[ToolCall] | None = None) -> list[str]:
+def _row_problems(checked: Checked, row: Example, known: dict[str, list[str]], work: Work, calls: Sequence[ToolCall] | None = None) -> list[str]:
     """What is wrong with the arguments of the row's calls of known tools; `known` keeps what was asked before."""
     tools = checked.known_tools(row)
     found: list[str] = []
@@ -271,11 +283,11 @@ def _row_problems(checked: Checked, row: Example, known: dict[str, list[str]], c
         if call.name not in tools:
             continue
         if tools is not checked.tools:
-            found += call_problems(call, tools)
+            found += call_problems(call, tools, work)
             continue
         key = json.dumps([call.name, dict(call.arguments)], sort_keys=True)
         if key not in known:
-            known[key] = call_problems(call, tools)
+            known[key] = call_problems(call, tools, work)
         found += known[key]
     return found
 
