@@ -2,12 +2,13 @@
 
 import json
 import socket
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workbench.dataset import hub, imports, records, sources
+from workbench.dataset import hub, hub_child, imports, records, sources
 from workbench.dataset.changes import Change
 from workbench.dataset.formats import parse_row
 from workbench.dataset.imports import preview_file, preview_hub, to_change
@@ -250,14 +251,40 @@ def test_a_data_set_of_the_hub_is_streamed_and_none_of_its_code_is_run(monkeypat
 
     def load(*args, **kwargs):
         asked.append((args, kwargs))
-        return iter([chat("один", image=object()), chat("два", empty=None)])
+        return iter([chat("один", image=object()), chat("два", empty=None), chat("x" * 300)])
 
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub.subprocess, "run", in_this_process)
+    monkeypatch.setattr(hub, "MAX_RECORD_BYTES", 200)
     preview = preview_hub("owner/name", "test", config="part")
     assert asked == [(("owner/name", "part"), {"split": "test", "streaming": True})]
-    assert seen(preview) == [(1, "line 1, image: object is no JSON value", ""), (2, "два", "")]
+    assert seen(preview)[:2] == [(1, "line 1, image: object is no JSON value", ""), (2, "два", "")]
+    assert str(seen(preview)[2][1]).startswith("line 3, line: ")
     assert preview.candidates[1].row == parse_row(chat("два"))
+
+
+def in_this_process(command, **_):
+    where, split, config, *limits = command[3:]
+    lines = hub_child.read(where, split, config, *map(int, limits))
+    return subprocess.CompletedProcess(command, 0, "".join(f"{text}\n" for text in lines).encode())
+
+
+def test_a_folder_whose_file_unpacks_to_gigabytes_is_refused_and_the_app_lives(tmp_path):
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * 20_000]))
+    pq.write_table(pa.table({"text": text}), tmp_path / "train.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "train.parquet").stat().st_size < 5000
+    with pytest.raises(DataError, match=f"^{tmp_path.name} was not read: (it unpacks to more than can be held|its reader broke off)"):
+        preview_hub(str(tmp_path))
+
+
+def test_a_data_set_that_never_comes_to_an_end_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "train.jsonl").write_text(line(chat()), encoding="utf-8")
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
+    monkeypatch.setattr(hub, "READER", tmp_path / "slow.py")
+    monkeypatch.setattr(hub, "SECONDS", 0.2)
+    with pytest.raises(DataError, match="was not read: it took more than 0 seconds"):
+        preview_hub(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +305,7 @@ def test_what_the_library_raises_is_one_sentence(monkeypatch, error, says):
 
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub.subprocess, "run", in_this_process)
     with pytest.raises(DataError) as caught:
         preview_hub("owner/name")
     assert str(caught.value) == says

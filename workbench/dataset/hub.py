@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from workbench.dataset.formats import MAX_FILE_BYTES
+from workbench.dataset.hub_child import NETWORK
 from workbench.dataset.records import Record, Source, clip, shown_name
 from workbench.dataset.sources import open_file
-from workbench.dataset.strict import MAX_RECORD_BYTES, too_long
+from workbench.dataset.strict import MAX_RECORD_BYTES, parse_json, too_long
 from workbench.dataset.tables import without_nulls
 from workbench.errors import DataError, RowError
 
 HUB_ROWS = 10_000  # read at most: a set of the hub may have millions
+READER = Path(__file__).with_name("hub_child.py")
+SECONDS = 120.0  # after which the reader is stopped
+_ENDS = (b'{"end"', b'{"refused"', b'{"failed"')
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
 _SPLIT = re.compile(r"[\w.\-]{1,64}")
 
@@ -74,60 +80,49 @@ def _check_reachable(name: str) -> None:
 
 
 def _stream(where: str, name: str, split: str, config: str | None) -> Source:
-    import datasets  # type: ignore[import-untyped]
-
-    logging.getLogger("datasets").setLevel(logging.ERROR)
-    try:
-        found = datasets.load_dataset(where, config or None, split=split, streaming=True)
-    except Exception as exc:  # the libraries under it raise errors of many kinds
-        raise DataError(_reason(exc, name, split)) from exc
     source = Source("data set", iter(()), typed=True)
-    source.records = _records(found, name, split, source.notes)
+    source.records = _records(where, name, split, config, source.notes)
     return source
 
 
-def _records(found: Any, name: str, split: str, notes: list[str]) -> Iterator[Record]:
-    rows = iter(found)
-    size = 0
-    for number in range(1, HUB_ROWS + 2):
-        try:
-            value = next(rows)
-        except StopIteration:
-            return
-        except Exception as exc:
-            raise DataError(_reason(exc, name, split)) from exc
-        record, length = _record(number, value)
-        size += length
-        if number > HUB_ROWS or size > MAX_FILE_BYTES:
-            notes.append(f"Only the first {number - 1:,} rows of {name} were read.")
-            return
-        yield record
-
-
-def _record(number: int, value: Any) -> tuple[Record, int]:
-    """The record, and its length as JSON in bytes."""
+def _records(where: str, name: str, split: str, config: str | None, notes: list[str]) -> Iterator[Record]:
+    """The rows, read in a process of its own that may take only so much memory and time; raises `DataError`."""
+    limits = [str(n) for n in (HUB_ROWS, MAX_FILE_BYTES, MAX_RECORD_BYTES)]
+    command = [sys.executable, "-I", str(READER), where, split, config or "", *limits]
     try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        value = _plain(value)
-        text = json.dumps(value, ensure_ascii=False, default=lambda v: type(v).__name__)
-    value = without_nulls(value)
-    length = len(text.encode("utf-8", "replace"))
-    problem = RowError(too_long(length), "line") if length > MAX_RECORD_BYTES else None
-    return Record(number, None if problem else value, clip(text), problem), length
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise DataError(f"{name} was not read: it took more than {SECONDS:.0f} seconds. Download it, and give one of its files.") from exc
+    last: Any = None
+    for number, line in enumerate(io.BytesIO(done.stdout), 1):
+        last = json.loads(line) if line.startswith(_ENDS) else None
+        if last is None:
+            yield _record(number, line.decode("utf-8", "replace").rstrip("\n"))
+    if last is None:
+        raise DataError(f"{name} was not read: its reader broke off; a file of it is damaged, or unpacks to more than can be held.")
+    if "refused" in last:
+        raise DataError(f"{name} was not read: {last['refused']}.")
+    if "failed" in last:
+        kind, text = last["failed"]
+        raise DataError(_reason(kind, text, name, split))
+    if last["more"]:
+        notes.append(f"Only the first {last['end']:,} rows of {name} were read.")
 
 
-def _plain(value: Any) -> Any:
-    """Times and the like as text; what no row can hold stays, and is told as the row's problem."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def _record(number: int, line: str) -> Record:
+    try:
+        value = parse_json(line)
+    except RowError as exc:
+        return Record(number, None, clip(line), exc)
+    if "row" in value:
+        return Record(number, without_nulls(value["row"]), clip(line.removeprefix('{"row": ').removesuffix("}")))
+    if "too long" in value:
+        return Record(number, None, "", RowError(too_long(value["too long"]), "line"))
+    field, kind = value["no JSON"]
+    return Record(number, None, "", RowError(f"{kind} is no JSON value", field))
 
 
-def _reason(exc: Exception, name: str, split: str) -> str:
-    kind, text = type(exc).__name__, str(exc)
+def _reason(kind: str, text: str, name: str, split: str) -> str:
     if kind == "DatasetNotFoundError" or "404" in text:
         return f"There is no data set {name} that can be read: check its name; a private or gated one needs `hf auth login`."
     if "Unknown split" in text or "Bad split" in text:
@@ -136,6 +131,6 @@ def _reason(exc: Exception, name: str, split: str) -> str:
         return f"{name} has several parts: name one under “part”."
     if "script" in text.lower():
         return f"{name} is made by code of its own, which is never run here: download its files and give one of them."
-    if isinstance(exc, (ConnectionError, TimeoutError)) or "Connection" in kind or "Offline" in kind:
+    if kind == NETWORK:
         return f"{name} was not fetched: the hub can't be reached. Check the network, or give a file on this machine."
     return f"{name} could not be read ({kind}): " + " ".join(text.split())[:200]
