@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from workbench.dataset import similar
-from workbench.dataset.checks import NEAR, Balance, Pair, balance, is_call, leaks, near_duplicates, normalise
+from workbench.dataset.checks import NEAR, Balance, Pair, balance, exactly, is_call, leaks, near_duplicates, normalise
 from workbench.dataset.store import make_row
 from workbench.schema import Example, Message, ToolCall
 
@@ -45,6 +45,17 @@ def test_the_balance_counts_calls_and_texts():
 )
 def test_prompts_are_compared_by_their_words(prompt, expected):
     assert normalise(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("  Ещё «ОДИН», (раз)?! ", "еще один раз"), ("Поставь -5!", "поставь -5"), ("от 10-15 до 20 - 30", "от 10 15 до 20 30"), ("Курс: 1.5, 2,5 и 3.", "курс 1.5 2,5 и 3"),
+        ("C++ или C#?", "c + + или c #"), ("50% в 12:30", "50 % в 12:30"), ("−5 –7", "-5 -7"), ("кто-то", "кто то"), ("👍", "👍"), ("?!", "?!"), (".5", ".5"), ("5G", "5g"),
+    ],
+)  # fmt: skip
+def test_what_must_be_the_same_keeps_signs_points_and_symbols(prompt, expected):
+    assert exactly(prompt) == expected
 
 
 @pytest.mark.parametrize(

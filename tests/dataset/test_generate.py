@@ -140,3 +140,7 @@ def test_calls_are_checked_against_the_tools() -> None:
 def test_what_can_t_be_asked_for_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         make_request(**{"tool": PRIVATE, "kind": "call", "language": "Russian", "topic": "", "count": 3} | change)
+
+
+def test_a_symbol_makes_a_short_request_another():
+    assert len(admit([row("C"), row("C++?"), row("c!")], [], []).rows) == 2

@@ -148,6 +148,45 @@ def test_like_requests_with_other_answers_are_told(first, second, kind):
         assert (only(health, kind).places, only(health, kind).severity) == ((0, 1), "bad" if kind == "contradiction" else "warn")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Поставь -5 градусов", "Поставь 5 градусов"), ("Нужен C++?", "Нужен C"), ("Скидка 1.5", "Скидка 15"), ("Это 50%", "Это 50"), ("Ставь −5", "Ставь 5")],
+)
+def test_requests_that_differ_in_a_sign_or_a_symbol_are_no_contradiction(first, second):
+    assert "contradiction" not in kinds(check(ask(first, ToolCall("find", {"count": -5})), ask(second, ToolCall("find", {"count": 5}))))
+    assert "contradiction" not in kinds(check(ask(first, LOOK), ask(second)))
+    assert only(check(ask(first, LOOK), ask(f" {first.upper()}!")), "contradiction").places == (0, 1)
+
+
+def test_symbols_alone_between_two_requests_answered_differently_are_worth_a_look():
+    assert only(check(ask("Нужен C++?", LOOK), ask("Нужен C")), "near-miss").places == (0, 1)
+
+
+def test_long_requests_are_compared_to_their_end():
+    long = "слово " * 200
+    assert "contradiction" not in kinds(check(ask(long + "покажи", LOOK), ask(long + "скрой")))
+    assert "contradiction" in kinds(check(ask(long + "покажи", LOOK), ask(long + "покажи")))
+
+
+def test_a_call_and_the_answer_to_its_result_are_two_lessons_of_one_request():
+    first = ask("Мой баланс", LOOK)
+    second = replace(first, messages=(*first.messages, Message("tool", "5"), Message("assistant", "У вас 5.")))
+    assert kinds(check(first, second)) == []
+    assert kinds(check(second, replace(second, messages=(*second.messages[:3], Message("assistant", "", (LOOK,)))))) == ["contradiction", "near"]
+
+
+def test_rows_with_other_tools_or_other_keys_in_a_turn_repeat_nothing():
+    tool = {"type": "function", "function": {"name": "look_up"}}
+    row = ask("Мой баланс", LOOK)
+    others = (
+        replace(row, extras={"tools": [tool]}), replace(row, extras={"tools": [tool, "find"]}),
+        replace(row, messages=(replace(row.messages[0], extras={"name": "Аня"}), row.answer)),
+        replace(row, messages=(row.messages[0], replace(row.answer, tool_calls=(replace(LOOK, extras={"strict": True}),)))),
+    )
+    assert "exact" not in kinds(check(row, *others))
+    assert only(check(others[0], replace(others[0], messages=(row.messages[0], replace(row.answer, tool_calls=(replace(LOOK, id="c7"),))))), "exact").places == (0, 1)
+
+
 def test_pins_that_put_like_rows_on_both_sides_are_told_and_taken_off():
     rows = (ask("Какой у меня баланс", pin="train"), ask("какой у меня баланс?", pin="validation"), ask("Какой у меня баланс."))
     found = only(check(*rows), "across")

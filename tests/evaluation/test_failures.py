@@ -44,6 +44,13 @@ def test_a_request_that_stands_in_the_set_is_not_added_again(tmp_path):
         add_drafts(store, [row])
 
 
+def test_a_request_with_another_sign_is_new(tmp_path):
+    store = RowStore(tmp_path / "rows.jsonl")
+    rows = [row_of_reply(prompt, ["нет"], should="call", tools=["get"]) for prompt in ("Поставь 5", "Поставь -5", "поставь 5!")]
+    add_drafts(store, rows[:1])
+    assert len(add_drafts(store, rows[1:])[0].entries) == 2
+
+
 def test_the_cases_of_a_file_all_make_rows(workspace):
     cases = make_cases([c.row for c in workspace.cases("cases.jsonl")])
     rows, said = add_drafts(workspace.rows, [row_of_miss(score_reply(c, "")) for c in cases])

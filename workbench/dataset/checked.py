@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from workbench.calls.dialects import message_calls
+from workbench.calls.dialects import message_calls, message_text
 from workbench.dataset.changes import Entry
 from workbench.dataset.fixes import Fix
 from workbench.dataset.rowtools import row_tools
-from workbench.dataset.similar import Likeness, compare_between, compare_within, normalise
+from workbench.dataset.similar import Likeness, compare_between, compare_within, exactly
 from workbench.schema import Example, ToolCall, ToolSpec
 
 Severity = Literal["bad", "warn", "info"]
@@ -105,20 +105,50 @@ class Checked:
         """What the answer does: the tools it calls (with their arguments), or nothing but words."""
         return json.dumps([[call.name, dict(call.arguments) if arguments else {}] for call in self.calls[place]], sort_keys=True)
 
+    @cached_property
+    def contexts(self) -> dict[int, tuple[tuple[str, str], ...]]:
+        """What every row's request stands among, by its place."""
+        return {p: context(row) for p, row in self.rows.items()}
+
+    @cached_property
+    def asked(self) -> dict[int, str]:
+        """Every row's request as it is compared for being the same, by its place."""
+        return {p: exactly(row.request) for p, row in self.rows.items()}
+
     def by_context(self, places: Iterable[int]) -> list[list[int]]:
-        """Those of the rows whose earlier turns are the same, in groups of two and more."""
+        """Those of the rows whose other turns before the answer are the same, in groups of two and more."""
         groups: dict[Any, list[int]] = {}
         for place in places:
-            groups.setdefault(context(self.rows[place]), []).append(place)
+            groups.setdefault(self.contexts[place], []).append(place)
         return [g for g in groups.values() if len(g) > 1]
 
 
 def context(row: Example) -> tuple[tuple[str, str], ...]:
-    """What was said before the request: “And yesterday?” asks something else after another turn."""
+    """What the answer follows, but for the request's own words: “And yesterday?” asks something else after another turn.
+
+    A call that the row makes before its answer counts too, and what came back.
+    """
     last = max(i for i, m in enumerate(row.messages) if m.role == "user")
-    return tuple((m.role, normalise(m.content)) for m in row.messages[:last])
+    return tuple((m.role, "" if i == last else exactly(message_text(m))) for i, m in enumerate(row.messages[:-1]))
+
+
+_IDS = ("id", "tool_call_id")  # made up anew for every row by most programs
 
 
 def content(row: Example) -> tuple[Any, ...]:
     """All that a row says: rows of the same content teach the same."""
-    return tuple((m.role, m.content.strip(), json.dumps([[c.name, dict(c.arguments)] for c in m.tool_calls], sort_keys=True)) for m in row.messages)
+    turns = tuple((m.role, m.content.strip(), _told([[c.name, dict(c.arguments), _own(c.extras)] for c in m.tool_calls]), _told(_own(m.extras))) for m in row.messages)
+    return turns, told_tools(row)
+
+
+def told_tools(row: Example) -> str:
+    """The tools that a row brings along, as a text to compare; empty where it brings none."""
+    return _told(row.extras["tools"]) if "tools" in row.extras else ""
+
+
+def _own(extras: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in extras.items() if key not in _IDS}
+
+
+def _told(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

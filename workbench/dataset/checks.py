@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workbench.calls.dialects import message_calls
-from workbench.dataset.similar import NEAR, Pair, compare_between, compare_within, normalise
+from workbench.dataset.similar import NEAR, Pair, compare_between, compare_within, exactly, normalise
 from workbench.schema import Example
 
-__all__ = ["COMPARED", "NEAR", "Balance", "Pair", "balance", "is_call", "leaks", "near_duplicates", "normalise"]
+__all__ = ["KEPT_APART", "NEAR", "Balance", "Pair", "balance", "exactly", "is_call", "leaks", "near_duplicates", "normalise"]
 
-COMPARED = 3000  # prompts: beyond that a table with all pairs is more than anybody reads
+KEPT_APART = ("cases.jsonl", "demo.jsonl")  # files of prompts for measuring and showing, which no row may repeat
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from workbench.calls.dialects import message_calls
 from workbench.calls.tools import call_problems
 from workbench.calls.validating import Work
 from workbench.dataset import fixes
-from workbench.dataset.checked import Checked, Finding, Severity, content, context
+from workbench.dataset.checked import Checked, Finding, Severity, content
 from workbench.dataset.fixes import rows_word
 from workbench.dataset.rowtools import row_tools
 from workbench.dataset.similar import NEAR
@@ -66,7 +66,10 @@ def repeats(checked: Checked) -> Iterator[Finding]:
 def contradictions(checked: Checked) -> Iterator[Finding]:
     """The same request, answered with a call here and in words there, or with other calls."""
     found: list[int] = []
-    for members in checked.members.values():
+    same: dict[str, list[int]] = {}
+    for place, asked in checked.asked.items():
+        same.setdefault(asked, []).append(place)
+    for members in same.values():
         for rows in checked.by_context(members):
             if len({checked.meaning(p, arguments=True) for p in rows}) > 1:
                 found += rows
@@ -80,14 +83,18 @@ def contradictions(checked: Checked) -> Iterator[Finding]:
 def near_misses(checked: Checked) -> Iterator[Finding]:
     """Nearly the same request, answered with a call here and in words there, or with another tool."""
     likeness, members = checked.likeness, checked.members
-    told: dict[int, set[tuple[Any, str]]] = {i: {(context(checked.rows[p]), checked.meaning(p)) for p in rows} for i, rows in members.items()}
+    told: dict[int, set[tuple[Any, str]]] = {i: {(checked.contexts[p], checked.meaning(p)) for p in rows} for i, rows in members.items()}
     found: set[int] = set()
+    for rows in members.values():  # “C” and “C++” are the same but for their symbols
+        for group in checked.by_context(rows) if len(rows) > 1 else ():
+            if len({checked.asked[p] for p in group}) > 1 and len({checked.meaning(p) for p in group}) > 1:
+                found.update(group)
     for left, right in zip(likeness.left.tolist(), likeness.right.tolist(), strict=True):
         if told[left] == told[right] and len(told[left]) == 1:
             continue
         for before in {c for c, _ in told[left]} & {c for c, _ in told[right]}:
             if {m for c, m in told[left] if c == before} != {m for c, m in told[right] if c == before}:
-                found.update(p for p in (*members[left], *members[right]) if context(checked.rows[p]) == before)
+                found.update(p for p in (*members[left], *members[right]) if checked.contexts[p] == before)
     if found:
         yield Finding(
             "near-miss", "warn", f"{len(found):,} near misses", f"{rows_word(len(found))} ask nearly the same, and some are answered with another tool or in words.",

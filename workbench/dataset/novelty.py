@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rapidfuzz import fuzz, process
 
-from workbench.dataset.checks import NEAR, normalise
+from workbench.dataset.checks import NEAR, exactly
 
 
 class Known:
@@ -21,7 +21,7 @@ class Known:
             self.add(request)
 
     def add(self, request: str) -> None:
-        text = _compared(request)
+        text = exactly(request)
         if text not in self._all:
             self._all[text] = len(self._requests)
             self._requests.append(request)
@@ -30,7 +30,7 @@ class Known:
 
     def like(self, request: str) -> str | None:
         """A known request that this one repeats or nearly repeats (rapidfuzz ratio of `NEAR` or more), or None."""
-        text = _compared(request)
+        text = exactly(request)
         if text in self._all:
             return self._requests[self._all[text]]
         for written, kept in ((text, self._straight), (_sorted(text), self._sorted)):
@@ -38,10 +38,6 @@ class Known:
             if found is not None:
                 return self._requests[found[2]]
         return None
-
-
-def _compared(request: str) -> str:
-    return normalise(request) or request.strip()
 
 
 def _sorted(text: str) -> str:

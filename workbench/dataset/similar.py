@@ -82,6 +82,20 @@ def normalise(prompt: str) -> str:
     return " ".join(re.findall(r"\w+", prompt.casefold().replace("ё", "е")))
 
 
+def exactly(text: str) -> str:
+    """What two texts must share to ask the same: all of `normalise`, and with it signs, decimal points and symbols (C++, -5, 50%).
+
+    Marks of a sentence and quotes count for nothing; a text of nothing else stands as it is.
+    """
+    folded = text.casefold().replace("ё", "е").translate(_MINUS)
+    return " ".join(_TOKEN.findall(folded)) or " ".join(text.split())
+
+
+_MINUS = str.maketrans("−–", "--")
+# A number with its sign and points; a word; a symbol that is no mark of a sentence.
+_TOKEN = re.compile(r"""(?<![\w.])-?\.?\d+(?:[.,:]\d+)*(?!\w)|\w+|[^\w\s.,;:!?…'"`´’‘‚“”„«»‹›()\[\]{}\-—¿¡]""")
+
+
 def compared(prompt: str) -> str:
     """The part of a prompt that is compared. One without words (an emoji) is compared as it stands."""
     return (normalise(prompt) or " ".join(prompt.split()))[:COMPARED_CHARACTERS].rstrip()

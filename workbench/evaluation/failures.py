@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from workbench.calls.dialects import TAG, TagDialect, calls_in, verdict
 from workbench.dataset.changes import Change, RowSet
-from workbench.dataset.checks import normalise
+from workbench.dataset.checks import exactly
 from workbench.dataset.store import RowStore
 from workbench.errors import DataError, InputError
 from workbench.evaluation.scores import Scored
@@ -49,10 +49,10 @@ def add_drafts(store: RowStore, rows: Sequence[Example]) -> tuple[RowSet, str]:
     Raises `DataError` where all of them stand there already.
     """
     now = store.read()
-    standing = {normalise(e.row.request): place for place, e in enumerate(now.entries, 1) if e.row is not None}
-    new = [row for row in rows if normalise(row.request) not in standing]
+    standing = {exactly(e.row.request): place for place, e in enumerate(now.entries, 1) if e.row is not None}
+    new = [row for row in rows if exactly(row.request) not in standing]
     if not new:
-        places = ", ".join(str(standing[normalise(row.request)]) for row in rows[:5])
+        places = ", ".join(str(standing[exactly(row.request)]) for row in rows[:5])
         raise DataError(f"Nothing was added: row {places} asks the same already. Mend it on the Data tab." if rows else "There is no miss to add.")
     count = len(new)
     what = f"row {len(now.entries) + 1} was added as a draft" if count == 1 else f"{count} rows were added as drafts"
