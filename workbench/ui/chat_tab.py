@@ -211,7 +211,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
         # Reading every run's folder each second is for the tab that shows them.
         return known(*known_so_far) if tab == "chat" else [gr.skip()] * 3
 
-    timer.tick(shown(tick), [current, run, last, turns], [run, last, adapted], **quiet)
+    timer.tick(shown(tick), [current, run, last, turns], [run, last, adapted], queue=False, **quiet)
     opened.select(shown(known), [run, last, turns], [run, last, adapted], **quiet)
     for button, should in ((to_call, "call"), (to_text, "text")):
         button.click(shown(_with_answer(space, should)), [turns, *bench.inputs[1:]], [change, bench.version, bench.changed], **quiet)

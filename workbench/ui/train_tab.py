@@ -178,7 +178,7 @@ def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) 
         over = shown_now.get("live") and not made[-1].get("live")
         return [*made, "" if over else gr.skip()]  # "it will stop" is no longer true once it has
 
-    timer.tick(shown(tick), [current, runs, seen], [*outputs, message], trigger_mode="once", **quiet)
+    timer.tick(shown(tick), [current, runs, seen], [*outputs, message], trigger_mode="once", queue=False, **quiet)
     opened.select(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
     runs.input(shown(lambda w, s: refresh(space, w, s)), [runs, seen], outputs, queue=False, **quiet)
     stop.click(shown(lambda: _say_stop(space)), None, message, queue=False, **quiet)

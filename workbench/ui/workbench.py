@@ -34,7 +34,7 @@ def build(space: Workspace) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(str, name), None, current, queue=False, **quiet)
-        timer.tick(shown(lambda: header_html(space)), None, header, **quiet)
+        timer.tick(shown(lambda: header_html(space)), None, header, queue=False, **quiet)
         quieten(page, bench.changed)
     return page
 

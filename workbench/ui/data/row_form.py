@@ -37,6 +37,11 @@ def build(editor: Editor) -> None:
             _Drawn(editor, form).draw()
 
 
+def _kept(name: str) -> dict[str, Any]:
+    """A component that is the same one in every drawing of the form, with the values of the new one."""
+    return {"key": name, "preserved_by_key": []}
+
+
 def title_html(form: Form) -> str:
     if form.place is None:
         return f'<div class="wb-rowtitle" data-serial="{form.serial}">{words.NEW_ROW.capitalize()}</div>'
@@ -46,11 +51,11 @@ def title_html(form: Form) -> str:
 
 def _draw_broken(editor: Editor, form: Form) -> None:
     bench = editor.bench
-    gr.HTML(f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {(form.place or 0) + 1}: {words.CANT_BE_USED}</div>', elem_id="row-title")
-    line = gr.Textbox(form.broken, label=words.BROKEN_LINE, lines=8, max_lines=16, interactive=True, elem_id="row-line")
+    gr.HTML(f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {(form.place or 0) + 1}: {words.CANT_BE_USED}</div>', elem_id="row-title", **_kept("row-title"))
+    line = gr.Textbox(form.broken, label=words.BROKEN_LINE, lines=8, max_lines=16, interactive=True, elem_id="row-line", **_kept("row-line"))
     with gr.Row():
-        mend = gr.Button(words.MEND, variant="primary", elem_id="row-save", min_width=90)
-        away = gr.Button(words.DELETE_ROW, variant="stop", elem_id="row-delete", min_width=90)
+        mend = gr.Button(words.MEND, variant="primary", elem_id="row-save", **_kept("row-save"), min_width=90)
+        away = gr.Button(words.DELETE_ROW, variant="stop", elem_id="row-delete", **_kept("row-delete"), min_width=90)
     state = gr.State(form)
     outputs = [*bench.outputs, *editor.outputs]
     mended = editor.change(mend_line, "same")  # type: ignore[arg-type]
@@ -83,16 +88,16 @@ class _Drawn:
     def draw(self) -> None:
         draft, last = self.form.draft, len(self.form.draft.turns) - 1
         users = [i for i, t in enumerate(draft.turns) if t.role == "user"]
-        gr.HTML(title_html(self.form), elem_id="row-title")
+        gr.HTML(title_html(self.form), elem_id="row-title", **_kept("row-title"))
         self._main_buttons()
         for i in range(len(draft.turns)):
-            with gr.Column(elem_classes="wb-turn-form", min_width=100):
+            with gr.Column(elem_classes="wb-turn-form", min_width=100, key=f"turn-{i}"):
                 self._turn(i, "row-answer" if i == last else "row-request" if users and i == users[-1] else f"row-turn-{i}", i == last)
         plain: dict[str, Any] = {"show_label": False, "container": False, "interactive": True}
-        status = gr.Radio(list(STATUSES), value=draft.status, label=words.STATUS, elem_id="row-status", **plain)
-        with gr.Row(equal_height=True, elem_classes="wb-review"):
-            remark = gr.Textbox(draft.note, label=words.NOTE, placeholder=words.NOTE, max_lines=2, elem_id="row-note", min_width=160, scale=3, **plain)
-            pin = gr.Dropdown(PIN_CHOICES, value=draft.pin, label=words.PIN, elem_id="row-pin", min_width=130, scale=2, **plain)
+        status = gr.Radio(list(STATUSES), value=draft.status, label=words.STATUS, elem_id="row-status", **_kept("row-status"), **plain)
+        with gr.Row(equal_height=True, elem_classes="wb-review", key="row-review"):
+            remark = gr.Textbox(draft.note, label=words.NOTE, placeholder=words.NOTE, max_lines=2, elem_id="row-note", **_kept("row-note"), min_width=160, scale=3, **plain)
+            pin = gr.Dropdown(PIN_CHOICES, value=draft.pin, label=words.PIN, elem_id="row-pin", **_kept("row-pin"), min_width=130, scale=2, **plain)
         self.fields += [status, pin, remark]
         self._other_buttons()
         self._wire()
@@ -101,21 +106,21 @@ class _Drawn:
         turn, calls = self.form.draft.turns[place], self.shape[place].calls
         usual = [t.role for t in self.form.draft.turns] == ["user", "assistant"]
         plain: dict[str, Any] = {"show_label": False, "container": False, "interactive": True}
-        with gr.Row(equal_height=True, elem_classes="wb-turnhead"):
-            role = gr.Dropdown(list(ROLES), value=turn.role, min_width=100, scale=2, visible=not usual, elem_id=f"{element}-role", **plain)
+        with gr.Row(equal_height=True, elem_classes="wb-turnhead", key=f"head-{place}"):
+            role = gr.Dropdown(list(ROLES), value=turn.role, min_width=100, scale=2, visible=not usual, elem_id=f"{element}-role", **_kept(f"{element}-role"), **plain)
             if is_answer and turn.role == "assistant":
                 kinds = [(words.ANSWER_TEXT, "text"), (words.ANSWER_CALL, "call")]
-                kind = gr.Radio(kinds, value="call" if calls else "text", label=words.SAYS["assistant"], min_width=250, scale=5, elem_id="row-kind", **plain)
+                kind = gr.Radio(kinds, value="call" if calls else "text", label=words.SAYS["assistant"], min_width=250, scale=5, elem_id="row-kind", **_kept("row-kind"), **plain)
                 self.moves.append(_Move(kind.input, lambda d, k: answer_with(d, k, self.tools), kind))
             if turn.role == "assistant" and (calls or not is_answer):
-                more = gr.Button(words.ADD_CALL, size="sm", min_width=90, scale=0, elem_id=f"{element}-more")
+                more = gr.Button(words.ADD_CALL, size="sm", min_width=90, scale=0, elem_id=f"{element}-more", **_kept(f"{element}-more"))
                 self.moves.append(_Move(more.click, lambda d: with_call(d, place, self.tools)))
             if not usual:
-                out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{element}-out")
+                out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{element}-out", **_kept(f"{element}-out"))
                 self.moves.append(_Move(out.click, lambda d: without_turn(d, place)))
         text = gr.Textbox(
             turn.text, label=words.SAYS.get(turn.role, turn.role), show_label=usual and turn.role == "user", placeholder=words.PLACEHOLDERS.get(turn.role, ""),
-            lines=2 if not calls else 1, max_lines=7, container=usual and turn.role == "user", interactive=True, elem_id=element, visible=bool(not calls or turn.text),
+            lines=2 if not calls else 1, max_lines=7, container=usual and turn.role == "user", interactive=True, elem_id=element, **_kept(element), visible=bool(not calls or turn.text),
         )
         self.fields += [role, text]
         for number, call in enumerate(turn.calls):
@@ -124,15 +129,15 @@ class _Drawn:
     def _call(self, place: int, number: int, call: CallDraft, fields: tuple[ArgumentField, ...] | None) -> None:
         names = list(dict.fromkeys([*self.tools, *([call.name] if call.name else [])]))
         mark = f"row-call-{place}-{number}"
-        with gr.Row(equal_height=True, elem_classes="wb-turnhead"):
+        with gr.Row(equal_height=True, elem_classes="wb-turnhead", key=f"{mark}-head"):
             plain: dict[str, Any] = {"interactive": True, "show_label": False, "container": False}
-            tool = gr.Dropdown(names, value=call.name or None, label=words.TOOL, min_width=160, scale=5, allow_custom_value=True, elem_id=mark, **plain)
-            as_json = gr.Checkbox(fields is None, label="JSON", min_width=64, scale=1, elem_id=f"{mark}-json", container=False, interactive=True)
-            out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{mark}-out")
+            tool = gr.Dropdown(names, value=call.name or None, label=words.TOOL, min_width=160, scale=5, allow_custom_value=True, elem_id=mark, **_kept(mark), **plain)
+            as_json = gr.Checkbox(fields is None, label="JSON", min_width=64, scale=1, elem_id=f"{mark}-json", **_kept(f"{mark}-json"), container=False, interactive=True)
+            out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{mark}-out", **_kept(f"{mark}-out"))
         self.fields.append(tool)
         if fields is None:
             unknown = words.UNKNOWN_TOOL if call.name and call.name not in self.tools else None
-            self.fields.append(gr.Textbox(call.arguments, label=words.ARGUMENTS_JSON, info=unknown, lines=2, max_lines=10, interactive=True, elem_id=f"{mark}-arguments"))
+            self.fields.append(gr.Textbox(call.arguments, label=words.ARGUMENTS_JSON, info=unknown, lines=2, max_lines=10, interactive=True, elem_id=f"{mark}-arguments", **_kept(f"{mark}-arguments")))
         else:
             if not fields:
                 gr.HTML(f'<div class="wb-dim">{words.NO_ARGUMENTS}</div>', elem_classes="wb-tight")
@@ -144,20 +149,20 @@ class _Drawn:
         ]
 
     def _main_buttons(self) -> None:
-        with gr.Row(elem_classes="wb-actions"):
-            self.save = gr.Button(words.ADD_ROW if self.form.place is None else words.SAVE_ROW, variant="primary", elem_id="row-save", min_width=60, size="sm")
-            self.approve = gr.Button(words.APPROVE, elem_id="row-approve", min_width=60, size="sm")
-            self.reject = gr.Button(words.REJECT, elem_id="row-reject", min_width=60, size="sm")
-            self.previous = gr.Button(words.PREVIOUS, elem_id="row-previous", min_width=60, size="sm")
-            self.next = gr.Button(words.NEXT, elem_id="row-next", min_width=50, size="sm")
-            self.save_next = gr.Button("", visible="hidden", elem_id="row-save-next")  # for its keyboard shortcut alone
+        with gr.Row(elem_classes="wb-actions", key="row-actions-1"):
+            self.save = gr.Button(words.ADD_ROW if self.form.place is None else words.SAVE_ROW, variant="primary", elem_id="row-save", **_kept("row-save"), min_width=60, size="sm")
+            self.approve = gr.Button(words.APPROVE, elem_id="row-approve", **_kept("row-approve"), min_width=60, size="sm")
+            self.reject = gr.Button(words.REJECT, elem_id="row-reject", **_kept("row-reject"), min_width=60, size="sm")
+            self.previous = gr.Button(words.PREVIOUS, elem_id="row-previous", **_kept("row-previous"), min_width=60, size="sm")
+            self.next = gr.Button(words.NEXT, elem_id="row-next", **_kept("row-next"), min_width=50, size="sm")
+            self.save_next = gr.Button("", visible="hidden", elem_id="row-save-next", **_kept("row-save-next"))  # for its keyboard shortcut alone
 
     def _other_buttons(self) -> None:
-        with gr.Row(elem_classes="wb-actions"):
-            self.copy = gr.Button(words.DUPLICATE, elem_id="row-duplicate", min_width=70, size="sm")
-            self.turn = gr.Button(words.ADD_TURN, elem_id="row-turn", min_width=70, size="sm")
-            self.new = gr.Button(words.NEW_EMPTY, elem_id="row-new", min_width=50, size="sm")
-            self.delete = gr.Button(words.DELETE_ROW, variant="stop", elem_id="row-delete", min_width=60, size="sm")
+        with gr.Row(elem_classes="wb-actions", key="row-actions-2"):
+            self.copy = gr.Button(words.DUPLICATE, elem_id="row-duplicate", **_kept("row-duplicate"), min_width=70, size="sm")
+            self.turn = gr.Button(words.ADD_TURN, elem_id="row-turn", **_kept("row-turn"), min_width=70, size="sm")
+            self.new = gr.Button(words.NEW_EMPTY, elem_id="row-new", **_kept("row-new"), min_width=50, size="sm")
+            self.delete = gr.Button(words.DELETE_ROW, variant="stop", elem_id="row-delete", **_kept("row-delete"), min_width=60, size="sm")
 
     # -- wires -------------------------------------------------------------------------------------
 
@@ -234,7 +239,7 @@ class _Drawn:
 
 def _argument(field: ArgumentField, value: Any, element: str) -> Any:
     label = f"{field.name}{' *' if field.required else ''}"
-    common: dict[str, Any] = {"label": label, "info": plain(field.help) or None, "interactive": True, "elem_id": element, "min_width": 120}
+    common: dict[str, Any] = {"label": label, "info": plain(field.help) or None, "interactive": True, "elem_id": element, "min_width": 120, **_kept(element)}
     if field.kind == "choice":
         return gr.Dropdown([*([] if field.required else [""]), *field.choices], value=value, allow_custom_value=False, **common)
     if field.kind == "boolean":

@@ -5,23 +5,35 @@ SHORTCUTS_JS = """
 () => {
   if (window.wbKeys) return;
   window.wbKeys = true;
-  // Keys pressed while the form is drawn anew wait for it: none is lost, and none hits the row before.
+  // The form is drawn anew after most presses, and its old buttons are then deaf. Keys pressed meanwhile wait for the
+  // new ones, so that none is lost or hits the row before; a second click of the mouse is let go.
   const serial = () => document.querySelector('#row-title [data-serial]')?.dataset.serial;
   const keys = [];
-  let waiting = null;
-  const pump = () => {
-    if (waiting) {
-      if (serial() === waiting.serial && performance.now() - waiting.at < 1500) return;
-      waiting = null;
-    }
-    const id = keys.shift();
-    if (id === undefined) return;
-    waiting = { serial: serial(), at: performance.now() };
-    if (!press(id)) waiting = null;
+  let waiting = null, letThrough = false;
+  const settled = () => {
+    if (!waiting) return true;
+    const now = performance.now();
+    if (waiting.drawn === undefined && serial() !== waiting.serial) waiting.drawn = now;
+    const fresh = waiting.drawn !== undefined && now - waiting.drawn > 150;
+    if (fresh || now - waiting.at > 1500) waiting = null;
+    return !waiting;
   };
-  setInterval(() => { if (waiting || keys.length) pump(); }, 40);
-  const ask = (id) => { if (keys.length < 30) keys.push(id); pump(); };
-  const press = (id) => { const b = document.getElementById(id); if (b && (b.offsetParent !== null || id === 'row-save-next')) { b.click(); return true; } return false; };
+  const press = (id) => {
+    const button = document.getElementById(id);
+    if (!button || (button.offsetParent === null && id !== 'row-save-next')) return;
+    waiting = { serial: serial(), at: performance.now() };
+    letThrough = true;
+    button.click();
+    letThrough = false;
+  };
+  setInterval(() => { if (settled() && keys.length) press(keys.shift()); }, 30);
+  const ask = (id) => { if (keys.length < 50) keys.push(id); };
+  document.addEventListener('click', (event) => {
+    const button = event.target.closest?.('#row-editor .wb-actions button');
+    if (!button || letThrough) return;
+    if (!settled()) { event.preventDefault(); event.stopImmediatePropagation(); return; }
+    waiting = { serial: serial(), at: performance.now() };
+  }, true);
   const visible = () => { const g = document.getElementById('grid'); return g && g.offsetParent !== null; };
   const single = { KeyA: 'row-approve', KeyR: 'row-reject', KeyD: 'row-duplicate', KeyN: 'row-new', ArrowDown: 'row-next', ArrowUp: 'row-previous' };
   document.addEventListener('keydown', (event) => {
