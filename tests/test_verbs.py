@@ -101,3 +101,22 @@ def test_plan_tells_how_many_rows_can_not_be_learned(run):
     told = " ".join(made["warnings"])
     assert told.count("This row can't be learned") == 3
     assert "2 more" in told
+
+
+def test_check_and_convert_live_with_a_broken_book_of_tools_and_say_so(run, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tools.json").write_text("{broken", encoding="utf-8")
+    (tmp_path / "data" / "cases.jsonl").write_text(f"{row('Привет', 'Да')}\noops\n", encoding="utf-8")
+    status, found, _ = run("check", row("Привет", "Да"), row("Баланс", CALL))
+    assert (status, [note.split(": ")[0] for note in found["notes"]]) == (0, ["The calls were not held against the schemas of the tools"])
+    told = {f["kind"]: f for f in found["findings"]}
+    assert told["unread"]["advice"].startswith("1 line of cases.jsonl can't be read, the first: line 2, line: not valid JSON")
+    assert told["leak"]["rows"] == [1]
+    for style in ("rows", "openai"):
+        out = tmp_path / f"out-{style}.jsonl"
+        assert main(["--root", str(tmp_path), "convert", str(tmp_path / "rows.jsonl"), str(out), "--to", style]) == 0
+        assert "without their schemas" not in capsys.readouterr().out and len(out.read_text(encoding="utf-8").splitlines()) == 2
+    (tmp_path / "rows.jsonl").write_text(json.dumps(json.loads(row("Баланс", CALL)) | {"tools": ["get_sensitive_data"]}), encoding="utf-8")
+    assert main(["--root", str(tmp_path), "convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "x.jsonl"), "--to", "openai"]) == 0
+    said = capsys.readouterr().out
+    assert "The tools are named without their schemas: tools.json is not valid JSON" in said and "Not in data/tools.json" not in said

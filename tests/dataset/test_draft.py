@@ -33,7 +33,7 @@ def test_an_untouched_row_comes_back_as_it_was(before):
 
 
 def test_a_literal_call_stands_apart_from_its_text():
-    assert draft_of(row(("user", "x"), ("assistant", f"Смотрю.\n{TAG}"))).turns[1] == TurnDraft("assistant", "Смотрю.", (CallDraft("get_sensitive_data"),), 1)
+    assert draft_of(row(("user", "x"), ("assistant", f"Смотрю.\n{TAG}"))).turns[1] == TurnDraft("assistant", "Смотрю.", (CallDraft("get_sensitive_data", origin=0),), 1)
 
 
 def test_text_after_a_call_stays_one_text():
@@ -46,6 +46,29 @@ def test_changed_arguments_of_an_openai_call_keep_its_id_and_keys():
     changed = dump_row(row_of(replace(draft, turns=(draft.turns[0], turn, *draft.turns[2:])), OPENAI))["messages"]
     assert changed[1]["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 2}', "strict": True}}]
     assert changed[2] == {"role": "tool", "content": "5", "tool_call_id": "c1"}
+
+
+CALLS = [{"id": i, "type": "function", "function": {"name": n, "arguments": "{}"}} for i, n in (("c1", "f"), ("c2", "g"))]
+TWO = row(("user", "x"), ("assistant", {"content": None, "tool_calls": CALLS}))
+
+
+@pytest.mark.parametrize(
+    ("calls", "ids"),
+    [
+        (lambda f, g: (g,), [("c2", "g")]), (lambda f, g: (g, f), [("c2", "g"), ("c1", "f")]), (lambda f, g: (f, g, CallDraft("h")), [("c1", "f"), ("c2", "g"), (None, "h")]),
+        (lambda f, g: (CallDraft("h"), g), [(None, "h"), ("c2", "g")]), (lambda f, g: (CallDraft("f2"), CallDraft("g2")), [("c1", "f2"), ("c2", "g2")]),
+        (lambda f, g: (f, replace(f, name="f2")), [("c1", "f"), (None, "f2")]), (lambda f, g: (replace(g, origin=9, name="h"),), [(None, "h")]),
+    ],
+)  # fmt: skip
+def test_calls_keep_their_own_ids_when_others_come_and_go(calls, ids):
+    draft = draft_of(TWO)
+    turn = replace(draft.turns[1], calls=calls(*draft.turns[1].calls))
+    assert [(c.id, c.name) for c in row_of(replace(draft, turns=(draft.turns[0], turn)), TWO).answer.tool_calls] == ids
+
+
+def test_where_a_call_came_from_is_no_difference():
+    draft = draft_of(TWO)
+    assert same(draft, replace(draft, turns=(draft.turns[0], replace(draft.turns[1], calls=tuple(replace(c, origin=None) for c in draft.turns[1].calls)))))
 
 
 def test_a_call_turned_into_words_leaves_no_call_behind():

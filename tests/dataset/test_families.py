@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from workbench.calls.dialects import TAG, message_calls
 from workbench.calls.tools import call_problems
+from workbench.dataset.argument_values import fill
 from workbench.dataset.checks import is_call, leaks, near_duplicates
 from workbench.dataset.families import FAMILIES, find_topic, generate, no_call_rows, topics
 from workbench.dataset.formats import dump_row, load_rows, parse_row
@@ -171,3 +173,14 @@ def test_every_public_answer_is_short_and_every_topic_has_its_forms() -> None:
         for pool in ("definitions", "howto", "near"):
             assert len(topic[pool]) == 3
             assert all(len(answer) <= 130 and answer.endswith(".") for _, answer in topic[pool]), topic[pool]
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "integer", "minimum": 1e308, "multipleOf": 1e-5}, {"type": "number", "minimum": -1e308, "maximum": 1e308, "multipleOf": 1e-300},
+    {"type": "integer", "minimum": float("inf")},
+])  # fmt: skip
+def test_bounds_that_no_number_can_be_counted_in_are_refused_in_words_or_left_out(schema):
+    properties = {"a": schema, "b": {"const": 1}}
+    with pytest.raises(InputError, match="^The tool f needs a, and no value can be found within its bounds"):
+        fill(ToolSpec("f", "", {"properties": properties, "required": ["a"]}), random.Random(1))
+    assert fill(ToolSpec("f", "", {"properties": properties, "required": ["b"]}), random.Random(1)) == ({"b": 1}, ["b: 1"])

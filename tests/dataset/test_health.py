@@ -1,5 +1,6 @@
 """What the health of a set says: each finding exactly when it should come, with its rows, and what its mend would change."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from workbench.dataset.checked import SIMILAR, Finding
 from workbench.dataset.checks import Balance
 from workbench.dataset.fixes import _as_schema
 from workbench.dataset.formats import load_rows
-from workbench.dataset.health import SEVERITIES, Health, check_health
+from workbench.dataset.health import SEVERITIES, Health, check_health, load_kept_apart
 from workbench.dataset.split import split_examples
 from workbench.dataset.store import RowStore
 from workbench.schema import Example, Message, RowProblem, ToolCall, ToolSpec
@@ -205,6 +206,21 @@ def test_rows_of_the_cases_and_the_demonstration_are_leaks_and_can_be_rejected()
     assert found.fix.preview == ((0, "draft: Что такое баланс карты", "rejected: nearly “что такое баланс карты?” of demo.jsonl"),)
     rejected = [replace(rows[0], status="rejected"), rows[1]]
     assert kinds(check(*rejected, others={"demo.jsonl": [ask("что такое баланс карты?")]})) == []
+
+
+def test_files_that_can_t_be_compared_are_told():
+    found = only(check(uncompared={"cases.jsonl": "line 3 is not valid JSON."}), "unread")
+    assert (found.severity, found.title, found.places) == ("warn", "The rows were not compared with cases.jsonl.", ())
+    assert found.advice.startswith("line 3 is not valid JSON. Mend it: ")
+
+
+def test_what_is_kept_apart_is_read_with_the_reasons_why_some_of_it_is_not(tmp_path):
+    assert load_kept_apart(tmp_path) == ({}, {})
+    (tmp_path / "cases.jsonl").write_bytes(b"\xff\xfe")
+    shutil.copy(DATA / "demo.jsonl", tmp_path)
+    found, reasons = load_kept_apart(tmp_path)
+    assert (found, list(reasons)) == ({"demo.jsonl": load_rows(DATA / "demo.jsonl").rows}, ["cases.jsonl"])
+    assert "UTF-8" in reasons["cases.jsonl"]
 
 
 def test_wording_that_is_only_similar_to_a_test_is_worth_a_look():

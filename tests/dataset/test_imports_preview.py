@@ -315,6 +315,6 @@ def test_the_limits_are_those_of_the_manual():
     assert (records.MAX_RECORDS, sources.MAX_RECORD_BYTES, imports.MAX_PROBLEMS, hub.HUB_ROWS) == (50_000, 2**20, 1000, 10_000)
 
 
-def test_rows_that_bring_other_tools_are_no_duplicates(look):
-    preview = look("\n".join(line(chat(tools=tools)) for tools in (["a"], ["a", "b"], ["a"])))
+def test_rows_that_differ_in_a_sign_are_no_duplicates(look):
+    preview = look("\n".join(line(chat(request)) for request in ("Поставь 5", "Поставь -5", "поставь 5!")))
     assert [c.duplicate for c in preview.candidates] == ["", "", "same as line 1"]

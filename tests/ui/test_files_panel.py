@@ -1,6 +1,8 @@
 """The panel “Import and export”, called without a server."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -159,6 +161,19 @@ def test_rows_go_out_in_every_style_and_come_in_again(workspace, style):
     assert path.endswith(f"examples-{style}{suffix}")
     assert said.startswith(f"70 rows in examples-{style}{suffix}.")
     assert panel.look_file(workspace, path).duplicates == 70
+
+
+def test_a_broken_book_of_tools_keeps_no_row_back(workspace):
+    workspace.tools.path.write_text("{broken", encoding="utf-8")
+    assert [panel.export_file(workspace, style, False)[1][:7] for style in ("rows", "openai", "parquet")] == ["70 rows"] * 3
+
+
+def test_every_press_writes_a_file_of_its_own_and_old_ones_are_taken_away(workspace):
+    first, second = (Path(panel.export_file(workspace, "rows", False)[0]) for _ in range(2))
+    assert first != second and first.name == second.name and first.is_file()
+    os.utime(first.parent, (0, 0))
+    third = Path(panel.export_file(workspace, "rows", False)[0])
+    assert [path.exists() for path in (first.parent, second, third)] == [False, True, True]
 
 
 def test_only_approved_rows_go_out_where_asked(workspace):

@@ -28,7 +28,14 @@ def fill(tool: ToolSpec, chance: random.Random, language: str = "ru") -> tuple[d
     words = []
     for name, schema in (properties if isinstance(properties, Mapping) else {}).items():
         needed = name in required
-        options = _values(schema, chance) if isinstance(schema, Mapping) else []
+        try:
+            options = _values(schema, chance) if isinstance(schema, Mapping) else []
+        except (ArithmeticError, ValueError, TypeError) as exc:
+            if needed:
+                raise InputError(
+                    f"The tool {tool.name} needs {name}, and no value can be found within its bounds: mend its minimum, maximum and step on the Tools panel."
+                ) from exc
+            options = []
         if not options and needed:
             raise InputError(
                 f"The tool {tool.name} needs {name}, and its schema gives no value to write: add enum, examples or a range to it on the Tools panel."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Checked:
     tools: Mapping[str, ToolSpec]
     others: Mapping[str, Sequence[Example]]
     split: tuple[str, ...]
+    unread: Mapping[str, str] = field(default_factory=dict)  # files like `others` that can't be read, and why
 
     @cached_property
     def places(self) -> list[int]:
@@ -138,12 +139,7 @@ _IDS = ("id", "tool_call_id")  # made up anew for every row by most programs
 def content(row: Example) -> tuple[Any, ...]:
     """All that a row says: rows of the same content teach the same."""
     turns = tuple((m.role, m.content.strip(), _told([[c.name, dict(c.arguments), _own(c.extras)] for c in m.tool_calls]), _told(_own(m.extras))) for m in row.messages)
-    return turns, told_tools(row)
-
-
-def told_tools(row: Example) -> str:
-    """The tools that a row brings along, as a text to compare; empty where it brings none."""
-    return _told(row.extras["tools"]) if "tools" in row.extras else ""
+    return turns, _told(row.extras.get("tools"))
 
 
 def _own(extras: Mapping[str, Any]) -> dict[str, Any]:

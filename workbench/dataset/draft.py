@@ -15,11 +15,15 @@ from workbench.schema import Example, Message, ToolCall
 
 @dataclass(frozen=True)
 class CallDraft:
-    """One call in the form; `arguments` is a JSON text, right or wrong, and `raw` whether it is shown as that."""
+    """One call in the form; `arguments` is a JSON text, right or wrong, and `raw` whether it is shown as that.
+
+    `origin` is its place among the calls of the turn that is edited, None for a new one.
+    """
 
     name: str
     arguments: str = "{}"
     raw: bool = False
+    origin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def draft_of(row: Example) -> Draft:
 
 def _turn_of(message: Message, place: int) -> TurnDraft:
     text, calls = split_calls(message)
-    return TurnDraft(message.role, text, tuple(CallDraft(c.name, _text(c.arguments)) for c in calls), place)
+    return TurnDraft(message.role, text, tuple(CallDraft(c.name, _text(c.arguments), origin=i) for i, c in enumerate(calls)), place)
 
 
 def split_calls(message: Message) -> tuple[str, tuple[ToolCall, ...]]:
@@ -101,10 +105,24 @@ def _message(turn: TurnDraft, place: int, was: Example | None) -> Message:
         raise RowError(f"turn {place + 1}, {who}, is empty: write it, or take the turn out", f"messages[{place}].content")
     extras = before.extras if before is not None else {}
     if before is not None and before.tool_calls and calls and turn.role == "assistant":
-        kept = [replace(old, name=new.name, arguments=new.arguments) for old, new in zip(before.tool_calls, calls, strict=False)]
-        return replace(before, content=turn.text.strip(), tool_calls=(*kept, *calls[len(kept) :]))
+        kept = zip(_origins(turn.calls, len(before.tool_calls)), calls, strict=True)
+        made = tuple(new if old is None else replace(before.tool_calls[old], name=new.name, arguments=new.arguments) for old, new in kept)
+        return replace(before, content=turn.text.strip(), tool_calls=made)
     content = join_calls(turn.text, calls) if calls else turn.text
     return Message(turn.role, content, (), extras)
+
+
+def _origins(calls: Sequence[CallDraft], count: int) -> list[int | None]:
+    """Which of the turn's `count` calls each one was; no call is two. Where none says so and none came or went, they are in their order."""
+    if len(calls) == count and all(call.origin is None for call in calls):
+        return [*range(count)]
+    taken: set[int] = set()
+    found: list[int | None] = []
+    for call in calls:
+        old = call.origin if call.origin is not None and 0 <= call.origin < count and call.origin not in taken else None
+        taken.update(() if old is None else (old,))
+        found.append(old)
+    return found
 
 
 def said(turn: TurnDraft) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.calls.dialects import TAG, CallSegment, message_text
+from workbench.calls.tools import ToolStore
 from workbench.dataset.formats import dump_jsonl
 from workbench.dataset.rowtools import read_tools
 from workbench.dataset.sharegpt import write_row
@@ -49,6 +50,18 @@ def export(rows: Sequence[Example], style: str, tools: Mapping[str, ToolSpec] | 
     notes: list[str] = []
     data = EXPORTS[style].write(rows, tools or {}, notes)
     return Export(data, EXPORTS[style].suffix, tuple(notes))
+
+
+def export_with(book: ToolStore, rows: Sequence[Example], style: str) -> Export:
+    """The rows as a file, with the schemas of `book` where the style and the rows want them; a book that can't be read is told in a note."""
+    if style != "openai" or not any(_names(row) for row in rows):
+        return export(rows, style)
+    try:
+        return export(rows, style, book.read().tools)
+    except DataError as exc:
+        made = export(rows, style)
+        notes = [note for note in made.notes if not note.startswith(_NOT_THERE)]
+        return replace(made, notes=(*notes, f"The tools are named without their schemas: {exc}"))
 
 
 def literal_row(row: Example) -> Example:
@@ -140,6 +153,9 @@ def _write_tag(rows: Sequence[Example], tools: Mapping[str, ToolSpec], notes: li
     return dump_jsonl(literal_row(row) for row in rows).encode("utf-8")
 
 
+_NOT_THERE = "Not in data/tools.json"
+
+
 def _write_openai(rows: Sequence[Example], tools: Mapping[str, ToolSpec], notes: list[str]) -> bytes:
     turned = [openai_row(row, tools) for row in rows]
     literal = sum(any(isinstance(s, CallSegment) for m in row.messages if m.role == "assistant" for s in TAG.parse(m.content)) for row in turned)
@@ -147,7 +163,7 @@ def _write_openai(rows: Sequence[Example], tools: Mapping[str, ToolSpec], notes:
         notes.append(f"{literal:,} row(s) keep a call as literal text: as tool_calls its wording would not come back to the letter.")
     unknown = Counter(t for row in turned for t in _names(row))
     if unknown:
-        notes.append(f"Not in data/tools.json, so only named: {', '.join(sorted(unknown)[:8])}{' …' if len(unknown) > 8 else ''}.")
+        notes.append(f"{_NOT_THERE}, so only named: {', '.join(sorted(unknown)[:8])}{' …' if len(unknown) > 8 else ''}.")
     return dump_jsonl(turned).encode("utf-8")
 
 

@@ -33,7 +33,7 @@ def find_all(checked: Checked) -> list[Finding]:
     if not checked.entries:
         return []
     makers: tuple[Callable[[Checked], Iterable[Finding]], ...] = (
-        broken_lines, contradictions, leaks, across_the_split, unknown_tools, broken_arguments, repeats, stray_spaces,
+        broken_lines, contradictions, leaks, unread, across_the_split, unknown_tools, broken_arguments, repeats, stray_spaces,
         imbalance, missing_topics, near_misses, similar_wording, near_duplicates, uncompared, awaiting, unused_tools, too_few,
     )
     return [finding for make in makers for finding in make(checked)]
@@ -151,6 +151,16 @@ def leaks(checked: Checked) -> Iterator[Finding]:
             "leak", "bad", _count(len(near), "leak"), f"{rows_word(len(near))} {_verb(len(near), 'stands', 'stand')} in {names} nearly word for word.",
             "What is learned is no test: reword or reject the rows, or the counts and the demonstration prove nothing.",
             tuple(near), fixes.reject(checked.rows, {p: f"nearly “{other}” of {name}" for p, (name, other) in near.items()}),
+        )
+
+
+def unread(checked: Checked) -> Iterator[Finding]:
+    if checked.unread:
+        names = _named(sorted(checked.unread))
+        why = " ".join(f"{reason.rstrip('.')}." for _, reason in sorted(checked.unread.items()))
+        yield Finding(
+            "unread", "warn", "leaks not checked", f"The rows were not compared with {names}.",
+            f"{why} Mend {'it' if len(checked.unread) == 1 else 'them'}: until then rows may stand there that the measurement asks for.",
         )
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.changes import RowSet
 from workbench.dataset.checked import SEVERITIES, Checked, Finding, Severity
-from workbench.dataset.checks import Balance
+from workbench.dataset.checks import KEPT_APART, Balance
 from workbench.dataset.findings import find_all
 from workbench.dataset.fixes import Fix
+from workbench.dataset.formats import load_rows
 from workbench.dataset.similar import near_groups
 from workbench.dataset.split import learnable, split_examples
+from workbench.errors import DataError
 from workbench.schema import Example, ToolSpec
 
-__all__ = ["SEVERITIES", "Finding", "Fix", "Health", "Severity", "check_health"]
+__all__ = ["SEVERITIES", "Finding", "Fix", "Health", "Severity", "check_health", "load_kept_apart"]
 
 LEFT_OUT = "left out"
 
@@ -43,15 +47,17 @@ class Health:
 
 def check_health(
     rows: RowSet, tools: Mapping[str, ToolSpec], others: Mapping[str, Sequence[Example]], *, share: float, seed: int,
-    unreviewed: str = "handwritten", count_tokens: Callable[[list[str]], list[int]] | None = None,
+    unreviewed: str = "handwritten", count_tokens: Callable[[list[str]], list[int]] | None = None, uncompared: Mapping[str, str] = MappingProxyType({}),
 ) -> Health:
     """The health of a set. `others` are the rows it must not hold, by the name of their file.
+
+    `uncompared` says of files that can't be read, or not wholly, why not: a finding tells that leaks may be missing.
 
     `share`, `seed` and `unreviewed` are those of the training settings, so that the split is the one a run will make.
     `count_tokens` gives the lengths of texts in tokens; without it they are told in characters.
     """
     active = {p: e.row for p, e in enumerate(rows.entries) if e.row is not None and e.row.status != "rejected"}
-    checked = Checked(rows.entries, active, tools, others, _split(rows, active, share, seed, unreviewed))
+    checked = Checked(rows.entries, active, tools, others, _split(rows, active, share, seed, unreviewed), uncompared)
     lengths = _lengths(list(active.values()), count_tokens)
     is_call = [bool(calls) for calls in checked.calls.values()]
     return Health(
@@ -65,6 +71,25 @@ def check_health(
         split=checked.split,
         findings=tuple(sorted(find_all(checked), key=lambda f: SEVERITIES.index(f.severity))),
     )
+
+
+def load_kept_apart(folder: Path) -> tuple[dict[str, tuple[Example, ...]], dict[str, str]]:
+    """The rows that no set may repeat (`KEPT_APART`) by their file in `folder`, and why a file can't be compared, or not wholly."""
+    found: dict[str, tuple[Example, ...]] = {}
+    reasons: dict[str, str] = {}
+    for name in KEPT_APART:
+        if not (folder / name).exists():
+            continue  # these files are optional
+        try:
+            loaded = load_rows(folder / name)
+        except DataError as exc:
+            reasons[name] = str(exc)
+            continue
+        found[name] = loaded.rows
+        if loaded.problems:
+            lines = len({p.line for p in loaded.problems})
+            reasons[name] = f"{'1 line' if lines == 1 else f'{lines:,} lines'} of {name} can't be read, the first: {loaded.problems[0]}."
+    return found, reasons
 
 
 def _split(rows: RowSet, active: Mapping[int, Example], share: float, seed: int, unreviewed: str) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.changes import Change
-from workbench.dataset.checked import told_tools
 from workbench.dataset.checks import exactly
 from workbench.dataset.layouts import TITLES, detect, read_record
 from workbench.dataset.records import Record, Source, shown_name
@@ -137,9 +136,9 @@ def _candidate(record: Record, source: Source, layouts: Counter[str]) -> Candida
 
 
 def _identity(row: Example) -> Any:
-    """What makes two rows the same: the turns' words, the answer to the letter, and the tools that the row brings along."""
+    """What makes two rows the same: the turns' words, and the answer to the letter."""
     before = tuple((m.role, exactly(message_text(m))) for m in row.messages[:-1])
-    return before, message_text(row.answer), told_tools(row)
+    return before, message_text(row.answer)
 
 
 def _layout(found: Counter[str]) -> str:

@@ -110,13 +110,21 @@ def take_misses(space: Workspace, found: Misses | None, picked: Sequence[int]) -
 def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
     def pressed(request: gr.Request, chosen: str | None) -> Iterator[list[Any]]:
         untouched = [gr.skip()] * 3
+        key, mine = measure_key(request, with_adapter), list[Ticket]()
+
+        def begun(ticket: Ticket) -> None:
+            before = room.leave(key)
+            if before is not None:  # pressed twice: Stop must find the one that goes on
+                space.engine.stop(before)
+            mine.append(ticket)
+            room.enter(key, ticket)
+
         if with_adapter and (not chosen or chosen not in space.adapters()):
             yield [note(words.CHAT_NO_ADAPTER, "warn"), *untouched]
             return
         try:
-            key = measure_key(request, with_adapter)
             run = chosen if chosen in space.adapters() else None
-            steps = measure(space, run, adapted=with_adapter, begun=lambda ticket: room.enter(key, ticket))
+            steps = measure(space, run, adapted=with_adapter, begun=begun)
             picture = ""
             while True:
                 try:
@@ -127,6 +135,9 @@ def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
                 yield [picture, *untouched]
         except Exception as exc:
             yield [note(sentence(exc), "bad"), *untouched]
+        finally:
+            for ticket in mine:
+                room.leave(key, ticket)
 
     return pressed
 

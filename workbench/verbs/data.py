@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workbench.dataset.checks import balance, near_duplicates
+from workbench.calls.tools import ToolSet
+from workbench.dataset.checks import KEPT_APART, balance, near_duplicates
 from workbench.dataset.endpoint import Endpoint, write_rows
-from workbench.dataset.exports import export
+from workbench.dataset.exports import export_with
 from workbench.dataset.families import generate as from_families
 from workbench.dataset.formats import dump_jsonl, load_rows
 from workbench.dataset.generate import Refused, admit, make_request
-from workbench.dataset.health import Finding, check_health
+from workbench.dataset.health import Finding, check_health, load_kept_apart
 from workbench.dataset.imports import preview_file
 from workbench.dataset.store import RowStore
 from workbench.errors import DataError, InputError, ModelError
@@ -39,7 +40,7 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
     counts = balance(loaded.rows)
     pairs = near_duplicates([row.request for row in loaded.rows])
     twins = [[loaded.lines[p.first], loaded.lines[p.second]] for p in pairs]
-    found = _findings(space, options.file)
+    found, notes = _findings(space, options.file)
     print(f"{options.file.name}: {counts.rows} rows, {counts.calls} calls, {counts.texts} texts, {len(problems)} problems")
     for problem in problems:
         print(f"  {problem}")
@@ -47,10 +48,12 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
         print(f"  lines {first} and {second} ask nearly the same")
     for finding in found:
         print(f"  {finding['title']} {finding['advice']}")
+    for note in notes:
+        print(f"  {note}")
     result: Result = {
         "rows": counts.rows, "calls": counts.calls, "texts": counts.texts,
         "problems": [asdict(p) for p in problems], "near_duplicates": twins, "findings": found,
-    }
+    } | ({"notes": notes} if notes else {})
     if problems:
         result["_bad_input"] = f"{options.file.name}: {len(problems)} line(s) can't be used, the first: {problems[0]}"
     elif not counts.rows:
@@ -58,14 +61,24 @@ def check(space: Workspace, options: argparse.Namespace) -> Result:
     return result
 
 
-def _findings(space: Workspace, file: Path) -> list[Result]:
+def _findings(space: Workspace, file: Path) -> tuple[list[Result], list[str]]:
+    """The findings of the file's health, and what could not be looked at."""
     rows = RowStore(file).read()
     own = file.resolve()
+    others, reasons = load_kept_apart(space.data_dir)
     # A file of cases is not held against itself.
-    others = {name: rows_ for name in ("cases.jsonl", "demo.jsonl") if (rows_ := space.rows_beside(name)) and (space.data_dir / name).resolve() != own}
+    kept = [name for name in KEPT_APART if (space.data_dir / name).resolve() != own]
+    tools, notes = ToolSet(), list[str]()
+    try:
+        tools = space.tools.read()
+    except DataError as exc:
+        notes.append(f"The calls were not held against the schemas of the tools: {exc}")
     training = Training()
-    health = check_health(rows, space.tools.read().tools, others, share=training.validation_share, seed=training.seed)
-    return [_as_json(f) for f in health.findings if f.kind != "broken"]  # those stand among the problems
+    health = check_health(
+        rows, tools.tools, {name: others[name] for name in kept if others.get(name)}, share=training.validation_share, seed=training.seed,
+        uncompared={name: reasons[name] for name in kept if name in reasons},
+    )
+    return [_as_json(f) for f in health.findings if f.kind != "broken"], notes  # those stand among the problems
 
 
 def _as_json(finding: Finding) -> Result:
@@ -81,7 +94,7 @@ def convert(space: Workspace, options: argparse.Namespace) -> Result:
     if not kept:
         raise DataError(f"{options.file.name} holds no {'approved ' if options.approved else ''}rows: nothing was written.")
     _refuse_existing(options.out, options.force)
-    made = export(kept, options.to, space.tools.read().tools)
+    made = export_with(space.tools, kept, options.to)
     write_atomic(options.out, made.data)
     problems = [{"line": c.line, "field": c.problem.field, "reason": c.problem.reason} for c in preview.candidates if c.problem is not None]
     print(f"{options.file.name} ({preview.container}, {preview.layout}) → {options.out}: {len(kept)} rows")
@@ -98,7 +111,10 @@ def generate(space: Workspace, options: argparse.Namespace) -> Result:
     tool = _tool(space, options.tool)
     _refuse_existing(options.out, options.force)
     existing = list(space.rows.read().rows)
-    forbidden = [row.request for name in ("cases.jsonl", "demo.jsonl") for row in space.rows_beside(name)]
+    others, reasons = load_kept_apart(space.data_dir)
+    forbidden = [row.request for rows in others.values() for row in rows]
+    for reason in reasons.values():
+        print(f"Not compared with all that is kept apart: {reason}", file=sys.stderr)
     ended = ""
     if options.endpoint:
         rows, refused, ended = _from_endpoint(options, tool, existing, forbidden)

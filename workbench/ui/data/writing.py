@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from workbench.dataset import endpoint as endpoints
 from workbench.dataset import families
+from workbench.dataset.checks import KEPT_APART
 from workbench.dataset.endpoint import Endpoint, Written
 from workbench.dataset.generate import Refused, Request, admit, make_request, prompt, read_reply, reply_schema
 from workbench.engine.client import Ticket
@@ -21,7 +22,6 @@ from workbench.ui.header import waiting_words
 from workbench.ui.words import generate as words
 from workbench.workspace import Workspace
 
-KEPT_APART = ("cases.jsonl", "demo.jsonl")  # prompts for measuring and showing, which no row may repeat
 LOCAL_BATCH = 5  # rows in one reply of the loaded model
 LOCAL_TOKENS_A_ROW = 200
 TICK = 0.25  # seconds between two looks at a job
