@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_busy_server_is_asked_again_and_then_answers(server: Server, status: i
     script = iter([(status, refusal("slow down")), (status, refusal("slow down"))])
     server.script = lambda body: next(script, (200, completion(rows_of(body, 3))))
     done = ask(server)
-    assert requests(done) == WORDS[:3] and len(server.bodies) == 3 and done.requests == 1
+    assert requests(done) == WORDS[:3] and len(server.bodies) == 3 and done.requests == 3
 
 
 @pytest.mark.parametrize(("status", "says", "asked"), [
@@ -256,11 +257,35 @@ def test_a_server_that_is_not_there_is_said_so(server: Server) -> None:
 def test_the_caps_on_requests_and_tokens_end_the_writing_with_what_there_is(server: Server) -> None:
     done = ask(server, max_requests=2)
     assert requests(done) == WORDS[:2] and done.ended == "The cap of 2 requests is reached; what was written is kept."
-    server.script = lambda body: (200, completion(rows_of(body), tokens=90))
+    server.script = lambda body: (200, completion(rows_of(body), tokens=500))
+    done = ask(server, max_tokens=1000)
+    assert requests(done) == WORDS[:2] and done.tokens == 1000
+    assert done.ended == "The cap of 1,000 tokens is reached (1,000 used); what was written is kept."
+    sent = [sum(len(m["content"]) for m in b["messages"]) // 3 + 1 for b in server.bodies[-2:]]
+    assert [b["max_tokens"] for b in server.bodies[-2:]] == [600, 1000 - 500 - sent[1]], "a prompt and its reply are never longer than what is still paid for"
+
+
+def test_no_request_is_sent_whose_prompt_alone_costs_more_than_is_left(server: Server) -> None:
     done = ask(server, max_tokens=150)
-    assert requests(done) == WORDS[:2] and done.tokens == 180
-    assert done.ended == "The cap of 150 tokens is reached (180 used); what was written is kept."
-    assert [b["max_tokens"] for b in server.bodies[-2:]] == [150, 60], "a reply is never longer than what is still paid for"
+    assert (server.bodies, done.rows, done.failed) == ([], (), False)
+    assert done.ended == "The cap of 150 tokens leaves no room for another request (0 used): raise it to go on; what was written is kept."
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retries_count_as_requests(server: Server, status: int) -> None:
+    server.script = lambda body: (status, refusal("slow down"))
+    done = ask(server, max_requests=1)
+    assert (len(server.bodies), done.requests, done.failed) == (1, 1, True)
+    assert done.ended.startswith("The cap of 1 requests is reached, and the last failed: ")
+    done = ask(server, max_requests=20, retries=3)
+    assert (len(server.bodies), done.requests) == (5, 4)
+
+
+@pytest.mark.parametrize(("headers", "tries", "seconds"), [
+    ({"retry-after-ms": "250"}, 0, 0.25), ({"retry-after": "3"}, 0, 3.0), ({"retry-after": "soon"}, 1, 1.0), ({"retry-after": "9999"}, 2, 2.0), ({}, 9, 60.0), ({}, 0, 0.5),
+])
+def test_the_wait_is_what_the_server_asks_for_or_doubles(headers: dict[str, str], tries: int, seconds: float) -> None:
+    assert module._wait(SimpleNamespace(response=SimpleNamespace(headers=headers)), tries) == seconds
 
 
 def test_forms_that_were_refused_count_as_requests_too(server: Server) -> None:

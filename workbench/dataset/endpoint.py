@@ -27,6 +27,8 @@ IDLE_REPLIES = 3  # replies in a row without a new row, after which asking on wo
 TOKENS_A_ROW = 150  # room for one row in a reply
 STOP_EVERY = 0.1  # seconds between two looks at the stop request
 CHARACTERS_A_TOKEN = 3  # for a server that does not count
+LEAST_ROOM = 16  # tokens of a reply below which none is asked for
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before the first retry, doubled from one to the next, and at most
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Endpoint:
     max_requests: int = 20
     max_tokens: int = 50_000
     timeout: float = 120.0  # seconds a reply may take
-    retries: int = 3  # for 429, 5xx and lost connections, with back-off
+    retries: int = 3  # of one request, for 429, 5xx and lost connections, with back-off; each counts as a request
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,14 @@ async def _write(
     async with _client(endpoint) as client:
         asker = _Asker(client, endpoint)
         while len(done.rows) < request.count:
-            ended = _capped(endpoint, done) or ("" if idle < IDLE_REPLIES else f"{idle} replies in a row brought nothing new: ask for another topic or kind.")
-            if ended:
-                return replace(done, ended=ended)
             part = replace(request, count=min(BATCH, request.count - len(done.rows)))
             turns = prompt(part, existing, [r.request for r in done.rows])
+            room = endpoint.max_tokens - done.tokens - _estimated(turns)  # the longest reply that is still paid for
+            ended = _capped(endpoint, done, room) or ("" if idle < IDLE_REPLIES else f"{idle} replies in a row brought nothing new: ask for another topic or kind.")
+            if ended:
+                return replace(done, ended=ended)
             try:
-                reply = await _unless_stopped(asker.ask(turns, part, room=_room(endpoint, done), most=endpoint.max_requests - done.requests), stop)
+                reply = await _unless_stopped(asker.ask(turns, part, room=room, most=endpoint.max_requests - done.requests), stop)
             except _Halt:
                 return replace(done, requests=done.requests + asker.sent, ended="Stopped by you.")
             except EndpointError as exc:
@@ -143,18 +146,19 @@ def _taken_in(done: Written, reply: _Reply, part: Request, existing: Sequence[Ex
     return replace(done, rows=done.rows + let_in.rows, refused=(*done.refused, *refused, *let_in.refused), tokens=done.tokens + reply.tokens)
 
 
-def _capped(endpoint: Endpoint, done: Written) -> str:
-    """Why no further request may be sent; empty if one may."""
+def _capped(endpoint: Endpoint, done: Written, room: int) -> str:
+    """Why no further request may be sent, which would leave a reply `room` tokens; empty if one may."""
     if done.requests >= endpoint.max_requests:
         return f"The cap of {endpoint.max_requests} requests is reached; what was written is kept."
     if done.tokens >= endpoint.max_tokens:
         return f"The cap of {endpoint.max_tokens:,} tokens is reached ({done.tokens:,} used); what was written is kept."
+    if room < LEAST_ROOM:
+        return f"The cap of {endpoint.max_tokens:,} tokens leaves no room for another request ({done.tokens:,} used): raise it to go on; what was written is kept."
     return ""
 
 
-def _room(endpoint: Endpoint, done: Written) -> int:
-    """The longest reply that is still paid for, in tokens."""
-    return max(16, endpoint.max_tokens - done.tokens)
+def _estimated(turns: Sequence[dict[str, str]], reply: str = "") -> int:
+    return (sum(len(t["content"]) for t in turns) + len(reply)) // CHARACTERS_A_TOKEN + 1
 
 
 # -- one request ---------------------------------------------------------------------------------
@@ -183,6 +187,7 @@ class _Asker:
         """One reply of at most `room` tokens, in at most `most` requests; raises `EndpointError` with one sentence, which never holds the key."""
         import openai
 
+        tries = 0  # that failed in a way that may pass
         while True:
             self.sent += 1
             try:
@@ -194,7 +199,12 @@ class _Asker:
                 if not self._step_down(str(exc)):
                     raise EndpointError(f"The endpoint refused the request ({exc.status_code}): {self._clean(_said(exc))}") from None
             except openai.OpenAIError as exc:
-                raise EndpointError(self._sentence(exc)) from None
+                if tries >= self.endpoint.retries or not _may_pass(exc):
+                    raise EndpointError(self._sentence(exc)) from None
+                if self.sent >= most:
+                    raise EndpointError(f"The cap of {self.endpoint.max_requests} requests is reached, and the last failed: {self._sentence(exc)}") from None
+                await asyncio.sleep(_wait(exc, tries))
+                tries += 1
             except ValueError:
                 raise EndpointError(self._garbage()) from None
 
@@ -232,7 +242,7 @@ class _Asker:
         text = message.content if isinstance(message.content, str) else ""
         used = getattr(getattr(completion, "usage", None), "total_tokens", None)
         if not isinstance(used, int) or used <= 0:
-            used = (sum(len(t["content"]) for t in turns) + len(text)) // CHARACTERS_A_TOKEN + 1
+            used = _estimated(turns, text)
             if not any("estimated" in n for n in self.notes):
                 self.notes.append("The endpoint counts no tokens: they are estimated.")
         return _Reply(text, used, choices[0].finish_reason == "length")
@@ -271,6 +281,24 @@ _FORMS = ("json_schema", "json_object", "plain")
 _INSTEAD = {"json_object": "for a JSON object", "plain": "in plain words"}
 
 
+def _may_pass(exc: Exception) -> bool:
+    """Whether the same request may be answered later: a lost connection, too many requests, a server in trouble."""
+    import openai
+
+    return isinstance(exc, openai.APIConnectionError) or (isinstance(exc, openai.APIStatusError) and (exc.status_code in (408, 409, 429) or exc.status_code >= 500))
+
+
+def _wait(exc: Any, tries: int) -> float:
+    """Seconds before the next try: what the server asks for, else twice as long as the last time."""
+    headers: Any = getattr(getattr(exc, "response", None), "headers", {})
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(TypeError, ValueError):
+            asked = float(headers.get(name)) * unit
+            if 0 <= asked <= LONGEST_WAIT:
+                return asked
+    return float(min(FIRST_WAIT * 2**tries, LONGEST_WAIT))
+
+
 def _said(exc: Any) -> str:
     body = exc.body
     message = body.get("message") if isinstance(body, dict) else None
@@ -299,7 +327,7 @@ def _client(endpoint: Endpoint) -> AsyncOpenAI:
 
     name = key_name(endpoint.address)
     key = os.environ[name].strip() if name else NO_KEY
-    return AsyncOpenAI(base_url=endpoint.address, api_key=key, timeout=endpoint.timeout, max_retries=endpoint.retries)
+    return AsyncOpenAI(base_url=endpoint.address, api_key=key, timeout=endpoint.timeout, max_retries=0)  # retries are ours, so that each one counts
 
 
 def _is_local(host: str) -> bool:
