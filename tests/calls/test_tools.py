@@ -77,7 +77,7 @@ def test_the_shipped_tool_takes_the_calls_of_the_shipped_rows():
 
 
 def test_a_missing_book_is_empty_and_the_first_tool_makes_it(store):
-    assert (dict(store.read().tools), store.read().version, store.can_undo) == ({}, "", False)
+    assert (dict(store.read().tools), store.read().version) == ({}, "")
     made = store.save(PAY, "")
     assert dict(made.tools) == {"pay": PAY}
     assert json.loads(store.path.read_text(encoding="utf-8")) == [

@@ -150,11 +150,11 @@ def test_only_the_last_changes_are_kept_for_undo(store):
     assert len(lines_of(store)) == len(LINES) + 5
 
 
-def test_importing_adds_or_replaces_and_names_what_is_broken(store):
-    added = store.import_text(f"{NEW_LINE}\r\n\r\nbad\r\n", store.read().version, keep=True)
+def test_lines_are_added_or_replace_all_and_names_what_is_broken(store):
+    added = store.change(Change(add_raw=(NEW_LINE, "bad")), store.read().version)
     assert lines_of(store) == (*LINES, NEW_LINE, "bad")
     assert [p.line for p in added.problems] == [2, 5]
-    replaced = store.import_text(NEW_LINE, added.version, keep=False)
+    replaced = store.change(Change(add_raw=(NEW_LINE,), replace_all=True), added.version)
     assert lines_of(store) == (NEW_LINE,)
     assert replaced.problems == ()
     store.undo()
@@ -162,16 +162,9 @@ def test_importing_adds_or_replaces_and_names_what_is_broken(store):
     assert lines_of(store) == LINES
 
 
-@pytest.mark.parametrize("text", ["", "\n \r\n"])
-def test_importing_nothing_changes_nothing(store, text):
-    with pytest.raises(DataError, match=r"^The file holds no rows: nothing was imported\.$"):
-        store.import_text(text, store.read().version, keep=False)
-    assert lines_of(store) == LINES
-
-
 CHANGES = {
     "add": lambda s, v: s.add(NEW, v), "replace": lambda s, v: s.replace(0, NEW, v), "delete": lambda s, v: s.delete(0, v),
-    "import": lambda s, v: s.import_text(NEW_LINE, v, keep=False),
+    "import": lambda s, v: s.change(Change(add_raw=(NEW_LINE,), replace_all=True), v),
 }  # fmt: skip
 
 

@@ -194,10 +194,6 @@ class ToolStore:
                 raise DataError(f"There is no tool {name!r} in {self.path.name} any more.")
             return self._write(kept)
 
-    @property
-    def can_undo(self) -> bool:
-        return bool(self._undo)
-
     def undo(self, version: str) -> ToolSet:
         """Take the last change back; raises `DataError` if there is none, `ConflictError` if the file is not as seen."""
         with self._lock:

@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.calls.dialects import TAG, CallSegment, message_calls
 from workbench.dataset.changes import Change, Entry
+from workbench.dataset.strict import same
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 
 DELETED, NO_PIN = "deleted", "no pin"
@@ -124,11 +125,6 @@ def _calls(message: Message) -> str:
 def _retyped(call: ToolCall, tools: Mapping[str, ToolSpec]) -> ToolCall:
     tool = tools.get(call.name)
     return call if tool is None else replace(call, arguments=_as_schema(dict(call.arguments), tool.parameters))
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two JSON values are the same; Python alone takes 1, 1.0 and true for one."""
-    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
 
 
 _DEEPEST = 20  # levels of a value that are looked into

@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.formats import dump_row
-from workbench.dataset.strict import kind, parse_json, short
+from workbench.dataset.strict import kind, parse_json, same, short
 from workbench.dataset.turns import dump_message, parse_message
 from workbench.errors import RowError
 from workbench.schema import Example, Message
@@ -98,8 +98,3 @@ def unfold_extras(record: Mapping[str, Any]) -> dict[str, Any]:
         folded = {k: v for k, v in folded.items() if k != "tools"}
     del record[EXTRAS]
     return record | folded
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same, 1 and 1.0 and true told apart."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

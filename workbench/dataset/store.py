@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -136,19 +135,8 @@ class RowStore:
         """Put `row` in place `place` (from 0). A row that did not change keeps its line byte for byte."""
         return self.change(Change(put={place: row}, what=f"row {place + 1} was changed"), version)
 
-    def replace_many(self, rows: Mapping[int, Example], version: str) -> RowSet:
-        """Put several rows in their places (from 0) in one write, which is one step for Undo."""
-        return self.change(Change(put=rows, what=f"{len(rows)} rows were changed"), version)
-
     def delete(self, place: int, version: str) -> RowSet:
         return self.change(Change(drop=frozenset({place}), what=f"row {place + 1} was deleted"), version)
-
-    def import_text(self, text: str, version: str, *, keep: bool) -> RowSet:
-        """Add the lines of a JSONL text to the set (`keep`) or put them in its place; broken lines come along, named."""
-        lines = tuple(line for line in text.split("\n") if line.strip())
-        if not lines:
-            raise DataError("The file holds no rows: nothing was imported.")
-        return self.change(Change(add_raw=lines, replace_all=not keep, what=f"{len(lines)} lines were imported"), version)
 
     @property
     def undo_what(self) -> str | None:

@@ -164,3 +164,8 @@ def short(value: Any) -> str:
     """A value as JSON of 40 characters at most, fit for a sentence."""
     text = _BAD.sub("�", json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same, 1 and 1.0 and true told apart."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -16,8 +16,7 @@ from typing import Any
 
 from workbench.dataset.formats import MAX_FILE_BYTES, dump_row, parse_row
 from workbench.dataset.records import MAX_RECORDS, Record, Source, clip
-from workbench.dataset.sharegpt import same
-from workbench.dataset.strict import MAX_RECORD_BYTES, parse_json, too_long
+from workbench.dataset.strict import MAX_RECORD_BYTES, parse_json, same, too_long
 from workbench.errors import DataError, RowError
 from workbench.schema import Example
 
