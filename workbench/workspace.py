@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.calls.tools import ToolSet, ToolStore
+from workbench.dataset.checks import KEPT_APART
 from workbench.dataset.formats import load_rows, refuse_problems
-from workbench.dataset.health import Health, check_health
+from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
@@ -29,8 +30,6 @@ from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.runs import RunInfo, RunStore
 
-KEPT_APART = ("cases.jsonl", "demo.jsonl")  # in data/: what the rows are measured and shown on, and must not repeat
-NOTHING: tuple[Example, ...] = ()
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +43,7 @@ class Workspace:
     _encoded: Any = field(default=None, repr=False)
     _health: Any = field(default=None, repr=False)
     _checking: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _beside: dict[str, tuple[Any, tuple[Example, ...]]] = field(default_factory=dict, repr=False)
+    _apart: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -86,10 +85,12 @@ class Workspace:
     def health(self, rows: RowSet) -> Health:
         """What the rows hold and what would fool their owner; the answer for one version is kept."""
         with self._checking:  # two pages on one large set need its answer once
-            tools, others, key = self._looked_at(rows)
+            tools, (others, reasons), key = self._looked_at(rows)
             if self._health is None or self._health[0] != key:
-                training = Training()
-                found = check_health(rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=self._token_counts())
+                training, count = Training(), self._token_counts()
+                found = check_health(
+                    rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=count, uncompared=reasons
+                )
                 self._health = (key, found)
             health: Health = self._health[1]
             return health
@@ -99,25 +100,21 @@ class Workspace:
         kept = self._health
         return kept[1] if kept is not None and kept[0] == self._looked_at(rows)[2] else None
 
-    def _looked_at(self, rows: RowSet) -> tuple[ToolSet, dict[str, tuple[Example, ...]], Any]:
+    def _looked_at(self, rows: RowSet) -> tuple[ToolSet, tuple[dict[str, tuple[Example, ...]], dict[str, str]], Any]:
+        """The tools, the files that the rows must not repeat, and what tells their versions apart."""
         try:
             tools = self.tools.read()
         except DataError:  # told on its own panel; the rows are then looked at without schemas
             tools = ToolSet()
-        others = {name: self.rows_beside(name) for name in KEPT_APART}
-        return tools, others, (rows.version, tools.version, tuple((name, id(found)) for name, found in others.items()))
-
-    def rows_beside(self, name: str) -> tuple[Example, ...]:
-        """The usable rows of data/NAME, a file that the set must not repeat; none if it is missing or unreadable."""
-        path = self.data_dir / name
-        try:
-            stat = path.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size)
-            if name not in self._beside or self._beside[name][0] != stamp:
-                self._beside[name] = (stamp, load_rows(path).rows)
-            return self._beside[name][1]
-        except (OSError, DataError):
-            return NOTHING  # the file is optional; a broken one is told where it is used
+        stamps = []
+        for name in KEPT_APART:
+            with contextlib.suppress(OSError):
+                stat = (self.data_dir / name).stat()
+                stamps.append((name, stat.st_mtime_ns, stat.st_size))
+        stamp = tuple(stamps)
+        if self._apart is None or self._apart[0] != stamp:
+            self._apart = (stamp, load_kept_apart(self.data_dir))
+        return tools, self._apart[1], (rows.version, tools.version, stamp)
 
     def _token_counts(self) -> Callable[[list[str]], list[int]] | None:
         try:

@@ -119,7 +119,7 @@ def test_nothing_chosen_or_nothing_seen_changes_nothing_and_keeps_the_preview(be
     for given, table, says in [(preview, none, "is chosen: nothing came in."), (None, [], words.NOTHING_SEEN)]:
         out = panel.take(bench, given, table, True, False, words.ADD, bench.space.rows.read().version, 0)
         assert says in out[0]
-        assert len(out) == 12 and all(value == gr.skip() for value in out[1:])
+        assert len(out) == 13 and all(value == gr.skip() for value in out[1:])
     assert bench.space.rows.path.read_bytes() == before
 
 
@@ -199,3 +199,11 @@ def test_the_panel_can_be_built(workspace):
             panel.build(Bench(workspace, page, *own, tabs))
     ids = {block.elem_id for block in page.blocks.values()}
     assert {"import-file", "import-look", "import-table", "import-take", "import-cancel", "export", "export-file"} <= ids
+
+
+def test_calls_of_a_tool_that_nobody_describes_are_told_before_they_come_in(workspace, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Погода?"}, {"role": "assistant", "content": "<tool_call name=\\"weather\\" arguments=\\"{}\\"/>"}]}\n', encoding="utf-8")
+    seen = panel.look_file(workspace, str(file))
+    assert panel.unknown_calls(workspace, seen) == ["weather"]
+    assert "weather" in panel.opened(workspace, seen)[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.calls.dialects import message_text
+from workbench.calls.dialects import message_calls, message_text
 from workbench.dataset.changes import Change
 from workbench.dataset.checks import is_call
 from workbench.dataset.exports import EXPORTS, export_with
@@ -137,6 +137,16 @@ def missing_tools(space: Workspace, preview: Preview) -> list[ToolSpec]:
     return [tool for tool in preview.tools if tool.name not in known]
 
 
+def unknown_calls(space: Workspace, preview: Preview) -> list[str]:
+    """The tools that the rows call and that neither the book of tools nor the rows themselves describe."""
+    try:
+        known = {*space.tools.read().tools, *(tool.name for tool in preview.tools)}
+    except WorkbenchError:
+        return []
+    called = {call.name for c in preview.candidates if c.row is not None for call in message_calls(c.row.answer)}
+    return sorted(called - known)
+
+
 def add_tools(space: Workspace, tools: Sequence[ToolSpec]) -> str:
     """Put tools into the book, each checked; the sentence that says which came and which could not."""
     added, refused = [], []
@@ -189,8 +199,10 @@ def opened(space: Workspace, preview: Preview, leave_duplicates: bool = True) ->
         tools = []  # a broken book of tools is told where it is edited
     names = ", ".join(t.name for t in tools[:8]) + (" …" if len(tools) > 8 else "")
     found = note(words.TOOLS_FOUND.format(count=words.counted(len(tools), "tool"), names=names)) if tools else ""
+    strangers = unknown_calls(space, preview)
+    unknown = note(words.TOOLS_UNKNOWN.format(names=", ".join(strangers[:8])), "warn") if strangers else ""
     return [
-        preview, counts_html(preview), gr.update(visible=True), table,
+        preview, counts_html(preview) + unknown, gr.update(visible=True), table,
         gr.update(value=False, visible=preview.broken_lines > 0),
         gr.update(value=take_label(preview, table, leave_duplicates, False), interactive=preview.usable + preview.broken_lines > 0),
         gr.update(value=found, visible=bool(tools)), gr.update(visible=bool(tools)),
@@ -216,14 +228,14 @@ def guarded(look: Any) -> Any:
 
 
 def take(bench: Bench, preview: Preview | None, table: Any, leave_duplicates: bool, broken: bool, mode: str, version: str, count: float) -> list[Any]:
-    """Bring the chosen rows in: the values for `Bench.outputs`, then for the preview, which closes when the rows are in."""
+    """Bring the chosen rows in: the values for `Bench.outputs`, then for the file box and the preview, which close when the rows are in."""
     try:
         change = plan(preview, table, leave_duplicates, broken, mode)
     except WorkbenchError as exc:
-        return [note(str(exc), "bad"), *[gr.skip()] * 11]
+        return [note(str(exc), "bad"), *[gr.skip()] * 12]
     rows, said = bench.make(change, version, count)
     done = rows is not None or isinstance(said[-1], Pending)
-    return [*said, *(closed() if done else [gr.skip()] * 8)]
+    return [*said, *([None, *closed()] if done else [gr.skip()] * 9)]
 
 
 # -- the panel -----------------------------------------------------------------------------------
@@ -280,7 +292,7 @@ def _build_import(bench: Bench) -> None:
     leave.input(shown(_tick_anew), [preview, leave, broken], [table, bring], **QUIET)
     add.click(shown(lambda p: _add_found(space, p)), preview, [tools, add], **QUIET)
     given = [preview, table, leave, broken, mode]
-    bring.click(shown(lambda *a: take(bench, *a)), [*given, *bench.inputs], [*bench.outputs, *filled], show_progress="hidden")
+    bring.click(shown(lambda *a: take(bench, *a)), [*given, *bench.inputs], [*bench.outputs, file, *filled], show_progress="hidden")
 
 
 def _tick_anew(preview: Preview | None, leave: bool, broken: bool) -> list[Any]:

@@ -120,7 +120,8 @@ class _Drawn:
                 self.moves.append(_Move(out.click, lambda d: without_turn(d, place)))
         text = gr.Textbox(
             turn.text, label=words.SAYS.get(turn.role, turn.role), show_label=usual and turn.role == "user", placeholder=words.PLACEHOLDERS.get(turn.role, ""),
-            lines=2 if not calls else 1, max_lines=7, container=usual and turn.role == "user", interactive=True, elem_id=element, **_kept(element), visible=bool(not calls or turn.text),
+            lines=2 if not calls else 1, max_lines=7,
+            container=usual and turn.role == "user", interactive=True, elem_id=element, visible=bool(not calls or turn.text), **_kept(element),
         )
         self.fields += [role, text]
         for number, call in enumerate(turn.calls):
@@ -137,13 +138,16 @@ class _Drawn:
         self.fields.append(tool)
         if fields is None:
             unknown = words.UNKNOWN_TOOL if call.name and call.name not in self.tools else None
-            self.fields.append(gr.Textbox(call.arguments, label=words.ARGUMENTS_JSON, info=unknown, lines=2, max_lines=10, interactive=True, elem_id=f"{mark}-arguments", **_kept(f"{mark}-arguments")))
+            shown_as = _kept(f"{mark}-arguments")
+            self.fields.append(gr.Textbox(
+                call.arguments, label=words.ARGUMENTS_JSON, info=unknown, lines=2, max_lines=10, interactive=True, elem_id=f"{mark}-arguments", **shown_as,
+            ))
         else:
             if not fields:
                 gr.HTML(f'<div class="wb-dim">{words.NO_ARGUMENTS}</div>', elem_classes="wb-tight")
             self.fields += [_argument(f, field_value(f, call.arguments), f"{mark}-{i}") for i, f in enumerate(fields)]
         self.moves += [
-            _Move(tool.input, lambda d, name: change_call(d, place, number, CallDraft(name or "")), tool),
+            _Move(tool.input, lambda d, name: change_call(d, place, number, replace(call, name=name or "", arguments="{}", raw=False)), tool),
             _Move(as_json.input, lambda d, raw: change_call(d, place, number, replace(d.turns[place].calls[number], raw=bool(raw))), as_json),
             _Move(out.click, lambda d: change_call(d, place, number, None)),
         ]

@@ -90,28 +90,28 @@ def read_draft(shape: Shape, values: Sequence[Any], tools: Tools, was: Draft, *,
     turns = []
     for turn, before in zip(shape, was.turns, strict=True):
         role, text = left.pop(0), left.pop(0)
-        calls = tuple(_read_call(call, left, tools, had if lenient else None) for call, had in zip(turn.calls, before.calls, strict=True))
+        calls = tuple(_read_call(call, left, tools, had, lenient) for call, had in zip(turn.calls, before.calls, strict=True))
         turns.append(TurnDraft(role, text or "", calls, turn.origin))
     status, pin, note = left
     return replace(was, turns=tuple(turns), status=status, pin=pin, note=note or "")
 
 
-def _read_call(shape: CallShape, left: list[Any], tools: Tools, fallback: CallDraft | None) -> CallDraft:
+def _read_call(shape: CallShape, left: list[Any], tools: Tools, had: CallDraft, lenient: bool) -> CallDraft:
     name = left.pop(0) or ""
     if shape.fields is None:
-        return CallDraft(name, left.pop(0) or "{}", raw=True)
+        return replace(had, name=name, arguments=left.pop(0) or "{}", raw=True)
     given = {field.name: left.pop(0) for field in shape.fields}
     spec = tools.get(name)
     if spec is None:  # another tool's name was just typed: the form is drawn anew for it
-        return CallDraft(name, "{}")
+        return replace(had, name=name, arguments="{}")
     kept = {f.name for f in argument_fields(spec)}
     try:
         arguments = read_arguments(spec, {k: v for k, v in given.items() if k in kept})
     except RowError:
-        if fallback is None:
+        if not lenient:
             raise
-        return CallDraft(name, fallback.arguments)
-    return CallDraft(name, json.dumps(arguments, ensure_ascii=False))
+        return replace(had, name=name)
+    return replace(had, name=name, arguments=json.dumps(arguments, ensure_ascii=False))
 
 
 # -- changes of the form's structure --------------------------------------------------------------
