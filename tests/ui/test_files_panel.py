@@ -203,7 +203,9 @@ def test_the_panel_can_be_built(workspace):
 
 def test_calls_of_a_tool_that_nobody_describes_are_told_before_they_come_in(workspace, tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text('{"messages": [{"role": "user", "content": "Погода?"}, {"role": "assistant", "content": "<tool_call name=\\"weather\\" arguments=\\"{}\\"/>"}]}\n', encoding="utf-8")
+    call = '<tool_call name=\\"weather\\" arguments=\\"{}\\"/>'
+    turns = f'[{{"role": "user", "content": "Погода?"}}, {{"role": "assistant", "content": "{call}"}}]'
+    file.write_text(f'{{"messages": {turns}}}\n', encoding="utf-8")
     seen = panel.look_file(workspace, str(file))
     assert panel.unknown_calls(workspace, seen) == ["weather"]
     assert "weather" in panel.opened(workspace, seen)[1]
