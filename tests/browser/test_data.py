@@ -42,7 +42,9 @@ def said(page: Page, text: str) -> None:
 
 def write_row(page: Page, request: str, answer: str | None) -> None:
     """A new row by hand; no answer means a call."""
+    drawn = page.locator("#row-title [data-serial]").get_attribute("data-serial")
     page.locator("#row-new").click()
+    page.wait_for_function("seen => document.querySelector('#row-title [data-serial]')?.dataset.serial !== seen", arg=drawn)
     expect(page.locator("#row-title")).to_contain_text("New row")
     page.locator("#row-request textarea").fill(request)
     if answer is None:
@@ -148,3 +150,47 @@ def test_two_browsers_never_overwrite_each_other_and_merge(app: App, page: Page,
     found = [json.loads(line)["messages"][1]["content"] for line in lines(file)]
     assert (found[1], found[3]) == ("Первый браузер.", "Второй браузер.")
     other.close()
+
+
+def test_a_messy_file_is_looked_at_brought_in_mended_and_handed_out(app: App, page: Page, file: Path) -> None:
+    good = json.dumps({"messages": [{"role": "user", "content": "Какой у меня остаток на вкладе?"}, {"role": "assistant", "content": "<b>Не знаю</b>"}]}, ensure_ascii=False)
+    known = lines(file)[1]
+    messy = app.root / "messy.jsonl"
+    messy.write_text("\n".join([good, "{oops", known, good.replace("вкладе?", "вкладе сейчас?")]) + "\n", encoding="utf-8")
+    panel(page, "Import and export")
+    page.locator("#import-file input[type=file]").set_input_files(str(messy))
+    expect(page.locator("#import-counts")).to_contain_text("1 problem")
+    expect(page.locator("#import-take")).to_contain_text("Bring in 2 rows")
+    page.locator("#import-broken").get_by_role("checkbox").check()
+    page.locator("#import-take").click()
+    expect(page.locator("#data-counts")).to_contain_text("72 rows + 1 that can't be used")
+    expect(page.locator("#health-strip")).to_contain_text("1 broken")
+    assert page.locator("#grid b").count() == 0  # markup in a row stays text
+    panel(page, "Health")
+    page.locator("#health-list").get_by_text("can't be used").click()
+    page.locator("#health-preview").click()
+    expect(page.locator("#health-table")).to_contain_text("{oops")
+    page.locator("#health-apply").click()
+    expect(page.locator("#health-strip")).not_to_contain_text("broken")
+    assert [json.loads(line)["messages"][0]["content"] for line in lines(file)[70:]] == ["Какой у меня остаток на вкладе?", "Какой у меня остаток на вкладе сейчас?"]
+    page.locator("#undo").click()
+    expect(page.locator("#health-strip")).to_contain_text("1 broken")
+    page.locator("#redo").click()
+    expect(page.locator("#health-strip")).not_to_contain_text("broken")
+    panel(page, "Import and export")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Make the file").click()
+    with open(download.value.path(), "rb") as out:
+        assert out.read() == file.read_bytes()
+
+
+def test_drafts_from_families_come_in_marked_and_wait_for_review(page: Page, file: Path) -> None:
+    panel(page, "Generate")
+    page.locator("#generate-start").click()
+    expect(page.locator("#generate-take")).to_contain_text("Bring in 20 drafts")
+    page.locator("#generate-take").click()
+    expect(page.locator("#data-counts")).to_contain_text("90 rows")
+    assert {json.loads(line)["source"].split(":")[0] for line in lines(file)[70:]} == {"generated"}
+    page.get_by_role("tab", name="2 Tune").click()
+    expect(page.locator("#plan")).to_contain_text("20 generated drafts wait for review")
+    expect(page.locator("#plan")).to_contain_text("63 / 7")

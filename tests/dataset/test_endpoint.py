@@ -357,3 +357,13 @@ def test_strict_output_is_asked_for_only_where_the_schema_allows_it(server: Serv
     done = ask(server, Request(loose, "call", "Russian", "", 1))
     assert server.bodies[0]["response_format"]["json_schema"]["strict"] is False
     assert done.rows[0].answer.content == '<tool_call name="f" arguments="{&quot;a&quot;: &quot;x&quot;}"/>'
+
+
+def test_rows_are_written_from_a_thread_with_a_running_event_loop_too():
+    """A caller inside asyncio gets its rows all the same."""
+    import asyncio
+
+    async def caller():
+        return write_rows(Endpoint("http://127.0.0.1:9", "m", retries=0), Request(ToolSpec("f"), "call", "Russian", "", 1), [], [])
+
+    assert asyncio.run(caller()).failed

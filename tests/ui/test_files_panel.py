@@ -209,3 +209,16 @@ def test_calls_of_a_tool_that_nobody_describes_are_told_before_they_come_in(work
     seen = panel.look_file(workspace, str(file))
     assert panel.unknown_calls(workspace, seen) == ["weather"]
     assert "weather" in panel.opened(workspace, seen)[1]
+
+
+def test_rows_that_replace_the_set_repeat_none_of_its_rows(workspace, tmp_path):
+    file = tmp_path / "same.jsonl"
+    lines = workspace.rows.path.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([*lines, lines[3]]) + "\n", encoding="utf-8")
+    seen = panel.look_file(workspace, str(file))
+    assert seen.duplicates == 71
+    replacing = panel.as_taken(seen, words.REPLACE)
+    assert [c.duplicate for c in replacing.candidates if c.duplicate] == ["same as line 4"]
+    change = panel.plan(seen, panel.table_values(replacing, True), True, False, words.REPLACE)
+    workspace.rows.change(change, workspace.rows.read().version)
+    assert workspace.rows.path.read_text(encoding="utf-8").splitlines() == lines

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -106,7 +107,17 @@ def write_rows(
     What has been written is kept in every case, and `Written.ended` says how it ended. `stop` is asked between and
     during requests. Raises `InputError` for an endpoint that can't be asked at all.
     """
-    return asyncio.run(_write(check_endpoint(endpoint), request, existing, forbidden, progress, stop))
+    checked = check_endpoint(endpoint)
+
+    def run() -> Written:
+        return asyncio.run(_write(checked, request, existing, forbidden, progress, stop))
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run()
+    with ThreadPoolExecutor(1) as aside:  # this thread's event loop is busy with its caller
+        return aside.submit(run).result()
 
 
 async def _write(

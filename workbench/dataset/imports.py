@@ -165,6 +165,19 @@ def _tools(rows: Iterable[Example], notes: list[str]) -> tuple[ToolSpec, ...]:
     return tuple(tools.values())[:MAX_TOOLS]
 
 
+def alone(preview: Preview) -> Preview:
+    """The preview as if the set were empty: for rows that come in the set's place, only repeats among themselves are duplicates."""
+    seen: dict[Any, str] = {}
+    candidates = []
+    for candidate in preview.candidates:
+        if candidate.row is not None:
+            key = _identity(candidate.row)
+            candidate = dataclasses.replace(candidate, duplicate=seen.get(key, ""))
+            seen.setdefault(key, f"same as line {candidate.line}")
+        candidates.append(candidate)
+    return dataclasses.replace(preview, candidates=tuple(candidates))
+
+
 def to_change(preview: Preview, chosen: Collection[int] | None, *, keep_broken: bool, replace: bool) -> Change:
     """The change that brings rows in: those at the places `chosen` (from 0), or all that are usable and no duplicates.
 

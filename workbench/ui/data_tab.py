@@ -24,16 +24,20 @@ def progress_html(rows: RowSet) -> str:
     done, total = reviewed(rows.entries)
     if not total:
         return ""
-    return f'<div class="wb-reviewed"><b>{total} rows</b> <span>{done} of {total} reviewed</span> {bar(done / total, "review")}</div>'
+    broken = len(rows.entries) - total
+    also = f" + {broken} that can't be used" if broken else ""
+    return f'<div class="wb-reviewed"><b>{total} rows{also}</b> <span>{done} of {total} reviewed</span> {bar(done / total, "review")}</div>'
 
 
 def travel(space: Workspace, back: bool, version: str, count: float) -> list[Any]:
     """Undo or redo: the values for `Bench.outputs`."""
+    what = space.rows.undo_what if back else space.rows.redo_what
     try:
         rows = space.rows.undo(version) if back else space.rows.redo(version)
     except WorkbenchError as exc:
         return [note(str(exc), "bad"), *[gr.skip()] * 3]
-    return [note(words.UNDONE if back else words.REDONE, "ok"), rows.version, count + 1, None]
+    said = words.UNDONE if back else words.REDONE
+    return [note(f"{said[:-1]}: {what}." if what else said, "ok"), rows.version, count + 1, None]
 
 
 def merge(bench: Bench, pending: Pending | None, version: str, count: float) -> list[Any]:

@@ -98,7 +98,7 @@ class Bench:
             if made_for != version and self.space.rows.read().version == version:
                 merged = self.space.rows.merge(change, made_for)
                 if merged.conflicts:
-                    return change, None, [note(f"{words.ROW_CHANGED} {merged.sentence}", "bad"), gr.skip(), gr.skip(), Pending(change, made_for)]
+                    return change, None, [note(f"{words.ROW_CHANGED} {words.IF_MERGED}", "bad"), gr.skip(), gr.skip(), Pending(change, made_for)]
                 return merged.change, *self.make(merged.change, version, count)
         except WorkbenchError as exc:
             return change, None, [note(str(exc), "bad"), *[gr.skip()] * 3]

@@ -15,7 +15,7 @@ from workbench.calls.dialects import message_calls, message_text
 from workbench.dataset.changes import Change
 from workbench.dataset.checks import is_call
 from workbench.dataset.exports import EXPORTS, export_with
-from workbench.dataset.imports import Candidate, Preview, preview_file, preview_hub, to_change
+from workbench.dataset.imports import Candidate, Preview, alone, preview_file, preview_hub, to_change
 from workbench.errors import DataError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
 from workbench.schema import Example, ToolSpec
@@ -40,6 +40,11 @@ def listed(preview: Preview) -> list[int]:
     if len(everything) <= LISTED:
         return list(everything)
     return sorted(everything, key=lambda i: (preview.candidates[i].row is not None, not preview.candidates[i].duplicate, i))[:LISTED]
+
+
+def as_taken(preview: Preview, mode: str) -> Preview:
+    """The preview with the duplicates that count: rows that replace the set repeat none of its rows."""
+    return alone(preview) if mode == words.REPLACE else preview
 
 
 def table_values(preview: Preview, leave_duplicates: bool) -> list[list[Any]]:
@@ -127,7 +132,7 @@ def plan(preview: Preview | None, table: Sequence[Sequence[Any]], leave_duplicat
     """The change that brings the chosen rows in; raises `DataError`."""
     if preview is None:
         raise DataError(words.NOTHING_SEEN)
-    places = chosen_places(preview, table, leave_duplicates)
+    places = chosen_places(as_taken(preview, mode), table, leave_duplicates)
     return to_change(preview, places, keep_broken=broken, replace=mode == words.REPLACE)
 
 
@@ -281,25 +286,27 @@ def _build_import(bench: Bench) -> None:
             cancel = gr.Button(words.CANCEL, min_width=80, scale=0, elem_id="import-cancel")
 
     filled = [preview, counts, group, table, broken, bring, tools, add]
+    anew: Any = lambda: [True, words.ADD]  # noqa: E731
     waiting: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": counts}
-    file.upload(guarded(lambda p: opened(space, look_file(space, p))), file, [*filled], **waiting).then(lambda: True, None, leave, **QUIET)
-    look.click(guarded(lambda n, s, p: opened(space, look_named(space, n, s, p))), [name, split, part], filled, **waiting).then(lambda: True, None, leave, **QUIET)
+    file.upload(guarded(lambda p: opened(space, look_file(space, p))), file, filled, **waiting).then(anew, None, [leave, mode], **QUIET)
+    look.click(guarded(lambda n, s, p: opened(space, look_named(space, n, s, p))), [name, split, part], filled, **waiting).then(anew, None, [leave, mode], **QUIET)
     file.clear(shown(closed), None, filled, **QUIET)
     cancel.click(shown(lambda: [None, *closed(words.CANCELLED)]), None, [file, *filled], **QUIET)
-    label = shown(lambda p, t, keep, b: take_label(p, t, keep, b) if p else gr.skip())
-    table.input(label, [preview, table, leave, broken], bring, **QUIET)
-    broken.input(label, [preview, table, leave, broken], bring, **QUIET)
-    leave.input(shown(_tick_anew), [preview, leave, broken], [table, bring], **QUIET)
+    label = shown(lambda p, t, keep, b, m: take_label(as_taken(p, m), t, keep, b) if p else gr.skip())
+    table.input(label, [preview, table, leave, broken, mode], bring, **QUIET)
+    broken.input(label, [preview, table, leave, broken, mode], bring, **QUIET)
+    gr.on([leave.input, mode.input], shown(_tick_anew), [preview, leave, broken, mode], [counts, table, bring], **QUIET)
     add.click(shown(lambda p: _add_found(space, p)), preview, [tools, add], **QUIET)
     given = [preview, table, leave, broken, mode]
     bring.click(shown(lambda *a: take(bench, *a)), [*given, *bench.inputs], [*bench.outputs, file, *filled], show_progress="hidden")
 
 
-def _tick_anew(preview: Preview | None, leave: bool, broken: bool) -> list[Any]:
+def _tick_anew(preview: Preview | None, leave: bool, broken: bool, mode: str) -> list[Any]:
     if preview is None:
-        return [gr.skip(), gr.skip()]
-    table = table_values(preview, leave)
-    return [table, take_label(preview, table, leave, broken)]
+        return [gr.skip()] * 3
+    seen = as_taken(preview, mode)
+    table = table_values(seen, leave)
+    return [counts_html(seen), table, take_label(seen, table, leave, broken)]
 
 
 def _add_found(space: Workspace, preview: Preview | None) -> list[Any]:

@@ -6,7 +6,7 @@ SHORTCUTS_JS = """
   if (window.wbKeys) return;
   window.wbKeys = true;
   // The form is drawn anew after most presses, and its old buttons are then deaf. Keys pressed meanwhile wait for the
-  // new ones, so that none is lost or hits the row before; a second click of the mouse is let go.
+  // new ones, so that none is lost or hits the row before; a double click counts once.
   const serial = () => document.querySelector('#row-title [data-serial]')?.dataset.serial;
   const keys = [];
   let waiting = null, letThrough = false;
@@ -21,7 +21,7 @@ SHORTCUTS_JS = """
   const press = (id) => {
     const button = document.getElementById(id);
     if (!button || (button.offsetParent === null && id !== 'row-save-next')) return;
-    waiting = { serial: serial(), at: performance.now() };
+    waiting = { id, serial: serial(), at: performance.now() };
     letThrough = true;
     button.click();
     letThrough = false;
@@ -31,8 +31,12 @@ SHORTCUTS_JS = """
   document.addEventListener('click', (event) => {
     const button = event.target.closest?.('#row-editor .wb-actions button');
     if (!button || letThrough) return;
-    if (!settled()) { event.preventDefault(); event.stopImmediatePropagation(); return; }
-    waiting = { serial: serial(), at: performance.now() };
+    if (!settled()) {
+      event.preventDefault(); event.stopImmediatePropagation();
+      if (button.id !== waiting.id) ask(button.id);
+      return;
+    }
+    waiting = { id: button.id, serial: serial(), at: performance.now() };
   }, true);
   const visible = () => { const g = document.getElementById('grid'); return g && g.offsetParent !== null; };
   const single = { KeyA: 'row-approve', KeyR: 'row-reject', KeyD: 'row-duplicate', KeyN: 'row-new', ArrowDown: 'row-next', ArrowUp: 'row-previous' };
