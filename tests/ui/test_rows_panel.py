@@ -9,7 +9,8 @@ from workbench.dataset.changes import Change
 from workbench.errors import DataError, RowError
 from workbench.schema import Message
 from workbench.ui import words
-from workbench.ui.data import rows_panel as panel
+from workbench.ui.data import grid as panel
+from workbench.ui.data import rows_panel
 from workbench.ui.data.editor import Form, neighbour, open_row
 
 OPENAI = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]}]}
@@ -145,10 +146,10 @@ def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace)
 
 def test_the_grid_says_what_it_shows(workspace):
     now = rows(workspace)
-    assert "70 of 70 rows" in panel.where_html(now, range(70), 0, False)
-    assert "101–200 of 250 found" in panel.where_html(now, range(250), 1, False)
-    assert words.NARROWED in panel.where_html(now, [1], 0, True)
-    assert words.NOTHING_FOUND in panel.where_html(now, [], 0, False)
+    assert "70 of 70 rows" in rows_panel.where_html(now, range(70), 0, False)
+    assert "101–200 of 250 found" in rows_panel.where_html(now, range(250), 1, False)
+    assert words.NARROWED in rows_panel.where_html(now, [1], 0, True)
+    assert words.NOTHING_FOUND in rows_panel.where_html(now, [], 0, False)
 
 
 def test_next_and_previous_walk_the_rows_found():

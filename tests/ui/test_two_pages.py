@@ -8,7 +8,7 @@ import pytest
 from workbench.dataset.changes import Change
 from workbench.dataset.draft import draft_of
 from workbench.ui import words
-from workbench.ui.data import rows_panel
+from workbench.ui.data import grid, rows_panel
 from workbench.ui.data.bench import Bench, Pending
 from workbench.ui.data.editor import Editor, delete, open_row, review
 from workbench.ui.data_tab import drop_mine, merge
@@ -38,13 +38,13 @@ class Page:
             self.look()
 
     def open(self, place: int) -> None:
-        self.form = open_row(rows_panel.as_drawn(self.space, self.drawn), place)
+        self.form = open_row(grid.as_drawn(self.space, self.drawn), place)
 
     def press(self, plan, then: str = "next") -> None:
         self.take(self.editor.change(plan, then)(self.form, draft_of(self.form.was), self.version, self.count))
 
     def bulk(self, action: str, *places: int) -> None:
-        cells = [[i in places, i + 1, *[""] * 6] for i in range(len(rows_panel.as_drawn(self.space, self.drawn).entries))]
+        cells = [[i in places, i + 1, *[""] * 6] for i in range(len(grid.as_drawn(self.space, self.drawn).entries))]
         self.take(rows_panel.do_bulk(self.bench)(cells, action, "ticked", self.drawn, *[""] * 6, "place", None, self.version, self.count))
 
 
@@ -104,11 +104,11 @@ def test_a_bulk_action_after_a_foreign_deletion_waits_and_then_hits_the_rows_tha
 
 def test_a_cell_typed_into_an_old_grid_changes_its_own_row_alone(space):
     page, other = Page(space), Page(space)
-    rows = rows_panel.as_drawn(space, page.drawn)
-    cells = rows_panel.grid_values(rows, range(4), rows_panel.Marks())
+    rows = grid.as_drawn(space, page.drawn)
+    cells = grid.grid_values(rows, range(4), grid.Marks())
     cells[1][2] = "bravo edited"
     other.bulk("delete", 0)
-    change = rows_panel.edit_cells(rows, cells)
+    change = grid.edit_cells(rows, cells)
     assert list(change.put) == [1]
     page.take(page.bench.settle(change, page.drawn, page.version, page.count)[2])
     page.take(merge(page.bench, page.pending, page.version, page.count))
