@@ -55,7 +55,7 @@ def _up(url: str) -> bool:
 
 def test_a_real_server_s_reply_comes_through_and_is_let_in_or_refused_with_a_reason(address: str, demo_folder: Path) -> None:
     """The small model hardly ever writes sound rows of its own; what counts is that its reply arrives and is judged."""
-    endpoint = Endpoint(address, str(demo_folder), max_requests=1, max_tokens=100, timeout=300, retries=0)
+    endpoint = Endpoint(address, str(demo_folder), max_requests=1, max_tokens=700, timeout=300, retries=0)
     done = write_rows(endpoint, REQUEST, [], [])
     assert not done.failed, done.ended
     assert done.requests == 1 and done.tokens > 100, "the server counts the prompt's tokens and the reply's"
