@@ -45,7 +45,11 @@ def warm_up(space: Any) -> None:
     from workbench.errors import WorkbenchError
 
     with contextlib.suppress(WorkbenchError):  # the Tune tab says what is missing
-        space.plan(space.rows.read().rows, space.default_settings())
+        rows = space.rows.read().rows
+        if len(rows) <= 1000:
+            space.plan(rows, space.default_settings())
+        else:  # encoding them all would keep the first page waiting for its health check
+            space.tokenizer  # noqa: B018
 
 
 def main(arguments: list[str] | None = None) -> int:
