@@ -255,7 +255,7 @@ def test_a_data_set_of_the_hub_is_streamed_and_none_of_its_code_is_run(monkeypat
 
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub.subprocess, "run", in_this_process)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     monkeypatch.setattr(hub, "MAX_RECORD_BYTES", 200)
     preview = preview_hub("owner/name", "test", config="part")
     assert asked == [(("owner/name", "part"), {"split": "test", "streaming": True})]
@@ -305,7 +305,7 @@ def test_what_the_library_raises_is_one_sentence(monkeypatch, error, says):
 
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub.subprocess, "run", in_this_process)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     with pytest.raises(DataError) as caught:
         preview_hub("owner/name")
     assert str(caught.value) == says

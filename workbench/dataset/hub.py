@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from workbench.dataset.apart import read_apart, row_text
 from workbench.dataset.formats import MAX_FILE_BYTES
 from workbench.dataset.hub_child import NETWORK
-from workbench.dataset.records import Record, Source, clip, shown_name
+from workbench.dataset.records import Record, Source, shown_name
 from workbench.dataset.sources import open_file
-from workbench.dataset.strict import MAX_RECORD_BYTES, parse_json, too_long
+from workbench.dataset.strict import MAX_RECORD_BYTES, too_long
 from workbench.dataset.tables import without_nulls
 from workbench.errors import DataError, RowError
 
 HUB_ROWS = 10_000  # read at most: a set of the hub may have millions
 READER = Path(__file__).with_name("hub_child.py")
 SECONDS = 120.0  # after which the reader is stopped
-_ENDS = (b'{"end"', b'{"refused"', b'{"failed"')
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
 _SPLIT = re.compile(r"[\w.\-]{1,64}")
 
@@ -88,20 +84,10 @@ def _stream(where: str, name: str, split: str, config: str | None) -> Source:
 def _records(where: str, name: str, split: str, config: str | None, notes: list[str]) -> Iterator[Record]:
     """The rows, read in a process of its own that may take only so much memory and time; raises `DataError`."""
     limits = [str(n) for n in (HUB_ROWS, MAX_FILE_BYTES, MAX_RECORD_BYTES)]
-    command = [sys.executable, "-I", str(READER), where, split, config or "", *limits]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired as exc:
-        raise DataError(f"{name} was not read: it took more than {SECONDS:.0f} seconds. Download it, and give one of its files.") from exc
-    last: Any = None
-    for number, line in enumerate(io.BytesIO(done.stdout), 1):
-        last = json.loads(line) if line.startswith(_ENDS) else None
-        if last is None:
-            yield _record(number, line.decode("utf-8", "replace").rstrip("\n"))
-    if last is None:
-        raise DataError(f"{name} was not read: its reader broke off; a file of it is damaged, or unpacks to more than can be held.")
-    if "refused" in last:
-        raise DataError(f"{name} was not read: {last['refused']}.")
+    last = yield from read_apart(
+        READER, [where, split, config or "", *limits], _record, name=name, seconds=SECONDS, late=" Download it, and give one of its files.",
+        broke="its reader broke off; a file of it is damaged, or unpacks to more than can be held.",
+    )
     if "failed" in last:
         kind, text = last["failed"]
         raise DataError(_reason(kind, text, name, split))
@@ -109,13 +95,9 @@ def _records(where: str, name: str, split: str, config: str | None, notes: list[
         notes.append(f"Only the first {last['end']:,} rows of {name} were read.")
 
 
-def _record(number: int, line: str) -> Record:
-    try:
-        value = parse_json(line)
-    except RowError as exc:
-        return Record(number, None, clip(line), exc)
+def _record(number: int, value: Any, line: str) -> Record:
     if "row" in value:
-        return Record(number, without_nulls(value["row"]), clip(line.removeprefix('{"row": ').removesuffix("}")))
+        return Record(number, without_nulls(value["row"]), row_text(line))
     if "too long" in value:
         return Record(number, None, "", RowError(too_long(value["too long"]), "line"))
     field, kind = value["no JSON"]

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.dataset.apart import read_apart, row_text
 from workbench.dataset.formats import MAX_FILE_BYTES, dump_row, parse_row
-from workbench.dataset.records import MAX_RECORDS, Record, Source, clip
+from workbench.dataset.records import MAX_RECORDS, Record, Source
 from workbench.dataset.strict import MAX_RECORD_BYTES, parse_json, same, too_long
-from workbench.errors import DataError, RowError
+from workbench.errors import RowError
 from workbench.schema import Example
 
 ROW = "workbench_row"
@@ -88,30 +87,13 @@ def open_parquet(path: Path, name: str) -> Source:
 
 def _records(path: Path, name: str, notes: list[str]) -> Iterator[Record]:
     limits = [str(n) for n in (MAX_RECORDS, MAX_FILE_BYTES, MAX_RECORD_BYTES)]
-    command = [sys.executable, "-I", str(READER), str(path.resolve()), *limits]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired as exc:
-        raise DataError(f"{name} was not read: it took more than {SECONDS:.0f} seconds.") from exc
-    out = io.BytesIO(done.stdout)
-    last: Any = None
-    for number, line in enumerate(out, 1):
-        last = json.loads(line) if line.startswith((b'{"end"', b'{"refused"')) else None
-        if last is None:
-            yield _record(number, line.decode("utf-8", "replace").rstrip("\n"))
-    if last is None:
-        raise DataError(f"{name} was not read: the reader of Parquet files broke off; the file is damaged, or unpacks to more than can be held.")
-    if "refused" in last:
-        raise DataError(f"{name} was not read: {last['refused']}.")
+    broke = "the reader of Parquet files broke off; the file is damaged, or unpacks to more than can be held."
+    last = yield from read_apart(READER, [str(path.resolve()), *limits], _record, name=name, seconds=SECONDS, broke=broke)
     if last["end"]:
         notes.append(f"The columns {', '.join(last['end'][:8])} hold bytes and were left out.")
 
 
-def _record(number: int, line: str) -> Record:
-    try:
-        value = parse_json(line)
-    except RowError as exc:
-        return Record(number, None, clip(line), exc)
+def _record(number: int, value: Any, line: str) -> Record:
     if "row" in value:
-        return Record(number, value["row"], clip(line.removeprefix('{"row": ').removesuffix("}")))
+        return Record(number, value["row"], row_text(line))
     return Record(number, None, "", RowError(too_long(value["too long"]) if "too long" in value else value["broken"], "line"))
