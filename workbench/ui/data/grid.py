@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.changes import Change
 from workbench.dataset.draft import CallDraft, TurnDraft, draft_of, row_of, split_calls
+from workbench.dataset.health import Health
 from workbench.dataset.store import Entry, RowSet
 from workbench.dataset.view import Query, facts_of, find
 from workbench.errors import DataError, RowError
@@ -39,8 +41,12 @@ class Marks:
 def marks(space: Workspace, rows: RowSet) -> Marks:
     """The marks of the last health check, if it looked at these very rows."""
     health = space.known_health(rows)
-    if health is None:
-        return Marks()
+    return Marks() if health is None else _marks_of(health)
+
+
+@lru_cache(maxsize=4)
+def _marks_of(health: Health) -> Marks:
+    """A click asks for the marks several times, and a set's health says the same each time."""
     problems: dict[int, list[str]] = {}
     titles: dict[int, list[str]] = {}
     for finding in health.findings:
@@ -93,7 +99,7 @@ def make_query(text: str, kind: str, tool: str, status: str, problem: str, split
 
 
 def found(space: Workspace, rows: RowSet, *values: Any) -> list[int]:
-    """The places in `rows` that the filters let through: their values, then what the grid is narrowed to."""
+    """The places in `rows` that the filters let through: their values, then what the grid is narrowed to (None for nothing)."""
     *query, only = values
     seen = marks(space, rows)
     return find(rows.entries, make_query(*query), problems=seen.problems, split=seen.split, only=only.now(space, rows) if only else None)

@@ -10,14 +10,14 @@ import gradio as gr
 
 from workbench.dataset.draft import Draft
 from workbench.dataset.store import RowSet
-from workbench.dataset.view import KINDS, PAGE, SORTS, find, pages, tools_called
+from workbench.dataset.view import KINDS, PAGE, SORTS, pages, tools_called
 from workbench.errors import DataError
 from workbench.schema import STATUSES, Example
 from workbench.ui import words
 from workbench.ui.data import row_form
 from workbench.ui.data.bench import QUIET, Bench
 from workbench.ui.data.editor import Editor, Form, is_unsaved, open_row
-from workbench.ui.data.grid import BULK, NUMBER, SIDES, TOOL, as_drawn, bulk, edit_cells, found, grid_values, make_query, marks, ticked
+from workbench.ui.data.grid import BULK, NUMBER, SIDES, TOOL, as_drawn, bulk, edit_cells, found, grid_values, marks, ticked
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
@@ -32,7 +32,6 @@ class RowsPanel:
     inputs: list[Any]
     outputs: list[Any]
     editor: Editor
-    drawn: gr.State
 
 
 def build(bench: Bench) -> RowsPanel:
@@ -82,18 +81,16 @@ def build(bench: Bench) -> RowsPanel:
         *asked, only, number = values
         rows = space.rows.read()
         tools = tools_called(rows.entries)
-        seen = marks(space, rows)
         gone = bool(asked[TOOL]) and asked[TOOL] not in tools
         if gone:  # the filter's last row went: a choice that no longer stands would block every press
             asked[TOOL] = ""
-        matching = find(rows.entries, make_query(*asked), problems=seen.problems, split=seen.split, only=only.now(space, rows) if only else None)
+        matching = found(space, rows, *asked, only)
         number = min(max(int(number or 0), 0), pages(len(matching)) - 1)
         here = matching[number * PAGE : (number + 1) * PAGE]
         choices = gr.Dropdown(choices=[(words.ANY_TOOL, ""), *tools], **({"value": ""} if gone else {}))
-        return [grid_values(rows, here, seen), where_html(rows, matching, number, only is not None), rows.version, rows.version, number, choices]
+        return [grid_values(rows, here, marks(space, rows)), where_html(rows, matching, number, only is not None), rows.version, rows.version, number, choices]
 
     inputs, outputs = [*query, bench.only, page], [grid, where, bench.version, drawn, page, tool]
-    panel = RowsPanel(refresh, inputs, outputs, editor, drawn)
     first: Any = lambda *values: refresh(*values[:-1], 0)  # noqa: E731  another filter begins at the first page
     # Not `search.input`: gradio tells it for keys alone, not for what is pasted or dictated.
     gr.on([search.change, *(f.input for f in query[1:])], shown(first), inputs, outputs, trigger_mode="always_last", **QUIET)
@@ -104,7 +101,7 @@ def build(bench: Bench) -> RowsPanel:
     grid.input(shown(typed_cells(bench, refresh)), [grid, opened, typed, drawn, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
     apply.click(shown(do_bulk(bench)), [grid, action, scope, drawn, *query, bench.only, *bench.inputs], bench.outputs, **QUIET)
     opening.change(shown(lambda form: lesson_html(space, *_what(form))), opened, lesson, **QUIET)
-    return panel
+    return RowsPanel(refresh, inputs, outputs, editor)
 
 
 def _what(form: Form | None) -> tuple[Draft | None, Example | None]:
