@@ -60,8 +60,7 @@ def test_every_setting_has_a_title_and_one_line_of_help():
             assert isinstance(field.json_schema_extra["unit"], str)
 
 
-def test_every_path_can_be_set_and_there_are_24():
-    assert len(all_paths()) == 24
+def test_every_path_can_be_set():
     assert [p for p in all_paths() if p.startswith("lora.")] == [
         "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.text_only",
     ]  # fmt: skip

@@ -91,6 +91,15 @@ class Training(_Group):
     # The article evaluated every 50 of 40 steps, that is never; 0 means once an epoch.
     evaluate_every: int = _field(0, "Evaluate every", "0 measures the validation loss after every epoch.", "optimizer steps", ge=0, le=1_000_000)
     save_every: int = _field(0, "Save every", "0 saves the adapter after every epoch; it is always saved at the end.", "optimizer steps", ge=0, le=1_000_000)
+    sample_every: int = _field(
+        1, "Answer validation rows every", "The model answers its validation rows, so that you see when it begins to call; 0: never.", "epochs", ge=0, le=1000
+    )
+    keep_best: Literal["off", "validation loss", "call accuracy"] = _field(
+        "validation loss", "Keep the best by", "The adapter of the best measurement is kept beside the last one.",
+    )
+    early_stopping: int = _field(
+        0, "Early stopping", "Ends the run after this many measurements without a better one; 0: never.", "measurements", ge=0, le=1000
+    )
     max_row_tokens: int = _field(2048, "Longest row", "A longer row is refused by name, never cut.", "tokens", ge=16, le=131_072)
     tokens_per_forward: int = _field(
         4096, "Token budget", "A step with more tokens is split into several forwards; lower it if memory runs out.", "tokens", ge=16, le=1_048_576

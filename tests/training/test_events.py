@@ -40,7 +40,7 @@ def test_an_event_is_one_readable_line_with_its_type(path):
     (line,) = path.read_text(encoding="utf-8").splitlines()
     assert json.loads(line) == {
         "time": 101.0, "type": "step", "step": 1, "epoch": 0.25, "loss": 2.5, "learning_rate": 1e-4,
-        "gradient_norm": 0.5, "tokens": 640, "labels": 160, "seconds": 2.0, "memory_gib": 1.5,
+        "gradient_norm": 0.5, "tokens": 640, "labels": 160, "seconds": 2.0, "memory_gib": 1.5, "gpu_use": None,
     }  # fmt: skip
 
 

@@ -22,10 +22,11 @@ class LoadJob(_Message):
 
 
 class TrainJob(_Message):
-    """Train a run whose folder has been created."""
+    """Train a run whose folder has been created, or go on with one from its checkpoint."""
 
     kind: Literal["train"] = "train"
     run: str
+    resume: bool = False
 
 
 class AnswerJob(_Message):

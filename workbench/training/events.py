@@ -41,6 +41,40 @@ class Step(_Event):
     labels: int
     seconds: float
     memory_gib: float
+    gpu_use: float | None = None
+    """Share (0 to 1) of the last second in which the card computed; None where there is no card or it does not tell."""
+
+
+class Resumed(_Event):
+    """The run goes on after `step` optimizer steps, from its checkpoint; steps told after it replace those of the same number."""
+
+    type: Literal["resumed"] = "resumed"
+    step: int
+
+
+class SampleAnswer(BaseModel):
+    """A validation row's prompt, what the model answered, and how that compares with the row."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    prompt: str
+    expected: str
+    """The row's own answer, in the dialect's text."""
+    reply: str
+    verdict: str
+    right: bool
+
+
+class Sampled(_Event):
+    """The model answered its validation rows: `right` of `asked` called or kept from calling as the row does."""
+
+    type: Literal["sampled"] = "sampled"
+    step: int
+    epoch: float
+    right: int
+    asked: int
+    seconds: float = 0.0
+    answers: tuple[SampleAnswer, ...] = ()
+    """Three of them, the same rows at every epoch, calls and texts mixed."""
 
 
 class Validation(_Event):
@@ -53,6 +87,8 @@ class Validation(_Event):
 class Saved(_Event):
     type: Literal["saved"] = "saved"
     step: int
+    best: bool = False
+    """Whether this adapter is the best so far by the run's `keep_best`."""
 
 
 class Notice(_Event):
@@ -62,19 +98,28 @@ class Notice(_Event):
     text: str
 
 
+Cause = Literal["", "memory", "killed", "hang", "device", "not finite", "disk", "early stop"]
+
+
 class Ended(_Event):
-    """The last event of a run that ended by itself, was stopped, or failed with a reason."""
+    """The last event of a run that ended by itself, was stopped, or failed with a reason.
+
+    `cause` sorts the reason for the screen: a button that helps is offered by it.
+    """
 
     type: Literal["ended"] = "ended"
     state: Literal["finished", "stopped", "failed"]
     reason: str = ""
+    cause: Cause = ""
     step: int = 0
+    best_step: int | None = None
     seconds: float = 0.0
+    peak_memory_gib: float | None = None
     adapter_difference: float | None = None
     """Largest absolute difference of the logits with and without the adapter, on a probe prompt."""
 
 
-Event = Annotated[Started | Step | Validation | Saved | Notice | Ended, Field(discriminator="type")]
+Event = Annotated[Started | Resumed | Step | Validation | Sampled | Saved | Notice | Ended, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 
