@@ -260,3 +260,46 @@ def test_the_model_card_of_a_failed_run_does_not_repeat_the_path_in_its_reason(r
     card = model_card(runs.view("first"))
     assert "| ended | failed" in card
     assert str(tmp_path) not in card
+
+
+# -- resumed runs ------------------------------------------------------------------------------------
+
+
+def test_a_resume_voids_what_was_told_after_its_checkpoint_and_the_end_before_it(runs):
+    old = [BEGUN, events.Sampled(step=0, epoch=0.0, right=1, asked=2), step(1, 1.0), events.Validation(step=1, epoch=0.25, loss=2.5),
+           step(2, 2.0, 9.0), events.Sampled(step=2, epoch=0.5, right=2, asked=2), events.Ended(state="failed", reason="x", step=2)]  # fmt: skip
+    assert state_after(runs, *old, events.Resumed(step=1)) == "waiting"
+    view = runs.view("first")
+    assert ([s.step for s in view.steps], len(view.validations), [s.step for s in view.samples], view.ended) == ([1], 1, [0], None)
+    for event in (BEGUN.model_copy(update={"device": "H100"}), step(2, 3.0, 1.5)):
+        runs.append("first", event)
+    view = runs.view("first")
+    assert (view.state, [s.loss for s in view.steps], view.started.device) == ("running", [2.0, 1.5], "H100")
+    assert len(view.happened) == len(old) + 3, "the log keeps them all"
+
+
+def test_a_resume_from_step_0_begins_anew_and_keeps_the_notices(runs):
+    notice = events.Notice(text="x")
+    state_after(runs, BEGUN, notice, events.Sampled(step=0, epoch=0.0, right=0, asked=1), step(1, 1.0), events.Resumed(step=0))
+    assert [e.type for e in runs.view("first").standing] == ["notice", "resumed"]
+
+
+def test_a_resumed_run_whose_process_is_gone_is_interrupted_again(runs):
+    state_after(runs, BEGUN, events.Ended(state="stopped"), events.Resumed(step=0))
+    give_to(runs, "first", dead_owner())
+    assert runs.view("first").state == "interrupted"
+
+
+def test_the_cause_of_a_failure_is_kept(runs):
+    state_after(runs, BEGUN, step(3, 1.0))
+    runs.mark_failed("first", "The memory ran out.", cause="memory")
+    assert runs.view("first").ended.cause == "memory"
+
+
+@pytest.mark.parametrize(("end", "can"), [("stopped", True), ("failed", True), ("finished", False), (None, False)])
+def test_a_run_can_be_resumed_if_it_has_a_checkpoint_and_neither_goes_on_nor_finished(runs, end, can):
+    state_after(runs, BEGUN, step(3, 1.0), *([events.Ended(state=end)] if end else []))
+    assert runs.view("first").resumable is False
+    (runs.path("first") / "checkpoint").mkdir()
+    (runs.path("first") / "checkpoint" / "state.json").write_text("{}")
+    assert runs.view("first").resumable is can

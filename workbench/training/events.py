@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -121,6 +122,27 @@ class Ended(_Event):
 
 Event = Annotated[Started | Resumed | Step | Validation | Sampled | Saved | Notice | Ended, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def standing(happened: Iterable[Event]) -> tuple[Event, ...]:
+    """What holds of `happened`: a resume voids the end before it and the steps after its checkpoint, with all told at them.
+
+    A resume from step 0 begins anew and leaves notices alone.
+    """
+    kept: list[Event] = []
+    for event in happened:
+        if isinstance(event, Resumed):
+            kept = [e for e in kept if not _void(e, event.step)]
+        kept.append(event)
+    return tuple(kept)
+
+
+def _void(event: Event, step: int) -> bool:
+    if isinstance(event, Ended):
+        return True
+    if isinstance(event, (Step, Validation, Sampled, Saved)):
+        return event.step > step or step == 0
+    return isinstance(event, Started) and step == 0
 
 
 def append_event(path: Path, event: _Event) -> None:

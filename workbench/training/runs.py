@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from workbench.settings import RunSettings
 from workbench.training import events
 
 State = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
+CHECKPOINT, BEST = "checkpoint", "best"  # folders of a run: what a resume needs, and the best adapter
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
 
 
@@ -67,7 +69,12 @@ class RunInfo(BaseModel):
     settings: RunSettings = RunSettings()
     created: float = Field(default_factory=time.time)
     owner: Owner
+    """Who answers for the run now: who created it, or who resumed it last."""
     versions: dict[str, str] = {}
+    estimated_gib: dict[str, float] = {}
+    """The plan's peak memory by part, under "total" all of it; empty where no plan was made."""
+    base_fingerprint: str = ""
+    """`models.fingerprint` of the base as it was when the run began; empty until its files were here."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +86,31 @@ class RunView:
     happened: tuple[events.Event, ...]
     state: State
 
+    @cached_property
+    def standing(self) -> tuple[events.Event, ...]:
+        """The events without those that a resume made void; `happened` keeps them all, for the log."""
+        return events.standing(self.happened)
+
     @property
     def steps(self) -> list[events.Step]:
-        return [e for e in self.happened if isinstance(e, events.Step)]
+        return [e for e in self.standing if isinstance(e, events.Step)]
 
     @property
     def validations(self) -> list[events.Validation]:
-        return [e for e in self.happened if isinstance(e, events.Validation)]
+        return [e for e in self.standing if isinstance(e, events.Validation)]
+
+    @property
+    def samples(self) -> list[events.Sampled]:
+        return [e for e in self.standing if isinstance(e, events.Sampled)]
 
     @property
     def started(self) -> events.Started | None:
-        return next((e for e in self.happened if isinstance(e, events.Started)), None)
+        """How the run began, as its last start told it: a resume may find another device."""
+        return next((e for e in reversed(self.standing) if isinstance(e, events.Started)), None)
 
     @property
     def ended(self) -> events.Ended | None:
-        return next((e for e in reversed(self.happened) if isinstance(e, events.Ended)), None)
+        return next((e for e in reversed(self.standing) if isinstance(e, events.Ended)), None)
 
     @property
     def live(self) -> bool:
@@ -102,6 +119,11 @@ class RunView:
     @property
     def has_adapter(self) -> bool:
         return (self.folder / "adapter_model.safetensors").is_file() and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from, and steps left to do."""
+        return self.state in ("stopped", "failed", "interrupted") and (self.folder / CHECKPOINT / "state.json").is_file()
 
     def seconds_left(self) -> float | None:
         """Estimated seconds to the last step, from the mean pace so far (validations and saving included)."""
@@ -174,8 +196,9 @@ class RunStore:
             happened = self._events(name, folder / "events.jsonl")
         except OSError as exc:
             raise RunError(f"The events of run {name} can't be read: {exc.strerror}. Check the folder's rights.") from exc
-        if name in self._unwritten and not any(isinstance(e, events.Ended) for e in happened):
-            happened = (*happened, self._unwritten[name])
+        mark = self._unwritten.get(name)
+        if mark is not None and not any(isinstance(e, (events.Ended, events.Resumed)) and e.time >= mark.time for e in happened):
+            happened = (*happened, mark)
         return RunView(info, folder, happened, _state(info, happened))
 
     def _events(self, name: str, path: Path) -> tuple[events.Event, ...]:
@@ -223,12 +246,12 @@ class RunStore:
         if self.view(name).ended is None:
             self.append(name, events.Ended(state="stopped", reason=reason))
 
-    def mark_failed(self, name: str, reason: str) -> None:
+    def mark_failed(self, name: str, reason: str, cause: events.Cause = "") -> None:
         """Close a run whose process died: its last event says why. A run that has ended stays as it is."""
         view = self.view(name)
         if view.ended is None:
             last = view.steps[-1].step if view.steps else 0
-            event = events.Ended(state="failed", reason=reason, step=last)
+            event = events.Ended(state="failed", reason=reason, cause=cause, step=last)
             # Kept here too: on a full disk the mark can't be written, and the run must not look alive for ever.
             self._unwritten[name] = event
             self.append(name, event)
@@ -240,12 +263,16 @@ class RunStore:
 
 
 def _state(info: RunInfo, happened: tuple[events.Event, ...]) -> State:
+    begun = False
     for event in reversed(happened):
         if isinstance(event, events.Ended):
             return event.state
+        if isinstance(event, events.Resumed):
+            break
+        begun = begun or isinstance(event, events.Started)
     if not info.owner.alive():
         return "interrupted"
-    return "running" if any(isinstance(e, events.Started) for e in happened) else "waiting"
+    return "running" if begun else "waiting"
 
 
 def _versions() -> dict[str, str]:
