@@ -106,6 +106,9 @@ class Training(_Group):
     )
     checkpointing: bool = _field(False, "Gradient checkpointing", "Trades about a third more time for less activation memory.")
     seed: int = _field(42, "Seed", "Fixes the split, the order of rows, the dropout and the adapter's start.", "", ge=0, le=2**31 - 1)
+    tracker: Literal["off", "trackio"] = _field(
+        "off", "Tracker", "trackio mirrors the run's figures into trackio's own dashboard on this machine; it wants: pip install trackio.",
+    )
 
 
 class Sampling(_Group):
