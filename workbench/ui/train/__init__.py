@@ -1,0 +1,1 @@
+"""The Train tab: one run as it goes on, all runs side by side, and sweeps."""
