@@ -151,7 +151,7 @@ def test_plan_names_lines_that_can_not_be_used(run, root):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["plan", *GEMMA, "--set", "lora.rank=0"], "lora.rank can't be '0': input should be greater than or equal to 1."),
+        (["plan", *GEMMA, "--set", "lora.rank=0"], "Rank (lora.rank) can't be '0': it takes a whole number from 1 to 512."),
         (["plan", *GEMMA, "--set", "rank"], "--set takes group.field=value, as in lora.rank=16; 'rank' is not of that form."),
         (["plan", *GEMMA, "--data", "/nowhere/x"], "/nowhere/x does not exist. Check the path."),
         (["evaluate", "--cases", str(ROOT / "data" / "cases.jsonl"), "--base"],

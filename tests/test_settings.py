@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from workbench.errors import SettingsError
 from workbench.settings import (
-    ALL_PROJECTIONS,
     GROUPS,
     Lora,
     Quantization,
@@ -17,8 +16,10 @@ from workbench.settings import (
     all_paths,
     apply_overrides,
     choices,
+    field_problem,
     make_sampling,
     make_settings,
+    range_of,
 )
 
 
@@ -57,12 +58,21 @@ def test_every_setting_has_a_title_and_one_line_of_help():
             assert field.title
             assert field.description
             assert "\n" not in field.description
+            assert len(field.description) <= 110
             assert isinstance(field.json_schema_extra["unit"], str)
+
+
+def test_every_setting_of_a_run_tells_its_consequence_and_every_number_its_range():
+    for cls in GROUPS.values():
+        for name, field in cls.model_fields.items():
+            assert field.json_schema_extra["effect"].endswith(".")
+            assert bool(range_of(cls, name)) is (field.annotation in (int, float))
 
 
 def test_every_path_can_be_set():
     assert [p for p in all_paths() if p.startswith("lora.")] == [
         "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.text_only",
+        "lora.attention_rank", "lora.attention_alpha", "lora.mlp_rank", "lora.mlp_alpha", "lora.rslora", "lora.dora",
     ]  # fmt: skip
 
 
@@ -95,14 +105,14 @@ def test_later_overrides_win_and_earlier_settings_stay():
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("lora.rank=0", "lora.rank can't be '0': input should be greater than or equal to 1."),
-        ("lora.rank=513", "lora.rank can't be '513': input should be less than or equal to 512."),
-        ("lora.rank=1.5", "lora.rank can't be '1.5': input should be a valid integer, unable to parse string as an integer."),
-        ("lora.rank=", "lora.rank can't be '': input should be a valid integer, unable to parse string as an integer."),
-        ("lora.text_only=maybe", "lora.text_only can't be 'maybe': input should be a valid boolean, unable to interpret input."),
-        ("quantization.mode=3-bit", "quantization.mode can't be '3-bit': input should be 'auto', 'none', '8-bit' or '4-bit'."),
-        ("training.learning_rate=0", "training.learning_rate can't be '0': input should be greater than 0."),
-        ("training.validation_share=0.6", "training.validation_share can't be '0.6': input should be less than or equal to 0.5."),
+        ("lora.rank=0", "Rank (lora.rank) can't be '0': it takes a whole number from 1 to 512."),
+        ("lora.rank=513", "Rank (lora.rank) can't be '513': it takes a whole number from 1 to 512."),
+        ("lora.rank=1.5", "Rank (lora.rank) can't be '1.5': it takes a whole number from 1 to 512."),
+        ("lora.rank=", "Rank (lora.rank) is empty: it takes a whole number from 1 to 512."),
+        ("lora.text_only=maybe", "Text modules only (lora.text_only) can't be 'maybe': it takes yes or no."),
+        ("quantization.mode=3-bit", "Base weights (quantization.mode) can't be '3-bit': it takes one of auto, none, 8-bit, 4-bit."),
+        ("training.learning_rate=0", "Learning rate (training.learning_rate) can't be '0': it takes a number above 0, up to 1."),
+        ("training.validation_share=0.6", "Validation share (training.validation_share) can't be '0.6': it takes a number from 0 to 0.5."),
         ("lora.rank", "--set takes group.field=value, as in lora.rank=16; 'lora.rank' is not of that form."),
         ("lora=1", "--set takes group.field=value, as in lora.rank=16; 'lora=1' is not of that form."),
     ],
@@ -119,18 +129,45 @@ def test_an_unknown_setting_is_named_and_the_known_ones_are_listed(pair):
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("path", ["training.learning_rate", "training.max_grad_norm", "lora.dropout", "quantization.threshold"])
 def test_a_number_that_is_not_finite_is_refused(path, text):
-    assert refusal(f"{path}={text}").startswith(f"{path} can't be '{text}': input should be ")
+    assert f"({path}) can't be '{text}': it takes a number " in refusal(f"{path}={text}")
 
 
-def test_at_least_one_known_target_module_is_wanted():
-    assert "choose at least one module" in refusal("lora.target_modules=")
-    assert "can't be 'zzz': input should be 'q_proj', 'k_proj'" in refusal("lora.target_modules=q_proj,zzz")
+def test_target_modules_are_names_of_modules_and_one_at_least_is_wanted():
+    assert refusal("lora.target_modules=") == "Target modules (lora.target_modules) can't be []: choose at least one module."
+    assert "'a.b' is no module's name" in refusal("lora.target_modules=q_proj,a.b")
+    assert "'q_proj|.*' is no module's name" in refusal("lora.target_modules=q_proj|.*")
+    assert "65 names are too many" in refusal("lora.target_modules=" + ",".join(f"m{i}" for i in range(65)))
+
+
+def test_target_modules_stand_once_each_the_usual_ones_first():
+    made = apply_overrides(RunSettings(), ["lora.target_modules=qkv_proj,down_proj,out_proj,o_proj,qkv_proj"])
+    assert made.lora.target_modules == ("o_proj", "down_proj", "qkv_proj", "out_proj")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", 0, "0 can't be used. It takes a whole number from 1 to 1,000."),
+        ("epochs", 2.5, "2.5 can't be used. It takes a whole number from 1 to 1,000."),
+        ("epochs", "2.5", "'2.5' can't be used. It takes a whole number from 1 to 1,000."),
+        ("epochs", "many", "'many' can't be used. It takes a whole number from 1 to 1,000."),
+        ("epochs", "", "This is empty. It takes a whole number from 1 to 1,000."),
+        ("epochs", None, "This is empty. It takes a whole number from 1 to 1,000."),
+        ("epochs", True, "It takes a number, not yes or no."),
+        ("epochs", " 7 ", ""), ("epochs", 3.0, ""), ("learning_rate", "3e-4", ""),
+        ("learning_rate", "0", "'0' can't be used. It takes a number above 0, up to 1."),
+        ("scheduler", "steps", "'steps' can't be used. It takes one of cosine, linear, constant."),
+    ],
+)  # fmt: skip
+def test_why_a_value_is_refused_is_said_for_its_field_alone(name, value, said):
+    assert field_problem(Training, name, value) == said
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lora": {"rank": None}}, "lora.rank can't be None: input should be a valid integer."),
+        ({"lora": {"rank": None}}, "Rank (lora.rank) is empty: it takes a whole number from 1 to 512."),
+        ({"lora": {"rank": True}}, "Rank (lora.rank) can't be True: it takes a number, not yes or no."),
         ({"lora": 5}, "lora can't be 5: input should be a valid dictionary or instance of Lora."),
         ({"lora": {"x": 1}}, f"There is no setting lora.x. The settings are: {', '.join(all_paths())}."),
     ],
@@ -150,7 +187,7 @@ def test_settings_outlive_their_file():
 def test_bad_sampling_is_named():
     with pytest.raises(SettingsError) as caught:
         make_sampling({"top_p": 0})
-    assert str(caught.value) == "sampling.top_p can't be 0: input should be greater than 0."
+    assert str(caught.value) == "Top-p (sampling.top_p) can't be 0: it takes a number above 0, up to 1."
 
 
 def test_an_unknown_sampling_setting_is_told_the_sampling_settings():
@@ -169,5 +206,5 @@ def test_settings_can_not_be_changed_in_place(group):
 def test_a_dropdown_offers_the_allowed_words():
     assert choices(Quantization, "mode") == ("auto", "none", "8-bit", "4-bit")
     assert choices(Training, "scheduler") == ("cosine", "linear", "constant")
-    assert choices(Lora, "target_modules") == ALL_PROJECTIONS
+    assert choices(Lora, "target_modules") == ()
     assert choices(Lora, "rank") == ()
