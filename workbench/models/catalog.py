@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import ModelError
 from workbench.models.tokenizer import read_json
+from workbench.models.watched import StoppedLoadingError
 
 DEMO = "demo"
 DEMO_FOLDER = "gemma-3-270m"
@@ -46,15 +48,18 @@ class Catalog:
             raise ModelError(f"{model} is a file: give the folder that holds config.json and the .safetensors files.")
         raise ModelError(f"There is no model folder {model}: give a folder with config.json and .safetensors files, a hub name such as google/gemma-3-4b-it, or demo.")
 
-    def fetch(self, model: str, say: Callable[[str], None]) -> Path:
-        """Like `find`, but downloads a hub name that is not here yet."""
+    def fetch(self, model: str, say: Callable[[str], None], bar: type[Any] | None = None) -> Path:
+        """Like `find`, but downloads a hub name that is not here yet; `bar` is a tqdm class that is told how far it is.
+
+        Passes a `StoppedLoadingError` of the bar through.
+        """
         try:
             return self.find(model)
         except ModelError:
             if model == DEMO or not is_hub_name(model) or Path(model).exists():
                 raise
         say(f"downloading {model} from the hub")
-        return _checked(_snapshot(model, offline=False))
+        return _checked(_snapshot(model, offline=False, bar=bar))
 
 
 def is_hub_name(model: str) -> bool:
@@ -69,14 +74,17 @@ def display_name(model: str, folder: Path | None = None) -> str:
     return model if _HUB_NAME.fullmatch(model) and folder is None else Path(model).name or model
 
 
-def _snapshot(model: str, *, offline: bool) -> Path:
+def _snapshot(model: str, *, offline: bool, bar: type[Any] | None = None) -> Path:
     # Imported here: the hub's client takes half a second, and most models are local.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     missing = f"The model {model} is not on this machine"
+    watched = {} if bar is None else {"tqdm_class": bar}
     try:
-        return Path(snapshot_download(model, allow_patterns=_PATTERNS, local_files_only=offline, token=os.environ.get("HF_TOKEN")))
+        return Path(snapshot_download(model, allow_patterns=_PATTERNS, local_files_only=offline, token=os.environ.get("HF_TOKEN"), **watched))
+    except StoppedLoadingError:
+        raise
     except GatedRepoError as exc:
         raise ModelError(f"{model} is gated: accept its licence on the hub and set HF_TOKEN in the environment.") from exc
     except RepositoryNotFoundError as exc:

@@ -1,0 +1,39 @@
+"""Which exceptions of torch and its libraries mean that the memory ran out, and which that the card's context is lost."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Literal
+
+import torch
+
+AcceleratorFault = Literal["", "memory", "device"]
+
+# torch's allocator for the CPU, C++ containers and cuBLAS have no error class of their own for this.
+_MEMORY = re.compile(r"can't allocate memory|std::bad_alloc|CUDA error: out of memory|CUDA out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_DEVICE = re.compile(r"CUDA error|CUDA driver error|device-side assert|CU(BLAS|DNN)_STATUS_\w+|Triton Error \[CUDA\]")
+
+
+def accelerator_fault(exc: BaseException) -> AcceleratorFault:
+    """"memory" (it can be freed, the process goes on), "device" (no call on the card works any more), or "" for any other fault."""
+    if isinstance(exc, (torch.OutOfMemoryError, MemoryError)):
+        return "memory"
+    if not isinstance(exc, RuntimeError):
+        return ""
+    if _MEMORY.search(str(exc)):
+        return "memory"
+    return "device" if isinstance(exc, torch.AcceleratorError) or _DEVICE.search(str(exc)) else ""
+
+
+def lets_go(exc: BaseException) -> None:
+    """Clear the frames that an exception and what led to it passed through: they still hold the tensors of the step."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        waiting += [one.__cause__, one.__context__]
