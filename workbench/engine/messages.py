@@ -7,10 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from workbench.settings import Quantization, Sampling
+from workbench.training.events import Cause
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Phase = Literal["starting", "loading", "computing", "computing on a CPU"]
+"""What the worker is at: each phase has a limit of its own for how long it may give no sign of progress."""
 
 
 class LoadJob(_Message):
@@ -19,6 +24,13 @@ class LoadJob(_Message):
     kind: Literal["load"] = "load"
     model: str
     quantization: Quantization = Quantization()
+
+
+class UnloadJob(_Message):
+    """Give the memory of the base back. With `leave` the process ends too, and with it what the card's driver keeps for it."""
+
+    kind: Literal["unload"] = "unload"
+    leave: bool = False
 
 
 class TrainJob(_Message):
@@ -68,7 +80,7 @@ class GenerateJob(_Message):
     sampling: Sampling = Sampling(greedy=False, max_new_tokens=1024)
 
 
-Job = Annotated[LoadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob, Field(discriminator="kind")]
+Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob, Field(discriminator="kind")]
 
 
 class Do(_Message):
@@ -84,6 +96,24 @@ class Stop(_Message):
 
     type: Literal["stop"] = "stop"
     number: int
+
+
+class Ready(_Message):
+    """From the engine: its libraries are there, it takes jobs."""
+
+    type: Literal["ready"] = "ready"
+
+
+class Beat(_Message):
+    """From the engine's main thread: it got on (a tensor was loaded, a forward pass or a step done, a token made) and is in `phase`.
+
+    Never sent by a clock: no beat means no progress. `gap` is the longest time in seconds so far between two looks for a stop.
+    """
+
+    type: Literal["beat"] = "beat"
+    number: int
+    phase: Phase
+    gap: float = 0.0
 
 
 class Progress(_Message):
@@ -122,15 +152,19 @@ class Done(_Message):
 
 
 class Failed(_Message):
-    """From the engine: the job failed with one sentence. `expected` tells a person's mistake from a fault of ours."""
+    """From the engine: the job failed with one sentence. `expected` tells a person's mistake from a fault of ours.
+
+    `cause` sorts the reason. After "device" the engine ends: the card's context is lost with its process.
+    """
 
     type: Literal["failed"] = "failed"
     number: int
     reason: str
     expected: bool = True
+    cause: Cause = ""
 
 
 ToEngine: TypeAdapter[Do | Stop] = TypeAdapter(Annotated[Do | Stop, Field(discriminator="type")])
-FromEngine: TypeAdapter[Progress | Texts | Holds | Done | Failed] = TypeAdapter(
-    Annotated[Progress | Texts | Holds | Done | Failed, Field(discriminator="type")]
+FromEngine: TypeAdapter[Ready | Beat | Progress | Texts | Holds | Done | Failed] = TypeAdapter(
+    Annotated[Ready | Beat | Progress | Texts | Holds | Done | Failed, Field(discriminator="type")]
 )

@@ -71,7 +71,7 @@ class _Weights:
 
 def download_bar(tell: Callable[[str, float | None], None], stop: Callable[[], bool], what: str) -> type[Any]:
     """A progress bar's class for the hub's client. `tell` gets words such as "1.2 of 8.6 GiB" with the share."""
-    from tqdm.std import tqdm
+    from tqdm.std import tqdm  # type: ignore[import-untyped, unused-ignore]
 
     class Bar(tqdm):  # type: ignore[misc, type-arg, unused-ignore]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
