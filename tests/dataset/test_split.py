@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.dataset.split import learnable, left_out, split_examples, stratum
+from workbench.dataset.split import folds, learnable, left_out, split_examples, stratum
+from workbench.errors import DataError
 from workbench.schema import Example, Message, ToolCall
 
 SHARES = st.floats(0, 0.5)
@@ -188,3 +189,70 @@ def test_ten_thousand_rows_in_groups_are_split_whole():
     groups = [list(range(i, i + draw.randint(2, 5))) for i in range(0, 5000, 5)]
     learned, held = split_examples(rows(["look_up", ""] * 5000), 0.1, 1, groups)
     assert (len(learned), len(held)) == (9000, 1000)
+
+
+def test_five_folds_hold_every_row_back_once_kinds_in_proportion():
+    made = folds(SEVENTY, 5, 42)
+    assert sorted(i for _, held in made for i in held) == list(range(70))
+    assert all(sorted([*learned, *held]) == list(range(70)) for learned, held in made)
+    assert [Counter(stratum(SEVENTY[i]) for i in held) for _, held in made] == [{"look_up": 7, "": 7}] * 5
+
+
+def test_uneven_kinds_still_give_even_folds():
+    made = folds(rows([*["look_up"] * 33, *[""] * 37]), 5, 1)
+    assert sorted(len(held) for _, held in made) == [14] * 5
+    assert {sum(i < 33 for i in held) for _, held in made} == {6, 7}
+
+
+def test_the_seed_decides_the_folds():
+    assert folds(SEVENTY, 5, 1) == folds(SEVENTY, 5, 1)
+    assert folds(SEVENTY, 5, 1) != folds(SEVENTY, 5, 2)
+
+
+def test_near_duplicates_are_held_back_together():
+    like = [ask(f"Какой баланс у карты номер {n}?") for n in (1, 2, 3)]
+    made = folds([*like, *rows(["look_up", ""] * 5)], 4, 3)
+    assert [held for _, held in made if {0, 1, 2} & set(held)] == [held for _, held in made if {0, 1, 2} <= set(held)]
+
+
+def test_pins_hold_in_every_fold():
+    given_rows = rows([*["look_up"] * 4, *[""] * 4])
+    given_rows[0] = row(0, "look_up", pin="train")
+    given_rows[1] = row(1, "look_up", pin="validation")
+    made = folds(given_rows, 3, 5)
+    assert all(0 in learned and 0 not in held for learned, held in made)
+    assert all(1 not in learned for learned, _ in made)
+    assert sum(1 in held for _, held in made) == 1
+
+
+@given(grouped_sets(), st.integers(2, 8), SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_folds_are_whole_and_apart(made, k, seed):
+    given_rows, groups = made
+    try:
+        found = folds(given_rows, k, seed, groups)
+    except DataError:
+        return
+    held = [i for _, fold in found for i in fold]
+    assert len(held) == len(set(held))
+    assert all(fold and learned and not set(learned) & set(fold) for learned, fold in found)
+    assert {i for i, r in enumerate(given_rows) if r.pin == "validation"} <= set(held)
+    for learned, fold in found:
+        assert not {i for i, r in enumerate(given_rows) if r.pin == "train"} & set(fold)
+        for group in (g for g in groups if not any(given_rows[i].pin for i in g)):
+            assert not (set(group) & set(fold) and set(group) & set(learned))
+
+
+@pytest.mark.parametrize(
+    ("given_rows", "k", "sentence"),
+    [
+        (SEVENTY, 1, r"^1 fold\(s\) can't be compared: take at least 2\.$"),
+        (rows(["look_up", ""]), 3, r"^3 folds want at least 3 rows .* there are 2 to hold back \(of 2 rows\)\. Take fewer folds"),
+        ([ask("Какой баланс?"), ask("Какой баланс ?"), ask("Курс евро")], 3, r"there are 2 to hold back \(of 3 rows\)"),
+        ([*rows(["", ""]), row(2, pin="train")], 3, r"there are 2 to hold back \(of 3 rows, and 1 pinned to training\)"),
+        ([row(0, pin="validation"), row(1, pin="validation"), row(2)], 3, r"learn from no row|^A fold would"),
+    ],
+)  # fmt: skip
+def test_folds_that_can_t_be_made_are_refused(given_rows, k, sentence):
+    with pytest.raises(DataError, match=sentence):
+        folds(given_rows, k, 42)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from workbench.calls.dialects import message_calls
 from workbench.dataset.similar import near_groups
+from workbench.errors import DataError
 from workbench.schema import Example
 
 
@@ -61,6 +62,52 @@ def split_examples(
     wanted = min(round(share * len(rows)), len(rows) - 1)
     held |= _drawn(strata, [[i for i in group if i not in fixed] for group in groups], held, fixed, wanted, random.Random(seed))
     return [i for i in range(len(rows)) if i not in held], sorted(held)
+
+
+def folds(rows: Sequence[Example], k: int, seed: int, groups: Sequence[Sequence[int]] | None = None) -> list[tuple[list[int], list[int]]]:
+    """Places (learned, held back) of `k` folds, ascending; together the folds hold back every row once, and rows pinned to training never.
+
+    Text answers and tools are spread evenly, by the seed, and the rows of a group (near-duplicate prompts if not given) are
+    held back together. A row pinned to validation is never learned: it is held back in one fold and left out of the others.
+    Raises `DataError` for fewer than two folds, for more folds than there are groups to hold back, and where a fold would learn nothing.
+    """
+    if k < 2:
+        raise DataError(f"{k} fold(s) can't be compared: take at least 2.")
+    if groups is None:
+        groups = near_groups([row.request for row in rows])
+    never, fixed = _pinned(rows, groups)
+    whole = {i: list(group) for group in groups for i in group}
+    units = [[j for j in unit if j in never or j not in fixed] for i in range(len(rows)) if (unit := whole.get(i, [i]))[0] == i]
+    units = [unit for unit in units if unit]
+    if len(units) < k:
+        kept = f", and {len(rows) - sum(map(len, units))} pinned to training" if any(row.pin == "train" for row in rows) else ""
+        raise DataError(
+            f"{k} folds want at least {k} rows that are not near-duplicates of one another; there are {len(units)} to hold back "
+            f"(of {len(rows)} rows{kept}). Take fewer folds, or add rows."
+        )
+    held = _dealt(units, [stratum(row) for row in rows], k, random.Random(seed))
+    made = [([i for i in range(len(rows)) if i not in never and i not in fold], sorted(fold)) for fold in held]
+    if not all(learned for learned, _ in made):
+        raise DataError("A fold would learn from no row: take pins off on the Data tab, or add rows.")
+    return made
+
+
+def _dealt(units: Sequence[Sequence[int]], strata: Sequence[str], k: int, generator: random.Random) -> list[set[int]]:
+    """The units dealt out to `k` folds, none of them empty: each to the fold that has the fewest rows of its strata, then the fewest at all."""
+    order = list(units)
+    generator.shuffle(order)
+    order.sort(key=lambda unit: (-len(unit), strata[unit[0]]))  # large ones first: they are the hardest to place
+    held: list[set[int]] = [set() for _ in range(k)]
+    counts = [Counter[str]() for _ in range(k)]
+    for place, unit in enumerate(order):
+        own = _count(strata[i] for i in unit)
+        empty = [f for f in range(k) if not held[f]]
+        # No fold may stay empty, however the strata lie: the last units go where nothing is yet.
+        open_to = empty if len(order) - place <= len(empty) else range(k)
+        best = min(open_to, key=lambda f: (sum(counts[f][name] * n for name, n in own.items()), len(held[f]), f))
+        held[best].update(unit)
+        counts[best].update(own)
+    return held
 
 
 def _pinned(rows: Sequence[Example], groups: Sequence[Sequence[int]]) -> tuple[set[int], set[int]]:
