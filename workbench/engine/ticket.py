@@ -1,0 +1,76 @@
+"""A job that was handed in, as its readers see it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.engine.messages import Job
+from workbench.errors import WorkbenchError
+from workbench.training.events import Cause
+
+
+@dataclass
+class Ticket:
+    """A job that was handed in. Readers poll the fields; `finished` is set when it ended either way."""
+
+    number: int
+    job: Job
+    label: str
+    submitted: float = field(default_factory=time.time)
+    begun: float | None = None
+    progress: str = "waiting"
+    share: float | None = None
+    texts: tuple[str, ...] = ()
+    result: dict[str, Any] | None = None
+    error: WorkbenchError | None = None
+    cause: Cause = ""
+    """Why it failed, where that is one of the known causes."""
+    stop_asked: bool = False
+    end_asked: bool = False
+    """Whether somebody wanted the process ended, since the stop took too long."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    finished: threading.Event = field(default_factory=threading.Event)
+    stop_time: float | None = None
+    """When the stop was asked, by `time.monotonic`."""
+    pace_from: tuple[float, float] | None = None
+    """(time, share) from which on the share has only grown."""
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """The result; raises the job's error, or `TimeoutError`."""
+        if not self.finished.wait(timeout):
+            raise TimeoutError(f"{self.label} did not end within {timeout} s")
+        if self.error is not None:
+            raise self.error
+        return self.result or {}
+
+    def wait_change(self, timeout: float) -> None:
+        """Sleep until something about the job changed, or the time is over."""
+        with self.changed:
+            self.changed.wait(timeout)
+
+    def held(self) -> float:
+        """Seconds for which it has had the engine."""
+        return time.time() - self.begun if self.begun is not None else 0.0
+
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end of what it is at, from the pace of its share; None where that says nothing (yet)."""
+        share, begun = self.share, self.pace_from
+        if share is None or begun is None or share <= begun[1]:
+            return None
+        return (1 - share) * (time.time() - begun[0]) / (share - begun[1])
+
+    def went_on(self, text: str, share: float | None) -> None:
+        """Take a message of progress in."""
+        if share is None:
+            self.pace_from = None
+        elif self.pace_from is None or share < (self.share or 0.0):
+            self.pace_from = (time.time(), share)
+        self.progress, self.share = text, share
+
+    def touch(self) -> None:
+        """Wake whoever waits for a change."""
+        with self.changed:
+            self.changed.notify_all()
