@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from workbench.errors import SettingsError
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_MODULES = 64
+DORA_NEEDS = "DoRA does not work on 8-bit base weights: bitsandbytes loses their scales. Choose 4-bit or none for the base weights, or switch DoRA off."
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 
 
@@ -208,6 +209,12 @@ class RunSettings(_Group):
     lora: Lora = Lora()
     training: Training = Training()
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RunSettings:
+        if self.lora.dora and self.quantization.mode == "8-bit":
+            raise ValueError(DORA_NEEDS)
+        return self
+
 
 def suggested_rate(hidden_size: int) -> float:
     """The default learning rate for a model of that width: 6e-4 at 640, falling with the square root of the width.
@@ -274,6 +281,8 @@ def first_error(exc: ValidationError, group: str = "") -> str:
     if error["type"] == "extra_forbidden":
         known = [f"sampling.{name}" for name in Sampling.model_fields] if group == "sampling" else all_paths()
         return f"There is no setting {path}. The settings are: {', '.join(known)}."
+    if not loc:  # parts that don't fit together
+        return str(error["ctx"]["error"]) if "error" in error.get("ctx", {}) else error["msg"]
     cls = Sampling if group == "sampling" else GROUPS.get(loc[0])
     if cls is None or len(loc) < 2 or loc[1] not in cls.model_fields:
         return f"{path} can't be {repr(error.get('input'))[:60]}: {error['msg'][0].lower()}{error['msg'][1:]}."

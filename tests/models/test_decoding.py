@@ -34,8 +34,8 @@ def adapted(tiny_folder: Path) -> Base:
     return base
 
 
-def put_adapter(base: Base) -> None:
-    model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.5), name="r1", seed=1, checkpointing=False)
+def put_adapter(base: Base, dora: bool = False) -> None:
+    model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.5, dora=dora), name="r1", seed=1, checkpointing=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
@@ -91,6 +91,19 @@ def test_lanes_with_and_without_the_adapter_in_one_batch_equal_each_alone(base: 
         assert plain.text == base.tokenizer.text(reference(base, text))
         assert with_adapter.text == adapted.tokenizer.text(reference(adapted, text))
         assert plain.text != with_adapter.text
+
+
+def test_a_dora_adapter_that_peft_mixes_into_no_batch_answers_beside_its_base(tiny_folder: Path, base: Base) -> None:
+    own = load_base(tiny_folder, Quantization(mode="none"))
+    put_adapter(own, dora=True)
+    seen: list[list[str]] = []
+    mixed = generate(own, [Lane(prompt(own, PROMPTS[0]), on) for on in (True, False)], GREEDY, on_text=seen.append)
+    alone = [generate(who, [Lane(prompt(who, PROMPTS[0]), on)], GREEDY)[0] for who, on in ((own, True), (base, False))]
+    assert [r.text for r in mixed] == [r.text for r in alone]
+    assert seen[-1] == [r.text.rstrip("\ufffd") for r in mixed]
+    assert mixed[0].text != mixed[1].text
+    assert len(seen) == sum(r.tokens + (r.ended == "stop token") for r in mixed)
+    assert seen[0][0] == ""
 
 
 def test_lanes_all_without_the_adapter_leave_it_on_for_the_next(base: Base, adapted: Base) -> None:

@@ -32,23 +32,23 @@ def test_a_weight_takes_as_many_bytes_as_it_is_held_in(pairs, has_gpu, expected)
 
 
 def parts(memory: Memory) -> tuple[float, ...]:
-    """The estimate in bytes: weights, adapter, activations, head."""
-    return tuple(part * GIB for part in (memory.weights_gib, memory.adapter_gib, memory.activations_gib, memory.head_gib))
+    """The estimate in bytes: weights, adapter with its gradients, optimizer, activations, head."""
+    return tuple(part * GIB for part in memory.parts().values())
 
 
 def test_every_part_on_a_cpu_in_full_precision():
-    # two inputs (8 and 32) after dropout with its mask, four norms of width 8, three copies of the 16 queries
-    per_token = (4 + 1) * (8 + 32) + 8 * 4 * 8 + 4 * (3 * 16)
+    # two inputs (8 and 32) after dropout with its mask, two ranks of 16, four norms of width 8, three copies of the 16 queries
+    per_token = (4 + 1) * (8 + 32) + 4 * 2 * 16 + 8 * 4 * 8 + 4 * (3 * 16)
     found = estimate_memory(SHAPES, settings(), tokens=10, labels=3, has_gpu=False)
-    assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 4)))
+    assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 8, TRAINABLE * 8, 10 * per_token, 3 * 1000 * (8 + 2 * 4)))
     assert found.total_gib * GIB == pytest.approx(sum(parts(found)))
 
 
 def test_every_part_on_a_gpu_in_4_bit_without_dropout():
-    per_token = 4 * (8 + 32) + 8 * 4 * 8 + 2 * (3 * 16)
+    per_token = 4 * (8 + 32) + 4 * 2 * 16 + 8 * 4 * 8 + 2 * (3 * 16)
     found = estimate_memory(SHAPES, settings("lora.dropout=0"), tokens=10, labels=3, has_gpu=True)
     assert parts(found) == pytest.approx(
-        (INSIDE * (0.5 + 0.127 / 8) + OUTSIDE * 2, TRAINABLE * 16, 10 * per_token, 3 * 1000 * (8 + 2 * 2))
+        (INSIDE * (0.5 + 0.127 / 8) + OUTSIDE * 2, TRAINABLE * 8, TRAINABLE * 8, 10 * per_token, 3 * 1000 * (8 + 2 * 2))
     )
 
 
@@ -70,3 +70,41 @@ def test_a_vision_tower_adds_weights_and_no_activations():
     plain, both = (estimate_memory(s, settings(), tokens=10, labels=3, has_gpu=True) for s in (SHAPES, SHAPES | tower))
     assert (both.weights_gib - plain.weights_gib) * GIB == pytest.approx(100 * (0.5 + 0.127 / 8) + 10 * 2)
     assert parts(both)[1:] == parts(plain)[1:]
+
+
+def test_the_parts_are_told_by_their_plain_names():
+    found = estimate_memory(SHAPES, settings(), tokens=10, labels=3, has_gpu=False)
+    assert list(found.parts()) == ["weights", "adapter", "optimizer", "activations", "head"]
+
+
+LAYER = {
+    "model.embed_tokens.weight": (1000, 8), "model.layers.0.mlp.down_proj.weight": (8, 32), "model.layers.0.a_norm.weight": (8,),
+}  # fmt: skip
+
+
+def activations(*pairs: str, shapes=LAYER, tokens: int = 10, has_gpu: bool = True) -> float:
+    return estimate_memory(shapes, settings("lora.dropout=0", *pairs), tokens=tokens, labels=0, has_gpu=has_gpu).activations_gib * GIB
+
+
+def test_a_layer_s_norms_are_counted_where_they_are_named():
+    two = LAYER | {"model.layers.0.b_norm.weight": (8,), "model.layers.0.self_attn.q_norm.weight": (4,), "model.norm.weight": (8,)}
+    assert activations(shapes=two) - activations() == pytest.approx(10 * 8 * 8)
+
+
+def test_dora_keeps_two_products_a_token_and_needs_its_matrix_for_a_moment():
+    moment = 4 * 32 * 32 + (2 + 16) * 8 * 32
+    assert activations("lora.dora=true", tokens=0) == pytest.approx(moment)
+    assert activations("lora.dora=true") - activations() == pytest.approx(10 * 8 * (2 + 4) + moment)
+
+
+def test_dora_with_dropout_keeps_the_matrices_in_32_bit_unless_they_are_held_so():
+    def kept(**more):
+        return activations("lora.dora=true", "lora.dropout=0.1", tokens=0, **more) - activations("lora.dora=true", tokens=0, **more)
+
+    assert kept() == pytest.approx(4 * 8 * 32)
+    assert kept(has_gpu=False) == 0
+
+
+@pytest.mark.parametrize(("pair", "more"), [("lora.rank=64", 48 * 4), ("lora.mlp_rank=64", 48 * 4), ("lora.attention_rank=64", 0)])
+def test_a_rank_counts_where_it_applies(pair, more):
+    assert activations(pair) - activations() == pytest.approx(10 * more)

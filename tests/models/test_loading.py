@@ -23,7 +23,7 @@ from workbench.models.loading import (
     take_off_adapter,
     target_pattern,
 )
-from workbench.models.shapes import target_regex
+from workbench.models.modules import target_regex
 from workbench.settings import Lora, Quantization, Training
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import pack
@@ -229,8 +229,32 @@ def test_text_only_leaves_out_every_known_tower(tower: str) -> None:
 
 def test_modules_that_no_layer_has_are_refused_by_name() -> None:
     assert target_pattern(["model.layers.0.mlp.up_proj"], Lora()) == target_regex(Lora())
-    with pytest.raises(SettingsError, match=r"lora\.target_modules: this model has no layer named q_proj, k_proj; choose others"):
+    with pytest.raises(SettingsError, match=r"no layer named q_proj, k_proj; choose from c_attn\."):
         target_pattern(["transformer.h.0.attn.c_attn", "lm_head"], Lora(target_modules=("q_proj", "k_proj")))
+
+
+def adapters_of(model) -> dict[str, tuple[int, float]]:
+    """(rank, scaling) of each adapted layer's name."""
+    found = {n: m for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    return {n.rsplit(".", 1)[-1]: (m.r[ADAPTER], m.scaling[ADAPTER]) for n, m in found.items()}
+
+
+def test_attention_and_mlp_may_have_a_rank_and_alpha_of_their_own(base: Base) -> None:
+    lora = Lora(rank=4, alpha=8, attention_rank=2, mlp_alpha=12)
+    made = adapters_of(put_new_adapter(base, lora, name="new", seed=1, checkpointing=False))
+    attention, mlp = (2, 8 / 2), (4, 12 / 4)
+    assert made == dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), attention) | dict.fromkeys(("gate_proj", "up_proj", "down_proj"), mlp)
+
+
+def test_rslora_divides_by_the_root_of_the_rank(base: Base) -> None:
+    made = adapters_of(put_new_adapter(base, Lora(rank=4, alpha=8, rslora=True, mlp_rank=16), name="new", seed=1, checkpointing=False))
+    assert (made["q_proj"], made["up_proj"]) == ((4, 8 / 2), (16, 8 / 4))
+
+
+def test_own_ranks_and_dora_outlive_their_file(base: Base, tmp_path: Path) -> None:
+    folder = save_adapter(base, tmp_path / "own", Lora(rank=4, attention_rank=2, mlp_alpha=5, rslora=True, dora=True))
+    expected = prove_active(base)
+    assert put_saved_adapter(base, folder, "own") == expected > 0
 
 
 # -- folders ----------------------------------------------------------------------------------------

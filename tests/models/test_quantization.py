@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from workbench.errors import SettingsError
 from workbench.models.loading import Base, load_base, prove_active, put_new_adapter, take_off_adapter
 from workbench.settings import ALL_PROJECTIONS, Lora, Quantization, Training
 from workbench.training.encode import IGNORED, Encoded
@@ -91,6 +92,27 @@ def test_training_leaves_a_quantized_base_bit_identical(tiny_folder: Path, kind:
     gradient(base)
     take_off_adapter(base)
     assert torch.equal(logits(base), before)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_dora_learns_on_a_4_bit_base(tiny_folder: Path, dropout: float) -> None:
+    base = load_base(tiny_folder, CHOICES["nf4"])
+    put_new_adapter(base, Lora(rank=4, dora=True, dropout=dropout), name="new", seed=1, checkpointing=False)
+    before = {n: p.detach().clone() for n, p in base.model.named_parameters() if "lora_magnitude_vector" in n or ".lora_B." in n}
+    parameters = [p for p in base.model.parameters() if p.requires_grad]
+    base.model.train()
+    accumulate(base.model, [rows()], base.device)
+    apply_gradient(make_optimizer(parameters, Training(learning_rate=0.01), fused=False), parameters, 0.3)
+    assert len(before) == 3 * 7 * 2
+    assert [n for n, p in base.model.named_parameters() if n in before and torch.equal(p, before[n])] == []
+    assert prove_active(base) > 0
+
+
+def test_dora_on_an_8_bit_base_is_refused_before_anything_is_put_on(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder, CHOICES["8-bit"])
+    with pytest.raises(SettingsError, match="DoRA does not work on 8-bit base weights"):
+        put_new_adapter(base, Lora(dora=True), name="new", seed=1, checkpointing=False)
+    assert base.adapter is None
 
 
 def test_quantization_is_an_approximation_of_the_base(tiny_folder: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from workbench.errors import ModelError
+from workbench.models.modules import target_regex
 from workbench.models.shapes import (
     KNOWN,
     adapted_shapes,
@@ -16,7 +17,6 @@ from workbench.models.shapes import (
     known_size,
     lora_parameters,
     parameter_count,
-    target_regex,
 )
 from workbench.settings import Lora
 

@@ -116,6 +116,8 @@ def generate(
 
     `on_text` gets every lane's text so far after each token; `stop` is asked as often.
     """
+    if _must_part(base, lanes):
+        return _in_turn(base, lanes, sampling, on_text, stop)
     width = max(len(lane.prompt_ids) for lane in lanes)
     pad = [[0] * (width - len(lane.prompt_ids)) for lane in lanes]
     ids_BT = torch.tensor([p + list(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
@@ -139,7 +141,29 @@ def generate(
     ]
 
 
-class _adapters:  # noqa: N801  a context manager, read like a function
+def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
+    """Whether lanes with and without the adapter can't share a batch: peft mixes no DoRA adapter."""
+    return base.adapter is not None and len({lane.adapted for lane in lanes}) > 1 and bool(base.model.peft_config[ADAPTER].use_dora)
+
+
+def _in_turn(
+    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: Callable[[list[str]], None], stop: Callable[[], bool]
+) -> list[Reply]:
+    """The lanes without the adapter first, then those with it."""
+    texts, replies = [""] * len(lanes), dict[int, Reply]()
+    for adapted in (False, True):
+        places = [i for i, lane in enumerate(lanes) if lane.adapted is adapted]
+
+        def tell(some: list[str], places: list[int] = places) -> None:
+            for i, text in zip(places, some, strict=True):
+                texts[i] = text
+            on_text(list(texts))
+
+        replies |= dict(zip(places, generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop), strict=True))
+    return [replies[i] for i in range(len(lanes))]
+
+
+class _adapters:
     """Arranges which lanes see the adapter: none of them, all of them, or each as it says (a mixed batch)."""
 
     def __init__(self, base: Base, lanes: Sequence[Lane]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from workbench.models.shapes import OTHER_TOWERS, Shapes, adapted_shapes, lora_parameters, parameter_count
+from workbench.models.modules import TEXT, linear_modules, rank_of, tower_of
+from workbench.models.shapes import Shapes, adapted_shapes, lora_parameters, parameter_count
 from workbench.settings import RunSettings
 
 GIB = 2**30
@@ -17,12 +18,17 @@ class Memory:
 
     weights_gib: float
     adapter_gib: float
+    optimizer_gib: float
     activations_gib: float
     head_gib: float
 
     @property
     def total_gib(self) -> float:
-        return self.weights_gib + self.adapter_gib + self.activations_gib + self.head_gib
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        """GiB by the part's plain name, in the order in which they are told."""
+        return {name.removesuffix("_gib"): float(value) for name, value in asdict(self).items()}
 
 
 def bytes_per_weight(settings: RunSettings, has_gpu: bool) -> float:
@@ -36,38 +42,71 @@ def bytes_per_weight(settings: RunSettings, has_gpu: bool) -> float:
 def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, labels: int, has_gpu: bool) -> Memory:
     """The peak of one forward and backward over `tokens` tokens with `labels` labels.
 
-    Weights: the linear layers as quantized, all else (embeddings, norms) in 16 or 32 bit. Adapter: parameter,
-    gradient and AdamW's two moments, 4 bytes each. Head: logits and their gradient in fp32, and in the model's type.
-    Activations: see `_activation_bytes`. Compared with measured peaks in benchmarks/RESULTS.md.
+    Weights: the linear layers as quantized, all else (embeddings, norms) in 16 or 32 bit. Adapter: parameters and their
+    gradients; optimizer: AdamW's two moments; 4 bytes each. Head: logits and their gradient in fp32, and in the model's
+    type. Activations: see `_activation_bytes`. Compared with measured peaks in benchmarks/RESULTS.md.
     """
     width = 2.0 if has_gpu else 4.0
-    quantized = bytes_per_weight(settings, has_gpu)
-    inside = sum(math.prod(s) for n, s in shapes.items() if n.endswith("_proj.weight") or ".fc" in n)
-    weights = inside * quantized + (parameter_count(shapes) - inside) * width
+    inside = sum(out * into for out, into in linear_modules(shapes).values())
+    weights = inside * bytes_per_weight(settings, has_gpu) + (parameter_count(shapes) - inside) * width
     trainable = lora_parameters(shapes, settings.lora)
     vocabulary = max((s[0] for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n), default=0)
     return Memory(
-        weights / GIB, trainable * 16 / GIB, tokens * _activation_bytes(shapes, settings, width, has_gpu) / GIB,
-        labels * vocabulary * (8.0 + 2 * width) / GIB,
+        weights / GIB, trainable * 8 / GIB, trainable * 8 / GIB,
+        _activation_bytes(shapes, settings, tokens, width, has_gpu) / GIB, labels * vocabulary * (8.0 + 2 * width) / GIB,
     )
 
 
-def _activation_bytes(shapes: Shapes, settings: RunSettings, width: float, has_gpu: bool) -> float:
-    """Bytes that autograd keeps for one token, summed over the decoder layers.
+def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width: float, has_gpu: bool) -> float:
+    """Bytes that autograd keeps for `tokens` tokens, summed over the decoder layers.
 
     Per adapted matrix its input in fp32 after dropout (4 bytes) and the dropout's mask (1), in 8-bit also the int8
-    input (1). Per layer four norms over the hidden width (8 bytes a value), gate, up and their product, and queries,
-    keys and values with their rotated copies in the model's type. With checkpointing only the layers' inputs stay,
-    and one layer at a time is whole.
+    input (1), and its rank in fp32. Per layer its norms over the hidden width (8 bytes a value), gate, up and their
+    product, and queries, keys and values with their rotated copies in the model's type. With checkpointing only the
+    layers' inputs stay, and one layer at a time is whole.
     """
-    text = {n: s for n, s in shapes.items() if len(s) == 2 and not any(tower in n for tower in OTHER_TOWERS)}
+    text = {n: s for n, s in shapes.items() if tower_of(n) == TEXT}
     layers = sum(n.endswith("down_proj.weight") for n in text) or 1
-    per_input = 4.0 + (1.0 if settings.lora.dropout else 0.0)
-    if settings.quantization.resolved(has_gpu).mode == "8-bit":
-        per_input += 1.0
-    adapted = per_input * sum(into for n, (_, into) in adapted_shapes(text, settings.lora).items())
-    outputs = {name: sum(s[0] for n, s in text.items() if n.endswith(f"{name}_proj.weight")) for name in ("q", "k", "gate", "down")}
-    inner = 8.0 * 4 * outputs["down"] + width * (3 * outputs["gate"] + 3 * outputs["q"] + 4 * outputs["k"])
+    adapted = adapted_shapes(text, settings.lora)
+    mode = settings.quantization.resolved(has_gpu).mode
+    per_input = 4.0 + (1.0 if settings.lora.dropout else 0.0) + (1.0 if mode == "8-bit" else 0.0)
+    per_token = sum(per_input * into + 4.0 * rank_of(path, settings.lora) for path, (_, into) in adapted.items())
+    hidden, inner = _inner_widths(text, layers, width)
+    kept = 0.0
+    if settings.lora.dora:
+        more, kept = _dora_bytes(adapted, settings, width, exact=mode == "none" and not has_gpu)
+        per_token += more
+    most = max((_dora_moment(out, into, width) for out, into in adapted.values()), default=0.0) if settings.lora.dora else 0.0
     if settings.training.checkpointing:
-        return width * outputs["down"] + (adapted + inner) / layers
-    return adapted + inner
+        return tokens * (width * hidden + (per_token + inner) / layers) + kept / layers + most
+    return tokens * (per_token + inner) + kept + most
+
+
+def _inner_widths(text: Shapes, layers: int, width: float) -> tuple[float, float]:
+    """(values of all layers' inputs, bytes kept inside the layers without an adapter's own) for one token."""
+    outputs = {
+        name: sum(s[0] for n, s in text.items() if len(s) == 2 and n.endswith(f"{name}_proj.weight"))
+        for name in ("q", "k", "qkv", "gate", "gate_up", "down")
+    }
+    hidden = outputs["down"] / layers
+    normed = sum(s[0] for n, s in text.items() if len(s) == 1 and ".layers." in n and "norm" in n and s[0] == hidden)
+    inner = 8.0 * (normed or 4 * outputs["down"]) + width * (
+        3 * outputs["gate"] + 1.5 * outputs["gate_up"] + 3 * outputs["q"] + 4 * outputs["k"] + 3 * outputs["qkv"]
+    )
+    return outputs["down"], inner
+
+
+def _dora_bytes(adapted: Mapping[str, tuple[int, int]], settings: RunSettings, width: float, *, exact: bool) -> tuple[float, float]:
+    """DoRA's own: (bytes a token, bytes that do not depend on tokens).
+
+    Its product of the base and that of the adapter are kept. With dropout it multiplies the base's weights again with
+    what is left of the input, and keeps them for that in 32 bit, unless they are held so (`exact`).
+    """
+    again = settings.lora.dropout > 0
+    per_token = sum(out * ((4.0 if again else width) + 4.0) for out, _ in adapted.values())
+    return per_token, 0.0 if exact or not again else sum(4.0 * out * into for out, into in adapted.values())
+
+
+def _dora_moment(out: int, into: int, width: float) -> float:
+    """Bytes that DoRA needs for a moment in one layer: a unit matrix, and the matrix as held, in 32 bit, and as adapted."""
+    return 4.0 * into * into + (width + 16.0) * out * into

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
-from workbench.models.shapes import target_regex
+from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.tokenizer import ChatTokenizer
-from workbench.settings import Lora, Quantization
+from workbench.settings import DORA_NEEDS, Lora, Quantization
 
 ADAPTER = "adapted"  # the one adapter that is on the base, under this name
 
@@ -108,25 +108,33 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def target_pattern(names: list[str], lora: Lora) -> str:
-    """The pattern of the modules to adapt, proven to fit some of the model's `names`; raises `SettingsError`."""
-    pattern = target_regex(lora)
+    """The pattern of the modules to adapt, proven to fit some of the model's linear `names`; raises `SettingsError`."""
+    pattern = target_regex(lora, wrapped=is_wrapped(names))
     if not any(re.fullmatch(pattern, name) for name in names):
-        raise SettingsError(f"lora.target_modules: this model has no layer named {', '.join(lora.target_modules)}; choose others.")
+        have = dict.fromkeys(name_of(n) for n in names if adaptable(n))
+        raise SettingsError(
+            f"lora.target_modules: this model has no layer named {', '.join(lora.target_modules)}; "
+            f"choose from {', '.join(have) or 'none: it has no linear layer'}."
+        )
     return pattern
 
 
 def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool, model_name: str = "") -> Any:
     """A fresh adapter on the base, ready to train (fp32 parameters); returns the peft model.
 
-    `model_name` is what the saved adapter calls its base.
+    `model_name` is what the saved adapter calls its base. Raises `SettingsError` where the settings don't fit the base.
     """
     from peft import LoraConfig, get_peft_model
 
+    if lora.dora and base.quantization.mode == "8-bit":
+        raise SettingsError(DORA_NEEDS)
     take_off_adapter(base)
     linear = [n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    pattern = target_pattern(linear, lora)
+    ranks, alphas = own_values([n for n in linear if re.fullmatch(pattern, n)], lora)
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM",
-        target_modules=target_pattern(linear, lora),
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", task_type="CAUSAL_LM", target_modules=pattern,
+        rank_pattern=ranks, alpha_pattern=alphas, use_rslora=lora.rslora, use_dora=lora.dora,
     )
     torch.manual_seed(seed)
     base.model = get_peft_model(base.model, config, adapter_name=ADAPTER)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import ModelError
+from workbench.models.modules import is_wrapped, linear_modules, rank_of, target_regex
 from workbench.settings import Lora
 
 Shapes = Mapping[str, tuple[int, ...]]
-OTHER_TOWERS = ("vision_tower", "vision_model", "multi_modal_projector", "embed_vision", "audio_tower", "embed_audio")
 
 
 @dataclass(frozen=True)
@@ -107,23 +107,13 @@ def parameter_count(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def target_regex(lora: Lora) -> str:
-    """The regular expression that peft matches whole module names with: the target modules, towers left out or not."""
-    towers = f"(?!.*(?:{'|'.join(OTHER_TOWERS)}))" if lora.text_only else ""
-    return rf"{towers}.*\.(?:{'|'.join(lora.target_modules)})"
-
-
 def adapted_shapes(shapes: Shapes, lora: Lora) -> dict[str, tuple[int, int]]:
     """The matrices ([out, in]) that get an adapter."""
-    pattern = re.compile(target_regex(lora))
-    found: dict[str, tuple[int, int]] = {}
-    for name, shape in shapes.items():
-        module = name.removesuffix(".weight")
-        if name.endswith(".weight") and len(shape) == 2 and pattern.fullmatch(module):
-            found[module] = (shape[0], shape[1])
-    return found
+    linear = linear_modules(shapes)
+    pattern = re.compile(target_regex(lora, wrapped=is_wrapped(linear)))
+    return {path: shape for path, shape in linear.items() if pattern.fullmatch(path)}
 
 
 def lora_parameters(shapes: Shapes, lora: Lora) -> int:
-    """Trainable parameters: rank · (in + out) for each adapted matrix (A is rank × in, B is out × rank)."""
-    return sum(lora.rank * (out + into) for out, into in adapted_shapes(shapes, lora).values())
+    """Trainable parameters: rank · (in + out) for each adapted matrix (A is rank × in, B is out × rank), with DoRA its out lengths too."""
+    return sum(rank_of(path, lora) * (out + into) + (out if lora.dora else 0) for path, (out, into) in adapted_shapes(shapes, lora).items())
