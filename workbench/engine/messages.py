@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from workbench.settings import Quantization, Sampling
+from workbench.settings import Quantization, RunSettings, Sampling
 from workbench.training.events import Cause
 
 
@@ -80,7 +80,21 @@ class GenerateJob(_Message):
     sampling: Sampling = Sampling(greedy=False, max_new_tokens=1024)
 
 
-Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob, Field(discriminator="kind")]
+class FoldJob(_Message):
+    """Train on the places `learned` of the rows in a file and measure on the places `held`; no adapter is kept.
+
+    Its result is a `FoldResult` as plain values, or `{"stopped": True}`. `rows` is the file's whole path.
+    """
+
+    kind: Literal["fold"] = "fold"
+    model: str
+    rows: str
+    learned: tuple[int, ...]
+    held: tuple[int, ...]
+    settings: RunSettings
+
+
+Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob | FoldJob, Field(discriminator="kind")]
 
 
 class Do(_Message):
