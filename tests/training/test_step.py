@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.errors import WorkbenchError
 from workbench.models.loading import load_base, put_new_adapter
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import events, loop
@@ -105,8 +104,8 @@ def run(
             poison(model, event)
 
     try:
-        loop.train(model, ROWS, ROWS[:1], training, emit=emit, stop=lambda: False, save=saved.append)
-    except WorkbenchError as exc:
+        loop.train(model, ROWS, ROWS[:1], training, emit=emit, stop=lambda: False, save=lambda moment: saved.append(moment.step))
+    except loop.NotFiniteError as exc:
         told.append(events.Notice(text=str(exc)))
     return told, saved
 
@@ -140,5 +139,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_adapter_saved_befor
 
     told, saved = run(tiny_folder, SHORT, poison=poison)
     assert [e.type for e in told] == ["step", "step", "step", "validation", "notice"]
-    assert told[-1].text.startswith("The loss or the gradient of optimizer step 4 is not a finite number: lower the")
+    assert told[-1].text == (
+        "The loss or the gradient of optimizer step 4 is not a finite number: lower the learning rate (a third of 0.01, say) "
+        "or try other quantization in a new run. The adapter saved after step 3 is kept."
+    )
     assert saved == [3]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,60 @@ def card() -> Card | None:
     """
     import pynvml
 
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if not chosen or chosen == "-1":
+    chosen = _visible()
+    if chosen is None:
         return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(chosen)
+        handle = _handle(chosen)
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return Card(str(pynvml.nvmlDeviceGetName(handle)), int(memory.total) / 2**30, int(memory.free) / 2**30)
     except pynvml.NVMLError:
         return None
     finally:
         pynvml.nvmlShutdown()
+
+
+def _visible() -> str | None:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return chosen if chosen and chosen != "-1" else None
+
+
+def _handle(chosen: str) -> Any:
+    import pynvml
+
+    return pynvml.nvmlDeviceGetHandleByIndex(int(chosen)) if chosen.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(chosen)
+
+
+@functools.cache
+def _kept_handle() -> Any:
+    """The card's handle, opened once a process and kept: it is asked at every optimizer step."""
+    import pynvml
+
+    chosen = _visible()
+    if chosen is None:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return _handle(chosen)
+    except pynvml.NVMLError:
+        return None
+
+
+def gpu_use() -> float | None:
+    """Share (0 to 1) of the last moment in which the card computed; None without a card, or where it does not tell (MIG)."""
+    import pynvml
+
+    handle = _kept_handle()
+    if handle is None:
+        return None
+    try:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    except pynvml.NVMLError:
+        return None
 
 
 def host_memory_gib() -> tuple[float, float]:

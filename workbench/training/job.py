@@ -3,97 +3,230 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import re
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
 from workbench.dataset.split import learnable, left_out, split_examples
-from workbench.errors import AdapterError, DataError, WorkbenchError
+from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
-from workbench.models.loading import ADAPTER, Base, prove_active, put_new_adapter
-from workbench.schema import Example
+from workbench.models.faults import accelerator_fault
+from workbench.models.loading import Base, prove_active, put_new_adapter
+from workbench.schema import Example, RowProblem
 from workbench.settings import Training
 from workbench.training import events
+from workbench.training.answers import Asker
 from workbench.training.card import model_card
+from workbench.training.checkpoint import Moment, check_saved, drop_checkpoint, read_checkpoint, save_adapter, write_checkpoint
 from workbench.training.encode import Encoded, encode_all
-from workbench.training.loop import Outcome, train
+from workbench.training.loop import NotFiniteError, Outcome, memory_gib, train
 from workbench.training.plan import step_count
-from workbench.training.runs import RunStore
+from workbench.training.resuming import note_base, read_state, take
+from workbench.training.runs import CHECKPOINT, RunInfo, RunStore
+from workbench.training.tracker import open_tracker
+
+ROWS_AT_ONCE = 256  # rows encoded between two looks for a stop
 
 
-def run_training(base: Base, runs: RunStore, name: str, *, stop: Callable[[], bool]) -> events.Ended:
-    """Train the run `name` (already created) and keep its adapter; returns how it ended.
+class _StoppedError(Exception):
+    """A stop came before the loop began."""
 
-    Every fault ends as an `Ended` event in the run's file before it is raised on.
+
+def run_training(
+    base: Base, runs: RunStore, name: str, *, stop: Callable[[], bool], resume: bool = False,
+    tell: Callable[[events.Event], None] = lambda event: None,
+) -> events.Ended:
+    """Train the run `name` (already created) and keep its adapter; returns how it ended. `tell` gets every event too.
+
+    With `resume` the run goes on from its checkpoint. A run that may not be trained now is refused with `RunError` and
+    left as it is; every later fault ends as an `Ended` event in the run's file before it is raised on.
     """
-    begun = time.time()
+    take(runs, name, resume=resume)
+    one = _Training(base, runs, name, stop, tell)
     try:
-        outcome, difference = _train(base, runs, name, stop)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise  # the caller frees the card first, then marks the run
+        return one.whole()
     except Exception as exc:
-        if "can't allocate memory" in str(exc):
-            raise  # the same, from torch's allocator for the CPU
-        reason = explain_os_error(exc, runs.path(name)) if isinstance(exc, OSError) else str(exc)
+        if accelerator_fault(exc):
+            raise  # the caller frees the memory, or lets the card's process go, and marks the run then
+        reason, cause = one.explain(exc)
         with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit
-            runs.mark_failed(name, reason)
-        if isinstance(exc, OSError):
+            runs.mark_failed(name, reason, cause)
+        if cause == "disk":
             raise WorkbenchError(reason) from exc
         raise
-    state = "stopped" if outcome.stopped else "finished"
-    reason = ""
-    if outcome.stopped:
-        reason = f"stopped on request after {outcome.steps} optimizer steps" + ("" if outcome.steps else "; there is no adapter to keep")
-    ended = events.Ended(state=state, reason=reason, step=outcome.steps, seconds=time.time() - begun, adapter_difference=difference)
-    runs.append(name, ended)
-    write_atomic(runs.path(name) / "README.md", model_card(runs.view(name)))
-    return ended
 
 
-def _train(base: Base, runs: RunStore, name: str, stop: Callable[[], bool]) -> tuple[Outcome, float | None]:
-    info = runs.info(name)
-    settings = info.settings
-    loaded = load_rows(runs.path(name) / "rows.jsonl")
+class _Training:
+    """What one run needs while it is trained. `emit` is the only way an event takes: file, caller, tracker."""
+
+    def __init__(self, base: Base, runs: RunStore, name: str, stop: Callable[[], bool], tell: Callable[[events.Event], None]) -> None:
+        self.base, self.runs, self.name, self.stop = base, runs, name, stop
+        self.folder = runs.path(name)
+        self.begun = time.time()
+        self.before = 0.0  # seconds spent by earlier attempts
+        self._listeners = [tell]
+
+    def emit(self, event: events.Event) -> None:
+        self.runs.append(self.name, event)
+        for listener in self._listeners:
+            listener(event)
+
+    def spent(self) -> float:
+        return self.before + time.time() - self.begun
+
+    def whole(self) -> events.Ended:
+        info = self.runs.info(self.name)
+        note_base(self.runs, info, self.base.folder)
+        with self._tracked(info):
+            try:
+                outcome = self.train(info)
+            except _StoppedError:
+                outcome = Outcome(self._saved_step(), stopped=True)
+            return self.end(outcome)
+
+    def train(self, info: RunInfo) -> Outcome:
+        training = info.settings.training
+        prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, self.stop)
+        checkpoint = read_checkpoint(self.folder, self.name)
+        model = put_new_adapter(
+            self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
+        )
+        if self.base.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.base.device)
+        self.emit(events.Started(
+            total_steps=step_count(len(prepared.learned), training), epochs=training.epochs,
+            train_rows=len(prepared.learned), validation_rows=len(prepared.held_back),
+            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            total_parameters=_total_parameters(self.base), device=_device_name(self.base.device),
+        ))
+        if checkpoint is not None:
+            self.before = checkpoint.state.seconds
+            if checkpoint.state.device != self.base.device.type:
+                self.emit(events.Notice(text="The run goes on on another kind of device: its losses will differ a little from an uninterrupted run's."))
+        asks = training.sample_every > 0 and prepared.held_rows
+        return train(
+            model, prepared.learned, prepared.held_back, training, emit=self.emit, stop=self.stop, save=self.save,
+            ask=Asker(self.base, prepared.held_rows, training, self.stop) if asks else None, resume=checkpoint,
+        )
+
+    def save(self, moment: Moment) -> None:
+        """The last adapter, then the checkpoint, then the best: a resume mends what a kill leaves undone between them."""
+        save_adapter(self.base, self.folder, best=False)
+        first = not (self.folder / CHECKPOINT).exists()
+        size = write_checkpoint(self.folder, moment, seconds=self.spent())
+        if moment.best:
+            save_adapter(self.base, self.folder, best=True)
+        self.emit(events.Saved(step=moment.step, best=moment.best))
+        if first:
+            self.emit(events.Notice(text=f"The run can be resumed from each saving: its checkpoint takes {size / 2**20:.1f} MiB until the run is finished."))
+
+    def end(self, outcome: Outcome) -> events.Ended:
+        """Prove the adapter, write the run's last event and its papers."""
+        self.base.model.eval()
+        difference = None
+        if outcome.steps and self.base.adapter == self.name:
+            difference = prove_active(self.base)
+            check_saved(self.folder)
+        view = self.runs.view(self.name)
+        peak = view.peak_memory_gib
+        if self.base.device.type == "cuda":
+            peak = max(peak or 0.0, memory_gib(self.base.device))
+        reason = outcome.early
+        if outcome.stopped:
+            reason = f"stopped on request after {outcome.steps} optimizer steps" + ("" if outcome.steps else "; there is no adapter to keep")
+        ended = events.Ended(
+            state="stopped" if outcome.stopped else "finished", reason=reason, cause="early stop" if outcome.early else "",
+            step=outcome.steps, best_step=view.best_step, seconds=self.spent(), peak_memory_gib=peak, adapter_difference=difference,
+        )
+        self.emit(ended)
+        if not outcome.stopped:
+            drop_checkpoint(self.folder)
+        write_atomic(self.folder / "README.md", model_card(self.runs.view(self.name)))
+        return ended
+
+    def explain(self, exc: Exception) -> tuple[str, events.Cause]:
+        """The sentence for a fault, and its cause."""
+        fault = exc if isinstance(exc, OSError) else exc.__cause__ if isinstance(exc, WorkbenchError) else None
+        if isinstance(fault, OSError):
+            reason = explain_os_error(exc, self.folder) if isinstance(exc, OSError) else str(exc)
+            if step := self._saved_step():
+                reason += f" Then resume the run: it goes on after optimizer step {step}."
+            return reason, "disk"
+        return str(exc), "not finite" if isinstance(exc, NotFiniteError) else ""
+
+    def _saved_step(self) -> int:
+        with contextlib.suppress(RunError):
+            state = read_state(self.folder, self.name)
+            return state.step if state else 0
+        return 0
+
+    @contextlib.contextmanager
+    def _tracked(self, info: RunInfo) -> Iterator[None]:
+        tracker = open_tracker(info, self.folder)
+        if tracker is None:
+            yield
+            return
+
+        def listen(event: events.Event) -> None:
+            if (notice := tracker.tell(event)) is not None:
+                self.runs.append(self.name, notice)
+
+        self._listeners.append(listen)
+        try:
+            yield
+        finally:
+            tracker.close()
+
+
+def _rows(runs: RunStore, info: RunInfo) -> tuple[Example, ...]:
+    """The run's own rows, which no change of the dataset reaches; raises `DataError` if they are not what the run began with."""
+    path = runs.path(info.name) / "rows.jsonl"
+    lost = f"The rows that run {info.name} learns from ({info.name}/rows.jsonl) "
+    if not path.is_file():
+        raise DataError(f"{lost}are gone: restore the file, or start a new run from the dataset.")
+    loaded = load_rows(path)
     refuse_problems(loaded.problems, info.data_name)
-    learned, held_back = prepare(loaded.rows, base, settings.training, info.data_name)
-    model = put_new_adapter(
-        base, settings.lora, name=name, seed=settings.training.seed, checkpointing=settings.training.checkpointing,
-        model_name=info.model_name,
-    )
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(base.device)
-    runs.append(name, events.Started(
-        total_steps=step_count(len(learned), settings.training), epochs=settings.training.epochs,
-        train_rows=len(learned), validation_rows=len(held_back), trainable_parameters=trainable,
-        total_parameters=_total_parameters(base), device=_device_name(base.device),
-    ))
-    outcome = train(
-        model, learned, held_back, settings.training, stop=stop,
-        emit=lambda event: runs.append(name, event), save=lambda step: _save(base, runs, name, step),
-    )
-    model.eval()
-    difference = prove_active(base) if outcome.steps else None
-    if difference is not None:
-        _check_saved(runs.path(name))
-    return outcome, difference
+    if rows_hash(loaded.rows) != info.data_sha256:
+        raise DataError(f"{lost}were changed after it was created: restore the file, or start a new run from the dataset.")
+    return loaded.rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's rows: those to learn and those held back, encoded, and the held back ones as they are."""
+
+    learned: list[Encoded]
+    held_back: list[Encoded]
+    held_rows: list[Example]
 
 
 def prepare(rows: Sequence[Example], base: Base, training: Training, where: str) -> tuple[list[Encoded], list[Encoded]]:
-    """(training, validation) rows encoded and split, kinds and tools in proportion.
+    """(training, validation) rows encoded and split; see `prepare_rows`."""
+    made = prepare_rows(rows, base, training, where)
+    return made.learned, made.held_back
+
+
+def prepare_rows(
+    rows: Sequence[Example], base: Base, training: Training, where: str, stop: Callable[[], bool] = lambda: False
+) -> Prepared:
+    """The rows encoded and split, kinds and tools in proportion.
 
     Raises `DataError` for a bad row, and where too few rows or none are left to learn.
     """
     places = learnable(rows, training.unreviewed)
     usable = [rows[i] for i in places]
-    encoded, problems = encode_all(usable, base.tokenizer, max_tokens=training.max_row_tokens, lines=[i + 1 for i in places])
+    encoded: list[Encoded | None] = []
+    problems: list[RowProblem] = []
+    for start in range(0, len(usable), ROWS_AT_ONCE):
+        if start and stop():
+            raise _StoppedError
+        lines = [i + 1 for i in places[start : start + ROWS_AT_ONCE]]
+        made, bad = encode_all(usable[start : start + ROWS_AT_ONCE], base.tokenizer, max_tokens=training.max_row_tokens, lines=lines)
+        encoded += made
+        problems += bad
     refuse_problems(problems, where)
     if len(usable) < 2:
         waiting = left_out(rows, training.unreviewed)
@@ -102,31 +235,7 @@ def prepare(rows: Sequence[Example], base: Base, training: Training, where: str)
     if not learned:
         raise DataError(f"Every row of {where} is pinned to validation, so none is left to learn: take pins off on the Data tab.")
     whole = [e for e in encoded if e is not None]
-    return [whole[i] for i in learned], [whole[i] for i in held_back]
-
-
-def _save(base: Base, runs: RunStore, name: str, step: int) -> None:
-    """Write the adapter beside the old one, then replace it file by file: a crash leaves one whole adapter."""
-    folder = runs.path(name)
-    scratch = folder / ".saving"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False)
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            (scratch / ADAPTER / file).replace(folder / file)
-    except SafetensorError as exc:
-        # The library tells a full disk in words alone: "I/O error: No space left on device (os error 28)".
-        number = re.search(r"os error (\d+)", str(exc))
-        raise OSError(int(number[1]) if number else errno.EIO, str(exc)) from exc
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    runs.append(name, events.Saved(step=step))
-
-
-def _check_saved(folder: Path) -> None:
-    with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as stream:
-        if not any(".lora_B." in key for key in stream.keys()):  # noqa: SIM118
-            raise AdapterError(f"The adapter of {folder.name} was saved without its matrices: check the disk and train again.")
+    return Prepared([whole[i] for i in learned], [whole[i] for i in held_back], [usable[i] for i in held_back])
 
 
 def _total_parameters(base: Base) -> int:

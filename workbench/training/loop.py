@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,94 +12,168 @@ from typing import Any
 import torch
 
 from workbench.errors import WorkbenchError
+from workbench.models.hardware import gpu_use
 from workbench.settings import Training
 from workbench.training import events
+from workbench.training.checkpoint import Checkpoint, Moment, restore
 from workbench.training.encode import Encoded
+from workbench.training.keeping import Best, Measure, make_keeper
 from workbench.training.pack import Pack, pack_within
 from workbench.training.plan import step_count
 from workbench.training.step import accumulate, apply_gradient, make_optimizer, mean_loss, rate_at
 
 Emit = Callable[[events.Event], None]
+Ask = Callable[[int, float], "events.Sampled | None"]
+
+
+class NotFiniteError(WorkbenchError):
+    """The loss or the gradient is no longer a number."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended: after which optimizer step, and whether it was asked to stop."""
+    """How the loop ended: after which optimizer step, whether it was asked to stop, and why it ended early, if it did."""
 
     steps: int
     stopped: bool
+    early: str = ""
+    best: Best | None = None
 
 
-def batches(rows: Sequence[Encoded], training: Training) -> Iterator[tuple[int, bool, list[Pack]]]:
-    """(epoch from 0, last of its epoch?, packs) for every optimizer step, rows shuffled anew by the seed each epoch."""
+def batches(rows: Sequence[Encoded], training: Training, after: int = 0) -> Iterator[tuple[int, bool, list[Pack]]]:
+    """(epoch from 0, last of its epoch?, packs) for every optimizer step, rows shuffled anew by the seed each epoch.
+
+    The first `after` steps are passed over, with the shuffles they took.
+    """
     order = list(range(len(rows)))
     generator = random.Random(training.seed)
+    step = 0
     for epoch in range(training.epochs):
         generator.shuffle(order)
         for start in range(0, len(order), training.rows_per_step):
-            group = [rows[i] for i in order[start : start + training.rows_per_step]]
-            last = start + training.rows_per_step >= len(order)
-            yield epoch, last, pack_within(group, training.tokens_per_forward)
+            step += 1
+            if step > after:
+                group = [rows[i] for i in order[start : start + training.rows_per_step]]
+                yield epoch, start + training.rows_per_step >= len(order), pack_within(group, training.tokens_per_forward)
 
 
 def train(
     model: Any, rows: Sequence[Encoded], validation: Sequence[Encoded], training: Training, *,
-    emit: Emit, stop: Callable[[], bool], save: Callable[[int], None],
+    emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None = None, resume: Checkpoint | None = None,
 ) -> Outcome:
-    """Train `model`'s trainable parameters in place on `rows`.
+    """Train `model`'s trainable parameters in place on `rows`, or go on with it from the checkpoint `resume`.
 
-    `emit` gets every event, `stop` is asked between optimizer steps, `save(step)` keeps the adapter.
-    Raises `WorkbenchError` when the loss or the gradient is no longer a finite number.
+    `emit` gets every event, `stop` is asked between optimizer steps, `save` keeps the adapter. `ask(step, epoch)` lets
+    the model answer validation rows; it must not touch the random state. Raises `NotFiniteError` when the loss or the
+    gradient is no longer a finite number.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    optimizer = make_optimizer(parameters, training, fused=device.type == "cuda")
-    held_back = pack_within(validation, training.tokens_per_forward)
-    total = step_count(len(rows), training)
+    loop = _Loop(model, rows, validation, training, emit, stop, save, ask)
     torch.manual_seed(training.seed)
     model.train()
-    step = saved_at = 0
-    per_epoch = total // training.epochs
-    for epoch, epoch_ends, packs in batches(rows, training):
-        if stop():
+    if resume is None:
+        loop.begin()
+    else:
+        loop.go_on(resume)
+    for epoch, epoch_ends, packs in batches(rows, training, after=loop.step):
+        if loop.keeper.exhausted or stop():
             break
-        _one_step(model, optimizer, parameters, packs, training, step, total, (epoch, per_epoch), emit)
-        step += 1
-        if held_back and _fires(training.evaluate_every, step, epoch_ends):
-            loss = mean_loss(model, held_back, device)
-            emit(events.Validation(step=step, epoch=step / per_epoch, loss=loss))
-        if _fires(training.save_every, step, epoch_ends):
-            save(step)
-            saved_at = step
-    if saved_at < step:
-        save(step)
-    return Outcome(step, stopped=step < total)
+        loop.one_step(packs)
+        loop.look(epoch, epoch_ends)
+    if loop.saved_at < loop.step:
+        loop.keep(best=False)
+    short = loop.step < loop.total
+    early = loop.keeper.sentence(loop.step) if short and loop.keeper.exhausted else ""
+    return Outcome(loop.step, stopped=short and not early, early=early, best=loop.keeper.best if loop.keeper.keeps else None)
+
+
+class _Loop:
+    """The loop's state: the optimizer, the step (done so far), the step last saved, and what was measured."""
+
+    def __init__(
+        self, model: Any, rows: Sequence[Encoded], validation: Sequence[Encoded], training: Training,
+        emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None,
+    ) -> None:
+        self.model, self.training, self.emit, self.stop, self.save, self.ask = model, training, emit, stop, save, ask
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimizer = make_optimizer(self.parameters, training, fused=self.device.type == "cuda")
+        self.held_back = pack_within(validation, training.tokens_per_forward)
+        self.total = step_count(len(rows), training)
+        self.per_epoch = self.total // training.epochs
+        self.keeper, self.notice = make_keeper(training, validates=bool(validation), asks=ask is not None)
+        self.step = self.saved_at = self.asked_at = 0
+
+    def begin(self) -> None:
+        if self.notice:
+            self.emit(events.Notice(text=self.notice))
+        if self.ask is not None and not self.stop() and (told := self.ask(0, 0.0)) is not None:
+            self.emit(told)  # what the base does: not a measurement of the adapter
+
+    def go_on(self, checkpoint: Checkpoint) -> None:
+        restore(checkpoint, self.model, self.optimizer)
+        state = checkpoint.state
+        self.step, self.asked_at, self.keeper.best, self.keeper.since = state.step, state.asked_at, state.best, list(state.since)
+        if self.step > self.asked_at and self.step % self.per_epoch == 0:
+            self._answers(self.step // self.per_epoch - 1)  # a stop cut them short
+        # A kill may have come between a checkpoint and what is written after it: the same once more is harmless.
+        self.keep(best=self.keeper.keeps and self.keeper.best is not None and self.keeper.best.step == self.step)
+
+    def one_step(self, packs: list[Pack]) -> None:
+        begun = time.perf_counter()
+        rate = rate_at(self.step, self.total, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = accumulate(self.model, packs, self.device)
+        norm = apply_gradient(self.optimizer, self.parameters, self.training.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(self._not_finite())
+        self.step += 1
+        self.emit(events.Step(
+            step=self.step, epoch=self.step / self.per_epoch, loss=loss, learning_rate=rate, gradient_norm=norm,
+            tokens=sum(len(p.ids) for p in packs), labels=sum(len(p.targets) for p in packs),
+            seconds=time.perf_counter() - begun, memory_gib=memory_gib(self.device),
+            gpu_use=gpu_use() if self.device.type == "cuda" else None,
+        ))
+
+    def look(self, epoch: int, epoch_ends: bool) -> None:
+        """After a step: measure and save where that is due. A better measurement is saved at once, with a checkpoint."""
+        better = False
+        if self.held_back and _fires(self.training.evaluate_every, self.step, epoch_ends):
+            loss = mean_loss(self.model, self.held_back, self.device)
+            self.emit(events.Validation(step=self.step, epoch=self.step / self.per_epoch, loss=loss))
+            better |= self._measured("validation loss", loss)
+        better |= epoch_ends and self._answers(epoch)
+        if better or _fires(self.training.save_every, self.step, epoch_ends):
+            self.keep(best=better)
+
+    def _answers(self, epoch: int) -> bool:
+        """Let the model answer at the end of `epoch` (from 0) if that is due; True if it is the best so far."""
+        every = self.training.sample_every
+        due = every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.training.epochs)
+        told = self.ask(self.step, self.step / self.per_epoch) if self.ask is not None and due else None
+        if told is None:
+            return False
+        self.asked_at = self.step
+        self.emit(told)
+        return self._measured("call accuracy", told.right / told.asked)
+
+    def _measured(self, measure: Measure, value: float) -> bool:
+        return self.keeper.take(measure, self.step, value) and self.keeper.keeps
+
+    def keep(self, *, best: bool) -> None:
+        self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best))
+        self.saved_at = self.step
+
+    def _not_finite(self) -> str:
+        kept = f"The adapter saved after step {self.saved_at} is kept." if self.saved_at else "No adapter had been saved yet."
+        return (
+            f"The loss or the gradient of optimizer step {self.step + 1} is not a finite number: lower the learning rate "
+            f"(a third of {self.training.learning_rate:g}, say) or try other quantization in a new run. {kept}"
+        )
 
 
 def _fires(every: int, step: int, epoch_ends: bool) -> bool:
     return step % every == 0 if every else epoch_ends
-
-
-def _one_step(
-    model: Any, optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter], packs: list[Pack],
-    training: Training, step: int, total: int, place: tuple[int, int], emit: Emit,
-) -> None:
-    begun = time.perf_counter()
-    rate = rate_at(step, total, training)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = accumulate(model, packs, parameters[0].device)
-    norm = apply_gradient(optimizer, parameters, training.max_grad_norm)
-    if not (abs(loss) < float("inf") and norm < float("inf")):
-        raise WorkbenchError(
-            f"The loss or the gradient of optimizer step {step + 1} is not a finite number: lower the learning rate "
-            "or try other quantization. The adapter saved before it is kept."
-        )
-    emit(events.Step(
-        step=step + 1, epoch=(step + 1) / place[1], loss=loss, learning_rate=rate, gradient_norm=norm,
-        tokens=sum(len(p.ids) for p in packs), labels=sum(len(p.targets) for p in packs),
-        seconds=time.perf_counter() - begun, memory_gib=memory_gib(parameters[0].device),
-    ))
 
 
 def memory_gib(device: torch.device) -> float:

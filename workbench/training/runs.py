@@ -10,128 +10,30 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from workbench.dataset.formats import dump_jsonl, rows_hash
-from workbench.errors import RunError
+from workbench.errors import AdapterError, RunError
 from workbench.files import safe_name, write_atomic
 from workbench.schema import Example
 from workbench.settings import RunSettings
 from workbench.training import events
+from workbench.training.run_view import BEST, CHECKPOINT, Owner, RunInfo, RunView, State, holds_adapter, state_of
 
-State = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
-CHECKPOINT, BEST = "checkpoint", "best"  # folders of a run: what a resume needs, and the best adapter
+__all__ = ["BEST", "CHECKPOINT", "AT_BEST", "Owner", "RunInfo", "RunStore", "RunView", "State", "run_of"]
+
+AT_BEST = f"@{BEST}"  # NAME@best is the best adapter of run NAME
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
 
 
-class Owner(BaseModel):
-    """The process that answers for a run: its number, and when it began (a number alone is used again)."""
-
-    model_config = ConfigDict(frozen=True)
-    pid: int
-    started: float
-
-    @classmethod
-    def this_process(cls) -> Owner:
-        import psutil
-
-        return cls(pid=os.getpid(), started=psutil.Process().create_time())
-
-    def alive(self) -> bool:
-        import psutil
-
-        try:
-            process = psutil.Process(self.pid)
-            return bool(abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
-
-class RunInfo(BaseModel):
-    """run.json: what a run was asked to do. `model` is how it was named: demo, a folder, or a hub name."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-    name: str
-    model: str
-    model_name: str
-    data_name: str
-    data_rows: int
-    data_sha256: str
-    dialect: str = "tag"
-    settings: RunSettings = RunSettings()
-    created: float = Field(default_factory=time.time)
-    owner: Owner
-    """Who answers for the run now: who created it, or who resumed it last."""
-    versions: dict[str, str] = {}
-    estimated_gib: dict[str, float] = {}
-    """The plan's peak memory by part, under "total" all of it; empty where no plan was made."""
-    base_fingerprint: str = ""
-    """`models.fingerprint` of the base as it was when the run began; empty until its files were here."""
-
-
-@dataclass(frozen=True)
-class RunView:
-    """A run as it stands now: what was asked, all events so far, and the state they amount to."""
-
-    info: RunInfo
-    folder: Path
-    happened: tuple[events.Event, ...]
-    state: State
-
-    @cached_property
-    def standing(self) -> tuple[events.Event, ...]:
-        """The events without those that a resume made void; `happened` keeps them all, for the log."""
-        return events.standing(self.happened)
-
-    @property
-    def steps(self) -> list[events.Step]:
-        return [e for e in self.standing if isinstance(e, events.Step)]
-
-    @property
-    def validations(self) -> list[events.Validation]:
-        return [e for e in self.standing if isinstance(e, events.Validation)]
-
-    @property
-    def samples(self) -> list[events.Sampled]:
-        return [e for e in self.standing if isinstance(e, events.Sampled)]
-
-    @property
-    def started(self) -> events.Started | None:
-        """How the run began, as its last start told it: a resume may find another device."""
-        return next((e for e in reversed(self.standing) if isinstance(e, events.Started)), None)
-
-    @property
-    def ended(self) -> events.Ended | None:
-        return next((e for e in reversed(self.standing) if isinstance(e, events.Ended)), None)
-
-    @property
-    def live(self) -> bool:
-        return self.state in ("waiting", "running")
-
-    @property
-    def has_adapter(self) -> bool:
-        return (self.folder / "adapter_model.safetensors").is_file() and (self.folder / "adapter_config.json").is_file()
-
-    @property
-    def resumable(self) -> bool:
-        """Whether there is a checkpoint to go on from, and steps left to do."""
-        return self.state in ("stopped", "failed", "interrupted") and (self.folder / CHECKPOINT / "state.json").is_file()
-
-    def seconds_left(self) -> float | None:
-        """Estimated seconds to the last step, from the mean pace so far (validations and saving included)."""
-        steps, started = self.steps, self.started
-        if not steps or started is None or self.state != "running":
-            return None
-        pace: float = (steps[-1].time - started.time) / steps[-1].step
-        return max(0.0, pace * (started.total_steps - steps[-1].step) - (time.time() - steps[-1].time))
+def run_of(adapter: str) -> str:
+    """The name of the run that an adapter belongs to: `NAME` and `NAME@best` are both of run NAME."""
+    return adapter.removesuffix(AT_BEST)
 
 
 class RunStore:
@@ -146,18 +48,25 @@ class RunStore:
         """The run's folder, whether it exists or not; raises `RunError` for an unsafe name."""
         return self.folder / safe_name(name, what="run name", error=RunError)
 
-    def create(self, name: str, *, model: str, model_name: str, rows: Sequence[Example], data_name: str, settings: RunSettings) -> RunInfo:
-        """Make the run's folder with run.json and the rows it will learn; raises `RunError` if the name is taken."""
+    def create(
+        self, name: str, *, model: str, model_name: str, rows: Sequence[Example], data_name: str, settings: RunSettings,
+        estimated_gib: dict[str, float] | None = None,
+    ) -> RunInfo:
+        """Make the run's folder with run.json and the rows it will learn; raises `RunError` if the name is taken.
+
+        `estimated_gib` is the plan's peak memory by part, under "total" all of it.
+        """
         folder = self.path(name)
         try:
             folder.mkdir(parents=True)
         except FileExistsError as exc:
             raise RunError(f"There is already a run named {name}: choose another name.") from exc
         except OSError as exc:
-            raise RunError(f"The run's folder {folder} can't be made: {exc.strerror}.") from exc
+            raise RunError(f"The run's folder {folder} can't be made: {exc.strerror}. Check the rights and the room of {self.folder}.") from exc
         info = RunInfo(
             name=folder.name, model=model, model_name=model_name, data_name=data_name, data_rows=len(rows),
             data_sha256=rows_hash(rows), settings=settings, owner=Owner.this_process(), versions=_versions(),
+            estimated_gib=estimated_gib or {},
         )
         try:
             write_atomic(folder / "rows.jsonl", dump_jsonl(rows))
@@ -177,6 +86,36 @@ class RunStore:
             return RunInfo.model_validate_json((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError, ValueError) as exc:
             raise RunError(f"The file {name}/run.json is broken: restore it or remove the run's folder.") from exc
+
+    def rewrite_info(self, name: str, **changes: Any) -> RunInfo:
+        """Change fields of run.json; the file keeps its time, by which runs are listed. Raises `WorkbenchError`."""
+        path = self.path(name) / "run.json"
+        info = self.info(name).model_copy(update=changes)
+        times = path.stat()
+        write_atomic(path, info.model_dump_json(indent=2))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return info
+
+    def adapter(self, adapter: str) -> tuple[RunView, Path]:
+        """The run of the adapter named `NAME` or `NAME@best`, and the folder that holds it.
+
+        Raises `RunError` for an unknown run and `AdapterError` for a best adapter that was not kept.
+        """
+        name = run_of(adapter)
+        view = self.view(name)
+        if adapter == name:
+            return view, view.folder
+        if not holds_adapter(view.folder / BEST):
+            raise AdapterError(f"The run {name} kept no best adapter: take {name}, its last one.")
+        return view, view.folder / BEST
+
+    def adapters(self) -> list[str]:
+        """The adapters that can answer, newest run first; a best adapter is listed where it is not the last one."""
+        found = []
+        for view in self.views():
+            if not view.live:
+                found += [view.info.name] * view.has_adapter + [view.info.name + AT_BEST] * view.has_best
+        return found
 
     def names(self) -> list[str]:
         """All runs, newest first; a folder without run.json is not a run."""
@@ -199,7 +138,7 @@ class RunStore:
         mark = self._unwritten.get(name)
         if mark is not None and not any(isinstance(e, (events.Ended, events.Resumed)) and e.time >= mark.time for e in happened):
             happened = (*happened, mark)
-        return RunView(info, folder, happened, _state(info, happened))
+        return RunView(info, folder, happened, state_of(info, happened))
 
     def _events(self, name: str, path: Path) -> tuple[events.Event, ...]:
         try:
@@ -242,37 +181,33 @@ class RunStore:
         shutil.rmtree(self.path(name), ignore_errors=True)
 
     def mark_stopped(self, name: str, reason: str) -> None:
-        """Close a run that was taken back before its first step."""
-        if self.view(name).ended is None:
-            self.append(name, events.Ended(state="stopped", reason=reason))
+        """Close a run that was taken back before its first step, or before it went on."""
+        view = self.view(name)
+        if view.ended is None and not view.info.owner.is_foreign():
+            self.append(name, events.Ended(
+                state="stopped", reason=reason, step=view.steps[-1].step if view.steps else 0,
+                best_step=view.best_step, peak_memory_gib=view.peak_memory_gib,
+            ))
 
     def mark_failed(self, name: str, reason: str, cause: events.Cause = "") -> None:
-        """Close a run whose process died: its last event says why. A run that has ended stays as it is."""
+        """Close a run whose process died: its last event says why.
+
+        A run that has ended stays as it is, and so does one that a process we have nothing to do with is training.
+        """
         view = self.view(name)
-        if view.ended is None:
+        if view.ended is None and not view.info.owner.is_foreign():
             last = view.steps[-1].step if view.steps else 0
-            event = events.Ended(state="failed", reason=reason, cause=cause, step=last)
+            event = events.Ended(
+                state="failed", reason=reason, cause=cause, step=last, best_step=view.best_step, peak_memory_gib=view.peak_memory_gib
+            )
             # Kept here too: on a full disk the mark can't be written, and the run must not look alive for ever.
             self._unwritten[name] = event
             self.append(name, event)
             del self._unwritten[name]
 
     def write_scores(self, name: str, scores: dict[str, Any]) -> None:
-        """Keep an evaluation's figures beside the adapter."""
-        write_atomic(self.path(name) / "scores.json", json.dumps(scores, ensure_ascii=False, indent=2))
-
-
-def _state(info: RunInfo, happened: tuple[events.Event, ...]) -> State:
-    begun = False
-    for event in reversed(happened):
-        if isinstance(event, events.Ended):
-            return event.state
-        if isinstance(event, events.Resumed):
-            break
-        begun = begun or isinstance(event, events.Started)
-    if not info.owner.alive():
-        return "interrupted"
-    return "running" if begun else "waiting"
+        """Keep an evaluation's figures beside the adapter that it measured."""
+        write_atomic(self.adapter(name)[1] / "scores.json", json.dumps(scores, ensure_ascii=False, indent=2))
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""What the model answers to its validation rows while it trains, so that one sees when it begins to call.
+
+Greedy, short and batched; the random state and the model's mode are left as they were, so a run with
+answers and a run without have the same losses.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from workbench.calls.dialects import message_text
+from workbench.evaluation.scores import Case, Scored, make_cases, score_reply
+from workbench.models.decoding import Lane, generate
+from workbench.models.loading import Base
+from workbench.schema import Example
+from workbench.settings import Sampling, Training
+from workbench.training import events
+from workbench.training.encode import turns_before_answer
+
+ROWS = 24  # validation rows asked at most, calls and texts evenly
+SHOWN = 3
+NEW_TOKENS, MOST_NEW_TOKENS = 48, 256
+
+
+@dataclass(frozen=True)
+class _Question:
+    case: Case
+    prompt_ids: tuple[int, ...]
+    expected: str
+
+
+class Asker:
+    """Asks the same validation rows each time it is called."""
+
+    def __init__(self, base: Base, rows: Sequence[Example], training: Training, stop: Callable[[], bool]) -> None:
+        cases = chosen(make_cases(rows))
+        self.base, self.stop = base, stop
+        self.questions = [
+            _Question(c, tuple(base.tokenizer.prompt_ids(list(turns_before_answer(c.row)))), message_text(c.row.answer)) for c in cases
+        ]
+        # A call that is cut can't be right: the longest expected one must fit, with a little to spare.
+        longest = max((len(base.tokenizer.ids(q.expected)) for q in self.questions if q.case.expected), default=0)
+        self.sampling = Sampling(max_new_tokens=min(MOST_NEW_TOKENS, max(NEW_TOKENS, longest + 8)))
+        self.budget = training.tokens_per_forward
+
+    def __call__(self, step: int, epoch: float) -> events.Sampled | None:
+        """The event for the log; None if a stop came before all had answered."""
+        begun = time.perf_counter()
+        model, was_training = self.base.model, self.base.model.training
+        ours = random.getstate()
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices):
+                scored = self._scored()
+        finally:
+            random.setstate(ours)
+            model.train(was_training)
+        if scored is None:
+            return None
+        return events.Sampled(
+            step=step, epoch=epoch, right=sum(s.right for s in scored), asked=len(scored), seconds=time.perf_counter() - begun,
+            answers=tuple(
+                events.SampleAnswer(prompt=s.case.prompt, expected=q.expected, reply=s.reply, verdict=s.verdict, right=s.right)
+                for q, s in list(zip(self.questions, scored, strict=True))[:SHOWN]
+            ),
+        )
+
+    def _scored(self) -> list[Scored] | None:
+        replies: dict[int, str] = {}
+        for group in self._groups():
+            made = generate(self.base, [Lane(self.questions[i].prompt_ids, adapted=True) for i in group], self.sampling, stop=self.stop)
+            if any(reply.ended == "stopped" for reply in made):
+                return None
+            replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}
+        return [score_reply(q.case, replies[i]) for i, q in enumerate(self.questions)]
+
+    def _groups(self) -> list[list[int]]:
+        """Questions by length, in batches of no more tokens (padding and replies counted) than a training step may hold."""
+        order = sorted(range(len(self.questions)), key=lambda i: len(self.questions[i].prompt_ids))
+        groups: list[list[int]] = []
+        for i in order:
+            width = len(self.questions[i].prompt_ids) + self.sampling.max_new_tokens
+            if not groups or width * (len(groups[-1]) + 1) > self.budget:
+                groups.append([])
+            groups[-1].append(i)
+        return groups
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """At most `ROWS` cases, as many that expect a call as that expect none, by turns; the same ones every time."""
+    calls = [c for c in cases if c.expected]
+    texts = [c for c in cases if not c.expected]
+    room = ROWS // 2
+    from_calls = min(len(calls), max(room, ROWS - len(texts)))
+    calls, texts = calls[:from_calls], texts[: ROWS - from_calls]
+    mixed = [c for pair in zip(calls, texts, strict=False) for c in pair]
+    both = len(mixed) // 2
+    return [*mixed, *calls[both:], *texts[both:]]
