@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
-import traceback
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, Holds, Job, LoadJob, TrainJob
-from workbench.errors import AdapterError, EngineError, InputError, WorkbenchError
+from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
+from workbench.errors import AdapterError, DataError, EngineError, InputError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
 from workbench.models.constrained import Grammar
 from workbench.models.decoding import Lane, Reply, generate
+from workbench.models.faults import accelerator_fault, lets_go
 from workbench.models.loading import Base, load_base, put_saved_adapter
+from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
 from workbench.settings import Quantization
+from workbench.training import events
+from workbench.training.fold import run_fold
 from workbench.training.job import run_training
+from workbench.training.resuming import take
 from workbench.training.runs import RunStore
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation
 WRITERS = 4  # replies of generated rows that are written at once
+OUT_OF_MEMORY = (
+    "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
+    "(Tune), or close what else uses the card."
+)
+
+
+class FaultError(EngineError):
+    """The memory ran out, or the card failed. `cause` says which; after "device" this process can't use the card any more."""
+
+    def __init__(self, reason: str, cause: events.Cause) -> None:
+        super().__init__(reason)
+        self.cause = cause
 
 
 @dataclass
 class Report:
-    """Where a job tells how it goes, and asks whether it should stop."""
+    """Where a job tells how it goes, and asks whether it should stop.
+
+    `sign` is called whenever the job has really got on, with what it is at: a watchdog may wait for it.
+    """
 
     progress: Callable[[str, float | None], None] = lambda text, share: None
     texts: Callable[[list[str]], None] = lambda texts: None
     holds: Callable[[Holds], None] = lambda holds: None
+    event: Callable[[events.Event], None] = lambda event: None
     stop: Callable[[], bool] = lambda: False
+    sign: Callable[[Phase], None] = lambda phase: None
+
+
+def _no_sign(phase: Phase) -> None:
+    """Nobody watches."""
 
 
 @dataclass
@@ -44,36 +74,66 @@ class Host:
     base: Base | None = None
     difference: float | None = None
     key: tuple[str, Quantization] | None = field(default=None)
+    _sign: Callable[[Phase], None] = field(default=_no_sign, repr=False)
+    _phase: Phase = "computing"
 
     def do(self, job: Job, report: Report) -> dict[str, Any]:
         """Do one job and return its result as plain values.
 
-        Raises `WorkbenchError` with one sentence. Out of memory frees everything before it is told.
+        Raises `WorkbenchError` with one sentence: `FaultError` where the memory ran out (everything is freed before it
+        is told) or the card failed. Either way a run is marked with it.
         """
+        def stop() -> bool:
+            self._got_on()
+            return report.stop()
+
+        self._sign, self._phase = report.sign, _computing()
+        self._got_on()
         try:
-            if isinstance(job, LoadJob):
-                self.ensure_base(job.model, job.quantization, report)
-                return {}
-            if isinstance(job, TrainJob):
-                return self._train(job, report)
-            if isinstance(job, AnswerJob):
-                return self._answer(job, report)
-            if isinstance(job, GenerateJob):
-                return self._generate(job, report)
-            return self._evaluate(job, report)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
-            if not _is_out_of_memory(exc):
-                raise
-            traceback.clear_frames(exc.__traceback__)  # they still hold the step's tensors
+            return self._do(job, replace(report, stop=stop))
+        except StoppedLoadingError as exc:
+            lets_go(exc)
             self.drop()
             self.tell(report)
-            reason = (
-                "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
-                "(Tune), or close what else uses the card."
+            raise
+        except Exception as exc:
+            cause = accelerator_fault(exc)
+            if not cause:
+                raise
+            reason = OUT_OF_MEMORY if cause == "memory" else (
+                f"The card failed ({str(exc).splitlines()[0][:200]}), and what was on it is lost: start again, the next job gets a fresh process."
             )
+            if cause == "memory":
+                lets_go(exc)
+                self.drop()
+                self.tell(report)
             if isinstance(job, TrainJob):
-                self.runs.mark_failed(job.run, reason)
-            raise EngineError(reason) from exc
+                with contextlib.suppress(WorkbenchError, OSError):  # the fault must be told, whatever became of the folder
+                    self.runs.mark_failed(job.run, reason, cause)
+            raise FaultError(reason, cause) from exc
+        finally:
+            self._sign = _no_sign
+
+    def _do(self, job: Job, report: Report) -> dict[str, Any]:
+        if isinstance(job, LoadJob):
+            self.ensure_base(job.model, job.quantization, report)
+            return {}
+        if isinstance(job, UnloadJob):
+            self.drop()
+            self.tell(report)
+            return {"allocated_bytes": torch.cuda.memory_allocated() if torch.cuda.is_available() else 0}
+        if isinstance(job, TrainJob):
+            return self._train(job, report)
+        if isinstance(job, AnswerJob):
+            return self._answer(job, report)
+        if isinstance(job, GenerateJob):
+            return self._generate(job, report)
+        if isinstance(job, FoldJob):
+            return self._fold(job, report)
+        return self._evaluate(job, report)
+
+    def _got_on(self) -> None:
+        self._sign(self._phase)
 
     def ensure_base(self, model: str, quantization: Quantization, report: Report) -> Base:
         """The base that a job needs, loaded unless it is already there."""
@@ -83,12 +143,39 @@ class Host:
         if self.base is not None:
             self.drop()
             self.tell(report)
-        report.progress(f"looking for {display_name(model)}", None)
-        folder = self.catalog.fetch(model, lambda text: report.progress(text, None))
-        self.base = load_base(folder, resolved, say=lambda text: report.progress(text, None))
+        self._phase = "loading"
+        self.base = self._load(model, resolved, report)
+        self._phase = _computing()
+        with contextlib.suppress(NotImplementedError):  # a model without one: steps and tokens are signs enough
+            # Every forward pass begins here, in training, validation and decoding alike.
+            self.base.model.get_input_embeddings().register_forward_hook(lambda *_: self._got_on())
         self.key = (model, resolved)
         self.tell(report)
         return self.base
+
+    def _load(self, model: str, resolved: Quantization, report: Report) -> Base:
+        """Load a base; a stop is obeyed between two tensors, and between two blocks of a download."""
+        what, doing = display_name(model), f"looking for {display_name(model)}"
+
+        def say(text: str) -> None:
+            nonlocal doing
+            doing = text
+            heed(report.stop, what)
+            report.progress(text, None)
+
+        def downloaded(text: str, share: float | None) -> None:
+            report.progress(f"downloading {what}: {text}", share)
+
+        def read(share: float) -> None:
+            if int(50 * share) != int(50 * told[0]) or not share:  # some hundred tensors a second: not every one is worth a message
+                told[0] = share
+                report.progress(doing, share)
+
+        told = [0.0]
+        say(doing)
+        folder = self.catalog.fetch(model, say, download_bar(downloaded, report.stop, what))
+        with watched_weights(read, report.stop, what):
+            return load_base(folder, resolved, say=say)
 
     def drop(self) -> None:
         """Forget the base and give its memory back."""
@@ -96,6 +183,7 @@ class Host:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        _return_to_system()
 
     def tell(self, report: Report) -> None:
         """Report what is loaded now, or that nothing is."""
@@ -109,19 +197,22 @@ class Host:
         ))
 
     def _train(self, job: TrainJob, report: Report) -> dict[str, Any]:
-        info = self.runs.info(job.run)
+        info = take(self.runs, job.run, resume=job.resume).info  # a refusal leaves the run as it is
         try:
             base = self.ensure_base(info.model, info.settings.quantization, report)
+        except StoppedLoadingError:
+            self.runs.mark_stopped(job.run, "stopped on request while the model was being loaded; what was downloaded so far is kept")
+            raise
         except WorkbenchError as exc:
             self.runs.mark_failed(job.run, str(exc))
             raise
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
-        ended = run_training(base, self.runs, job.run, stop=report.stop)
+        ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event)
         self.difference = ended.adapter_difference
         self.tell(report)
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,
-                "adapter_difference": ended.adapter_difference}
+                "cause": ended.cause, "best_step": ended.best_step, "adapter_difference": ended.adapter_difference}
 
     def ensure_adapter(self, job: AnswerJob | EvaluateJob | GenerateJob, report: Report) -> Base:
         """The base with the job's adapter on it (the run's own model and quantization), proven active."""
@@ -129,13 +220,13 @@ class Host:
             if isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes):
                 raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
             return self.ensure_base(job.model, job.quantization, report)
-        view = self.runs.view(job.run)
+        view, folder = self.runs.adapter(job.run)
         if view.live:
-            raise AdapterError(f"The run {job.run} is still training: wait for its end or stop it first.")
+            raise AdapterError(f"The run {view.info.name} is still training: wait for its end or stop it first.")
         base = self.ensure_base(view.info.model, view.info.settings.quantization, report)
         if base.adapter != job.run or self.difference is None:
             report.progress(f"putting the adapter {job.run} on", None)
-            self.difference = put_saved_adapter(base, self.runs.path(job.run), job.run)
+            self.difference = put_saved_adapter(base, folder, job.run)
             self.tell(report)
         return base
 
@@ -181,6 +272,20 @@ class Host:
             replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop)
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
+    def _fold(self, job: FoldJob, report: Report) -> dict[str, Any]:
+        """One cell of a sweep; the base stays for the next one, without an adapter."""
+        base = self.ensure_base(job.model, job.settings.quantization, report)
+        loaded = load_rows(Path(job.rows))
+        refuse_problems(loaded.problems, Path(job.rows).name)
+        if max((*job.learned, *job.held), default=-1) >= len(loaded.rows):
+            raise DataError(f"The file {Path(job.rows).name} holds fewer rows than when the sweep began: begin a new sweep.")
+        self.difference = None  # the adapter that was on the base goes
+        try:
+            found = run_fold(base, loaded.rows, job.learned, job.held, job.settings, stop=report.stop, tell=report.progress)
+        finally:
+            self.tell(report)
+        return found.as_json() if found is not None else {"stopped": True}
+
 
 def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
     ids = tuple(base.tokenizer.prompt_ids(list(turns)))
@@ -189,7 +294,12 @@ def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
     return ids
 
 
-def _is_out_of_memory(exc: BaseException) -> bool:
-    # torch's allocator for the CPU has no error class of its own.
-    return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(exc)
+def _computing() -> Phase:
+    return "computing" if torch.cuda.is_available() else "computing on a CPU"
 
+
+def _return_to_system() -> None:
+    """Ask the C library to hand freed memory on to the system: glibc keeps what small tensors lay in."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

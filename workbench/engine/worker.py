@@ -10,13 +10,42 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel, ValidationError
 
-from workbench.engine.messages import Do, Done, Failed, Progress, Stop, Texts, ToEngine
+from workbench.engine.messages import Beat, Do, Done, Failed, Phase, Progress, Ready, Stop, Texts, ToEngine, UnloadJob
+
+if TYPE_CHECKING:
+    from workbench.engine.jobs import Host
+
+BEAT_SECONDS = 0.25  # signs of progress are told this often at most
+
+Say = Callable[[BaseModel], None]
+
+
+class Signs:
+    """Tells the watchdog that the job gets on. Called by whoever made progress, never by a clock of its own."""
+
+    def __init__(self, number: int, say: Say) -> None:
+        self.number, self.say = number, say
+        self.phase: Phase | None = None
+        self.told = self.asked = time.monotonic()
+        self.gap = 0.0
+
+    def __call__(self, phase: Phase) -> None:
+        now = time.monotonic()
+        if phase != self.phase or now - self.told >= BEAT_SECONDS:
+            self.phase, self.told = phase, now
+            self.say(Beat(number=self.number, phase=phase, gap=self.gap))
+
+    def looked_for_a_stop(self) -> None:
+        now = time.monotonic()
+        self.gap, self.asked = max(self.gap, now - self.asked), now
 
 
 def main(models_dir: Path, adapters_dir: Path) -> None:
@@ -40,11 +69,14 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
             out.write(message.model_dump_json() + "\n")
             out.flush()
 
+    say(Ready())
     while (do := inbox.get()) is not None:
         try:
-            _one_job(host, do, say, lambda number=do.number: gone.is_set() or number in stopped)
+            if _one_job(host, do, say, lambda number=do.number: gone.is_set() or number in stopped):  # type: ignore[misc]
+                break
         except BrokenPipeError:
             break
+    sys.stderr.flush()
     os._exit(0)  # a library's non-daemon thread must not keep the card
 
 
@@ -56,33 +88,41 @@ def _give_way() -> None:
         os.nice(19)
 
 
-def _one_job(host, do: Do, say, stop) -> None:  # type: ignore[no-untyped-def]
-    from workbench.engine.jobs import Report
+def _one_job(host: Host, do: Do, say: Say, stop: Callable[[], bool]) -> bool:
+    """Do a job and say how it went; True if the process must end now, since its context on the card is lost or given back."""
+    from workbench.engine.jobs import FaultError, Report
     from workbench.errors import EngineError, WorkbenchError
+
+    signs = Signs(do.number, say)
+
+    def asked() -> bool:
+        signs.looked_for_a_stop()
+        return stop()
 
     report = Report(
         progress=lambda text, share: say(Progress(number=do.number, text=text, share=share)),
         texts=lambda texts: say(Texts(number=do.number, texts=tuple(texts))),
-        holds=say, stop=stop,
+        holds=say, stop=asked, sign=signs,
     )
     try:
         say(Done(number=do.number, result=host.do(do.job, report)))
+        return isinstance(do.job, UnloadJob) and do.job.leave
+    except FaultError as exc:
+        traceback.print_exc()  # into the engine's log
+        say(Failed(number=do.number, reason=str(exc), expected=False, cause=exc.cause))
+        return exc.cause == "device"
     except WorkbenchError as exc:
         say(Failed(number=do.number, reason=str(exc), expected=not isinstance(exc, EngineError)))
     except BrokenPipeError:
         raise
+    except ImportError as exc:
+        traceback.print_exc()
+        reason = f"A library is missing or broken: {str(exc)[:200]}. Install what requirements.txt lists (`make install`), then start again."
+        say(Failed(number=do.number, reason=reason, expected=False))
     except Exception as exc:
-        traceback.print_exc()  # into the engine's log
+        traceback.print_exc()
         say(Failed(number=do.number, reason=f"The engine met an unexpected fault: {type(exc).__name__}: {str(exc)[:300]}", expected=False))
-        if _is_accelerator_fault(exc):
-            sys.stderr.flush()
-            os._exit(3)  # a CUDA context is unusable after such a fault; the next job gets a fresh process
-
-
-def _is_accelerator_fault(exc: Exception) -> bool:
-    import torch
-
-    return isinstance(exc, torch.AcceleratorError) or "CUDA error" in str(exc)
+    return False
 
 
 def _listen(inbox: queue.Queue[Do | None], stopped: set[int], gone: threading.Event) -> None:
