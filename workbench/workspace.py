@@ -17,7 +17,7 @@ from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
 from workbench.errors import DataError, ModelError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
@@ -217,6 +217,10 @@ class Workspace:
     def load_model(self) -> Ticket:
         """Begin to load the base, so that the first answer does not wait for it."""
         return self.engine.submit(LoadJob(model=self.model), f"loading {self.model_name}")
+
+    def unload(self) -> Ticket:
+        """Give the base's memory back, and with the engine's process all that the card keeps for it; the next job starts it anew."""
+        return self.engine.submit(UnloadJob(leave=True), "freeing the memory")
 
     def create_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
         """A run's folder, ready to train; raises `RunError` for a bad or taken name."""

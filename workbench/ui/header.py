@@ -1,58 +1,164 @@
-"""The line on top of every tab: model, what the engine does, memory."""
+"""The line on top of every tab: model, who holds the engine, memory, and the buttons that stop the holder and free the memory."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
 from workbench.engine.client import Ticket
-from workbench.engine.messages import TrainJob
-from workbench.errors import WorkbenchError
+from workbench.engine.messages import UnloadJob
 from workbench.models.hardware import card, host_memory_gib
 from workbench.ui import words
+from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, escape
+from workbench.ui.words import engine as said
 from workbench.workspace import Workspace
+
+ASKED_TWICE = ("train", "fold")  # kinds of jobs that only a second press stops: hours may be in them
+SURE_SECONDS = 6.0  # for which a first press is remembered
+PATIENCE = 5.0  # seconds after a stop until ending it by force is offered
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the two buttons say and do: for which job (its number), and whether they can be pressed."""
+
+    number: int | None = None
+    label: str = said.STOP
+    act: Literal["", "stop", "end"] = ""
+    can_free: bool = False
+
+
+@dataclass(frozen=True)
+class Sure:
+    """A first press that waits for its second: on which job, to do what, and when (`time.monotonic`)."""
+
+    number: int
+    act: str
+    at: float
 
 
 def header_html(space: Workspace) -> str:
     """One line of HTML; cheap enough to be asked for every second by every browser."""
     status = space.engine.status()
+    queued = space.engine.queue()
+    state, doing = {"idle": ("idle", said.READY)}.get(status.state, ("off", said.OFF))
+    story = doing
     if status.holder is not None:
-        state, doing = "busy", f"{status.holder.label}: {status.holder.progress}"
-        if isinstance(status.holder.job, TrainJob):
-            left = time_left(space, status.holder.job.run)
-            doing = f"training run {status.holder.job.run}" + (f", {words.duration(left)} left" if left is not None else f": {status.holder.progress}")
+        state, doing = "busy", holder_words(space, status.holder)
         if status.waiting:
             doing += f" · {status.waiting} waiting"
+        waiting = ", ".join(t.label for t in queued if t is not status.holder)
+        story = f"{doing} (for {words.duration(status.holder.held())})" + (f": {waiting}" if waiting else "")
     elif status.last_fault:
         state, doing = "fault", status.last_fault
-    else:
-        state, doing = ("idle", "ready") if status.state == "idle" else ("off", "engine not started")
+        story = doing
     holds = status.holds
-    held = {"": "weights not loaded", "none": "not quantized"}.get(holds.quantization, holds.quantization)
+    held = {"": said.NOT_LOADED, "none": "not quantized"}.get(holds.quantization, holds.quantization)
     loaded = held + (f" · {holds.device}" if holds.device else "")
-    adapter = f"adapter {holds.adapter}" if holds.adapter else "no adapter on"
+    adapter = f"adapter {holds.adapter}" if holds.adapter else said.NO_ADAPTER
     return (
         f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'
         f"<span><b>{escape(holds.model or space.model_name)}</b> <span class='wb-dim'>· {escape(loaded)} · {escape(adapter)}</span></span>"
-        f'<span class="wb-grow" title="{escape(doing)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}</div>'
+        f'<span class="wb-grow" title="{escape(story)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}</div>'
     )
 
 
-def time_left(space: Workspace, run: str) -> float | None:
-    """Seconds that a run still takes; None where that is not known (yet)."""
-    try:
-        return space.runs.view(run).seconds_left()
-    except WorkbenchError:  # its folder was taken away while it trained
-        return None
+def holder_words(space: Workspace, holder: Ticket) -> str:
+    """Who holds the engine, how far it is, and for how long still where that is known."""
+    left = space.engine.seconds_left(holder)
+    share = f" {holder.share:.0%}" if holder.share is not None else ""
+    how_far = holder.progress + share
+    if holder.stop_asked:
+        return f"{holder.label}: stopping"
+    if holder.job.kind == "train" and left is not None:
+        return f"{holder.label}, {words.duration(left)} left"
+    return f"{holder.label}: {how_far}" + (f", {words.duration(left)} left" if left is not None else "")
 
 
 def waiting_words(space: Workspace, ticket: Ticket) -> str:
-    """Why a reply has not begun: who holds the engine, and for how long."""
+    """Why a reply has not begun: its place in the queue, who holds the engine, for how long still, and the ways out."""
     if ticket.begun is not None:
-        return ticket.progress + "…"
-    holder = space.engine.status().holder
+        return ticket.progress + (f" {ticket.share:.0%}" if ticket.share else "") + "…"
+    holder, place = space.engine.status().holder, space.engine.place(ticket)
+    if holder is None or not place:
+        return said.WAITING
+    left = space.engine.seconds_left(holder)
+    known = f", {words.duration(left)} left" if left is not None else ""
+    return f"waiting, {said.in_queue(place)}: {holder.label} holds the engine for {words.duration(holder.held())}{known}. {said.TAKE_BACK}"
+
+
+def offer(space: Workspace, sure: Sure | None) -> Offer:
+    """What the buttons offer now; `sure` is this page's first press, if it still counts."""
+    status = space.engine.status()
+    can_free = status.state != "off" and not any(isinstance(t.job, UnloadJob) for t in space.engine.queue())
+    holder = status.holder
     if holder is None:
-        return "waiting for the engine…"
-    left = time_left(space, holder.job.run) if isinstance(holder.job, TrainJob) else None
-    return f"waiting: {holder.label} holds the engine" + (f", {words.duration(left)} left" if left is not None else "")
+        return Offer(can_free=can_free)
+    if holder.stop_time is not None and time.monotonic() - holder.stop_time < PATIENCE:
+        return Offer(holder.number, said.STOPPING, "", can_free)
+    act: Literal["stop", "end"] = "stop" if holder.stop_time is None else "end"
+    label = f"{said.STOP} {holder.label}" if act == "stop" else said.END
+    if sure is not None and (sure.number, sure.act) == (holder.number, act):
+        label = said.SURE_STOP if act == "stop" else said.SURE_END
+    return Offer(holder.number, label, act, can_free)
+
+
+def press(space: Workspace, seen: Offer, sure: Sure | None) -> Sure | None:
+    """Do what the button said. Returns the first press where a second is wanted, None where it was done or nothing was.
+
+    Acts only on the job that the page had shown: another may hold the engine by now.
+    """
+    holder = space.engine.status().holder
+    if holder is None or holder.number != seen.number or not seen.act:
+        return None
+    twice = seen.act == "end" or holder.job.kind in ASKED_TWICE
+    if twice and (sure is None or (sure.number, sure.act) != (holder.number, seen.act)):
+        return Sure(holder.number, seen.act, time.monotonic())
+    if seen.act == "end":
+        space.engine.end(holder)
+    else:
+        space.engine.stop(holder)
+    return None
+
+
+def build(space: Workspace, timer: gr.Timer) -> None:
+    """The line and its buttons, drawn anew where something changed."""
+    with gr.Row(elem_classes="wb-headrow", equal_height=True):
+        line = gr.HTML(header_html(space), elem_id="header")
+        stop = gr.Button(said.STOP, size="sm", min_width=0, interactive=False, elem_id="stop-holder", elem_classes="wb-off")
+        free = gr.Button(said.FREE, size="sm", min_width=0, interactive=False, elem_id="free-memory")
+    seen, sure = gr.State(Offer()), gr.State(None)
+
+    def draw(before: Offer, first: Sure | None) -> list[Any]:
+        if first is not None and time.monotonic() - first.at > SURE_SECONDS:
+            first = None
+        now = offer(space, first)
+        button: Any = gr.skip()
+        if (now.label, now.act, now.number) != (before.label, before.act, before.number):
+            warn = now.label in (said.SURE_STOP, said.SURE_END, said.END)
+            button = gr.Button(now.label, interactive=bool(now.act), variant="stop" if warn else "secondary", elem_classes="" if now.number else "wb-off")
+        freeing: Any = gr.skip() if now.can_free == before.can_free else gr.Button(interactive=now.can_free)
+        return [header_html(space), button, freeing, now, first]
+
+    def pressed(before: Offer, first: Sure | None) -> list[Any]:
+        holder = space.engine.status().holder
+        if before.number is not None and (holder is None or holder.number != before.number):
+            gr.Info(said.CHANGED)
+        return draw(before, press(space, before, first))
+
+    def freed(before: Offer, first: Sure | None) -> list[Any]:
+        space.unload()
+        return draw(before, first)
+
+    outputs = [line, stop, free, seen, sure]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    timer.tick(shown(draw), [seen, sure], outputs, **quiet)
+    stop.click(shown(pressed), [seen, sure], outputs, **quiet)
+    free.click(shown(freed), [seen, sure], outputs, **quiet)
 
 
 def _memory(space: Workspace) -> str:

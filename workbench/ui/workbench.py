@@ -7,17 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.ui import chat_tab, data_tab, train_tab, tune_tab, words
-from workbench.ui.errors import shown
-from workbench.ui.header import header_html
+from workbench.ui import chat_tab, data_tab, header, train_tab, tune_tab, words
 from workbench.workspace import Workspace
 
 
 def build(space: Workspace) -> gr.Blocks:
     """The whole page over one workspace."""
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
-        header = gr.HTML(header_html(space), elem_id="header")
         timer = gr.Timer(1.0)
+        header.build(space, timer)
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
@@ -34,7 +32,6 @@ def build(space: Workspace) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(str, name), None, current, queue=False, **quiet)
-        timer.tick(shown(lambda: header_html(space)), None, header, queue=False, **quiet)
         quieten(page, bench.changed)
     return page
 

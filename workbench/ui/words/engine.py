@@ -1,0 +1,19 @@
+"""The sentences about who holds the engine."""
+
+from __future__ import annotations
+
+STOP, STOPPING, END = "Stop", "Stopping…", "End it now"
+SURE_STOP, SURE_END = "Press again to stop the run", "Press again: unsaved steps are lost"
+FREE = "Free memory"
+READY, OFF = "ready", "engine not started"
+NOT_LOADED = "weights not loaded"
+NO_ADAPTER = "no adapter on"
+TAKE_BACK = "“Stop” here takes this request back; the button on top stops what holds the engine."
+FREEING = "freeing the memory"
+CHANGED = "What held the engine has ended meanwhile: nothing was stopped."
+WAITING = "waiting for the engine…"
+
+
+def in_queue(place: int) -> str:
+    """Where a request stands that others are before; `place` counts from 1."""
+    return "next in the queue" if place == 1 else f"number {place} in the queue"
