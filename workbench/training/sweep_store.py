@@ -1,0 +1,290 @@
+"""Sweeps on disk: sweeps/NAME/ with sweep.json (what is compared), rows.jsonl and results.jsonl (append-only). No torch.
+
+Screen and command line read everything from there, so a reload, a second browser or a restart shows the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from workbench.dataset.formats import dump_jsonl, load_rows, refuse_problems
+from workbench.errors import BusyError, DataError, RunError, WorkbenchError
+from workbench.files import explain_os_error, safe_name, write_atomic
+from workbench.schema import Example
+from workbench.training.runs import Owner
+from workbench.training.sweep import Cell, SweepSpec, cell_key, cells
+
+State = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
+DELETED = ".deleted"  # what was deleted last stays here until something of the same name follows it
+Counted = tuple[int, int]  # k of n
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+    time: float = Field(default_factory=time.time, description="seconds since 1970")
+
+
+class Begun(_Line):
+    """Somebody began to run the sweep, or went on with it."""
+
+    type: Literal["begun"] = "begun"
+    owner: Owner
+
+
+class CellDone(_Line):
+    """A cell that was trained and measured. Losses in nats per label; counts are (k, n) over the rows held back."""
+
+    type: Literal["done"] = "done"
+    values: dict[str, Any]
+    fold: int
+    loss: float
+    train_loss: float
+    call_recall: Counted
+    over_calls: Counted
+    malformed: Counted
+    right: Counted
+    steps: int
+    seconds: float
+    peak_memory_gib: float
+    device: str
+
+    @property
+    def key(self) -> str:
+        return cell_key(self.values, self.fold)
+
+
+class CellFailed(_Line):
+    """A cell that failed, and why. `kind` is equal for failures of the same kind. It is tried again when the sweep goes on."""
+
+    type: Literal["failed"] = "failed"
+    values: dict[str, Any]
+    fold: int
+    reason: str
+    kind: str
+
+    @property
+    def key(self) -> str:
+        return cell_key(self.values, self.fold)
+
+
+class Ended(_Line):
+    type: Literal["ended"] = "ended"
+    state: Literal["finished", "stopped", "failed", "interrupted"]
+    reason: str = ""
+
+
+Line = Annotated[Begun | CellDone | CellFailed | Ended, Field(discriminator="type")]
+_LINE: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep as it stands now. `stamp` changes whenever something was told."""
+
+    spec: SweepSpec
+    folder: Path
+    lines: tuple[Line, ...]
+    stamp: tuple[int, int]
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return cells(self.spec)
+
+    @cached_property
+    def done(self) -> dict[str, CellDone]:
+        """The measured cells by key; a cell that was measured twice counts once, by its last result."""
+        known = {cell.key for cell in self.cells}
+        return {line.key: line for line in self.lines if isinstance(line, CellDone) and line.key in known}
+
+    @cached_property
+    def failed(self) -> dict[str, CellFailed]:
+        """The cells whose last try failed."""
+        found: dict[str, CellFailed] = {}
+        for line in self.lines:
+            if isinstance(line, CellFailed):
+                found[line.key] = line
+        return {key: line for key, line in found.items() if key not in self.done}
+
+    @property
+    def state(self) -> State:
+        for line in reversed(self.lines):
+            if isinstance(line, Ended):
+                return line.state
+            if isinstance(line, Begun):
+                return "running" if line.owner.alive() else "interrupted"
+        return "waiting"
+
+    @property
+    def ended(self) -> Ended | None:
+        """How it ended the last time; None while it runs."""
+        last = next((line for line in reversed(self.lines) if isinstance(line, (Begun, Ended))), None)
+        return last if isinstance(last, Ended) else None
+
+    @property
+    def left(self) -> int:
+        return len(self.cells) - len(self.done)
+
+    @property
+    def resumable(self) -> bool:
+        return self.state != "running" and self.left > 0
+
+    def seconds_left(self) -> float | None:
+        """Estimated seconds that the cells to do still take, from the median of those done; None before the first."""
+        return self.left * median(d.seconds for d in self.done.values()) if self.done else None
+
+
+class SweepStore:
+    """The sweeps in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._cache: dict[str, tuple[tuple[int, int], tuple[Line, ...]]] = {}
+
+    def path(self, name: str) -> Path:
+        return self.folder / safe_name(name, what="sweep's name", error=RunError)
+
+    def create(self, spec: SweepSpec, rows: Sequence[Example]) -> SweepView:
+        """The folder of a new sweep; raises `RunError` for a taken name or a folder that can't be made."""
+        folder = self.path(spec.name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            raise RunError(f"There is a sweep named {spec.name} already: choose another name, or go on with that one.") from None
+        except OSError as exc:
+            raise RunError(explain_os_error(exc, folder)) from exc
+        try:
+            write_atomic(folder / "rows.jsonl", dump_jsonl(rows))
+            write_atomic(folder / "sweep.json", spec.model_dump_json(indent=2))
+        except WorkbenchError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.view(spec.name)
+
+    def names(self) -> list[str]:
+        """All sweeps, newest first."""
+        found: list[tuple[float, str]] = []
+        for path in self.folder.glob("*/sweep.json") if self.folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if not path.parent.name.startswith("."):
+                    found.append((path.stat().st_mtime, path.parent.name))
+        return [name for _, name in sorted(found, reverse=True)]
+
+    def spec(self, name: str) -> SweepSpec:
+        """sweep.json; raises `RunError` for an unknown name or a broken file."""
+        file = self.path(name) / "sweep.json"
+        if not file.is_file():
+            raise RunError(f"There is no sweep named {name}; there are: {', '.join(self.names()[:8]) or 'none yet'}.")
+        try:
+            return SweepSpec.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValidationError, ValueError) as exc:
+            raise RunError(f"The file {name}/sweep.json is broken: restore it or delete the sweep.") from exc
+
+    def rows(self, name: str) -> tuple[Example, ...]:
+        """The rows that a sweep is run on; raises `DataError` where they are gone or broken."""
+        loaded = load_rows(self.path(name) / "rows.jsonl")
+        refuse_problems(loaded.problems, f"{name}/rows.jsonl")
+        if len(loaded.rows) != self.spec(name).data_rows:
+            raise DataError(f"The file {name}/rows.jsonl was changed: its results would not belong together. Begin a new sweep.")
+        return loaded.rows
+
+    def view(self, name: str) -> SweepView:
+        """The sweep as its folder tells it now; raises `RunError`."""
+        spec = self.spec(name)
+        stamp, lines = self._lines(name)
+        return SweepView(spec, self.path(name), lines, stamp)
+
+    def views(self) -> list[SweepView]:
+        """All readable sweeps, newest first."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(RunError):
+                found.append(self.view(name))
+        return found
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Size and time of the results, which tell whether there is anything new; (0, 0) before the first."""
+        try:
+            stat = (self.path(name) / "results.jsonl").stat()
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
+    def _lines(self, name: str) -> tuple[tuple[int, int], tuple[Line, ...]]:
+        stamp = self.stamp(name)
+        kept = self._cache.get(name)
+        if kept is None or kept[0] != stamp:
+            kept = (stamp, _read(self.path(name) / "results.jsonl") if stamp[0] else ())
+            self._cache[name] = kept
+        return kept
+
+    def append(self, name: str, line: _Line) -> None:
+        """Add one line, on the disk before this returns; raises `RunError`. Half a line of a killed process is not glued to it."""
+        path = self.path(name) / "results.jsonl"
+        try:
+            with path.open("a+b") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - 1))
+                gap = b"\n" if size and stream.read(1) != b"\n" else b""
+                stream.write(gap + line.model_dump_json().encode("utf-8") + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as exc:
+            raise RunError(explain_os_error(exc, path)) from exc
+
+    def begin(self, name: str) -> SweepView:
+        """Mark the sweep as run by this process; raises `BusyError` where it is being run already."""
+        view = self.view(name)
+        if view.state == "running":
+            raise BusyError(f"The sweep {name} is being run already: wait for its end, or stop it first.")
+        self.append(name, Begun(owner=Owner.this_process()))
+        return self.view(name)
+
+    def delete(self, name: str) -> None:
+        """Put a sweep away, so that `bring_back` finds it; raises `RunError` while it runs."""
+        if self.view(name).state == "running":
+            raise RunError(f"The sweep {name} is still going on: stop it first.")
+        away = self.folder / DELETED / name
+        try:
+            away.parent.mkdir(exist_ok=True)
+            shutil.rmtree(away, ignore_errors=True)
+            self.path(name).rename(away)
+        except OSError as exc:
+            raise RunError(explain_os_error(exc, self.path(name))) from exc
+
+    def bring_back(self, name: str) -> None:
+        """Undo `delete`; raises `RunError` where there is nothing to bring back or the name is taken."""
+        here, away = self.path(name), self.folder / DELETED / name
+        if not away.is_dir():
+            raise RunError(f"There is no deleted sweep named {name}.")
+        if here.exists():
+            raise RunError(f"There is another sweep named {name} now: the deleted one can't come back under that name.")
+        try:
+            away.rename(here)
+        except OSError as exc:
+            raise RunError(explain_os_error(exc, here)) from exc
+
+
+def _read(path: Path) -> tuple[Line, ...]:
+    """All whole lines; a cut or foreign one is passed over, the others still tell the sweep."""
+    found: list[Line] = []
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return ()
+    for line in raw.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, ValidationError):
+            found.append(_LINE.validate_python(json.loads(line)))
+    return tuple(found)
