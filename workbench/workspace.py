@@ -18,7 +18,7 @@ from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
-from workbench.errors import DataError, ModelError
+from workbench.errors import BusyError, DataError, ModelError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
@@ -28,6 +28,7 @@ from workbench.schema import Example, RowProblem
 from workbench.settings import RunSettings, Sampling, Training, suggested_rate
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
+from workbench.training.resuming import reopen
 from workbench.training.runs import RunInfo, RunStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,8 +76,8 @@ class Workspace:
         return RunStore(self.root / "adapters")
 
     def adapters(self) -> list[str]:
-        """The runs that left an adapter and are no longer training, newest first."""
-        return [v.info.name for v in self.runs.views() if v.has_adapter and not v.live]
+        """The adapters of runs that are no longer training, newest first; NAME@best where the best is not the last."""
+        return self.runs.adapters()
 
     @cached_property
     def engine(self) -> Engine:
@@ -230,6 +231,25 @@ class Workspace:
     def start_training(self, name: str) -> Ticket:
         """Train a created run; raises `BusyError` while another is being trained."""
         return self.engine.submit(TrainJob(run=name), f"training run {name}")
+
+    def resume_training(self, name: str) -> Ticket:
+        """Go on with a run from its checkpoint; raises `RunError` where it can't, `BusyError` while another is being trained.
+
+        A run that had saved nothing begins anew.
+        """
+        info = self.runs.info(name)
+        held = self.engine.training()
+        if held is not None:
+            raise BusyError(f"{held.label[0].upper()}{held.label[1:]} is still going on: stop it or wait for its end, then resume {name}.")
+        folder = None
+        with contextlib.suppress(ModelError):  # the engine fetches it, or says why it can't
+            folder = self.catalog.find(info.model)
+        reopen(self.runs, name, base=folder)
+        try:
+            return self.engine.submit(TrainJob(run=name, resume=True), f"training run {name}")
+        except WorkbenchError as exc:  # another page was quicker
+            self.runs.mark_stopped(name, str(exc))
+            raise
 
     def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
         """Answer a conversation with the base (False) and the adapter of `run` (True), together."""

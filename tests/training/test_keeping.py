@@ -9,7 +9,6 @@ import pytest
 from workbench.settings import Training
 from workbench.training.keeping import Best, Keeper, Measure, make_keeper
 
-
 ONLY_LAST = "No row is held back, so the best adapter can't be told from the last and only the last is kept"
 
 
