@@ -22,16 +22,20 @@ from workbench.errors import BusyError, DataError, ModelError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
+from workbench.models.modules import default_modules, module_tree
+from workbench.models.room import Room, find_room
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
 from workbench.models.tokenizer import ChatTokenizer, read_json
 from workbench.schema import Example, RowProblem
-from workbench.settings import RunSettings, Sampling, Training, suggested_rate
+from workbench.settings import Lora, RunSettings, Sampling, Training, suggested_rate
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import reopen
-from workbench.training.runs import RunInfo, RunStore
+from workbench.training.runs import RunInfo, RunStore, RunView
+from workbench.training.tracker import check_tracker
 
 ROOT = Path(__file__).resolve().parent.parent
+NEWEST_RUNS = 40  # runs that a plan looks through for like ones
 
 
 @dataclass
@@ -156,16 +160,20 @@ class Workspace:
             return gemma3_shapes(size)
 
     def default_settings(self, model: str | None = None) -> RunSettings:
-        """The settings that a form or a command starts from: the declared ones, with the rate fit to the model's width."""
+        """The settings that a form or a command starts from: the declared ones, with the rate fit to the model's width
+        and the target modules to its layers."""
         model = model or self.model
+        lora = Lora()
+        with contextlib.suppress(ModelError):
+            lora = Lora(target_modules=default_modules(module_tree(self.shapes(model))))
         size = known_size(display_name(model))
         width = size.hidden if size else 0
         with contextlib.suppress(ModelError):
             config = read_json(self.catalog.find(model) / "config.json")
             width = (config.get("text_config") or config).get("hidden_size") or width
         if not isinstance(width, int) or width <= 0:
-            return RunSettings()
-        return RunSettings(training=Training(learning_rate=suggested_rate(width)))
+            return RunSettings(lora=lora)
+        return RunSettings(lora=lora, training=Training(learning_rate=suggested_rate(width)))
 
     def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None, lines: tuple[int, ...] = ()) -> Plan:
         """The plan of a run over the rows that it would learn; raises `ModelError` for an unknown model.
@@ -188,7 +196,23 @@ class Workspace:
             usable, encoded = [row for row, _ in kept], [e for _, e in kept]
         except ModelError:
             notes.append("The tokens can't be counted: the model's tokenizer is not on this machine yet.")
-        return make_plan(shapes, settings, rows=usable, encoded=encoded, has_gpu=self.has_gpu, notes=notes)
+        return make_plan(
+            shapes, settings, rows=usable, encoded=encoded, has_gpu=self.has_gpu, notes=notes, model_name=display_name(model),
+            room=self.room(), earlier=self._newest_runs(),
+        )
+
+    def room(self) -> Room:
+        """The memory that a run may take now."""
+        engine: Engine | None = vars(self).get("engine")  # a plan starts none
+        return find_room(self.has_gpu, engine.worker_pid() if engine else None)
+
+    def _newest_runs(self) -> list[RunView]:
+        """The runs that a plan learns from, newest first; a broken one is told on the Train tab."""
+        found = []
+        for name in self.runs.names()[:NEWEST_RUNS]:
+            with contextlib.suppress(RunError):
+                found.append(self.runs.view(name))
+        return found
 
     def _encode(
         self, rows: tuple[Example, ...], lines: tuple[int, ...], places: list[int], tokenizer: ChatTokenizer, max_tokens: int
@@ -225,8 +249,14 @@ class Workspace:
 
     def create_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
         """A run's folder, ready to train; raises `RunError` for a bad or taken name."""
+        check_tracker(settings)
         model = model or self.model
-        return self.runs.create(name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings)
+        estimated: dict[str, float] = {}
+        with contextlib.suppress(WorkbenchError):  # what can't be planned may still be trained, or is refused there
+            estimated = self.plan(rows, settings, model).estimated_gib()
+        return self.runs.create(
+            name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings, estimated_gib=estimated,
+        )
 
     def start_training(self, name: str) -> Ticket:
         """Train a created run; raises `BusyError` while another is being trained."""
