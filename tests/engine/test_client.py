@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from workbench.dataset.formats import load_rows
-from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import LoadJob, TrainJob
-from workbench.errors import EngineError, WorkbenchError
+from workbench.engine.client import Engine, Limits, Ticket
+from workbench.engine.messages import LoadJob, TrainJob, UnloadJob
+from workbench.errors import BusyError, EngineError, WorkbenchError
 from workbench.settings import RunSettings
 from workbench.training.runs import RunStore
 
@@ -35,7 +35,7 @@ for line in sys.stdin:
     if do["type"] != "do":
         continue
     number, job = do["number"], do["job"]
-    wish = job.get("model") or job["run"]
+    wish = job.get("model") or job.get("run") or job["kind"]
     say(type="progress", number=number, text=wish, share=0.25)
     if wish == "code":
         print("last words", file=sys.stderr, flush=True)
@@ -55,6 +55,34 @@ for line in sys.stdin:
         say(type="done", number=number, result=dict(slow=True))
     elif wish == "deaf":
         time.sleep(600)
+    elif wish == "chatters":  # alive, and still without any progress
+        while True:
+            print("Loading weights", flush=True)
+            say(type="progress", number=number + 1000, text="another job's")
+            time.sleep(0.02)
+    elif wish == "loads":
+        for k in range(3):
+            say(type="beat", number=number, phase="loading")
+            time.sleep(0.8)
+        say(type="done", number=number, result=dict(loaded=True))
+    elif wish == "floods":
+        while True:
+            print("x" * 100)
+    elif wish == "shouts":
+        for k in range(200_000):
+            print("y" * 100, file=sys.stderr)
+        say(type="done", number=number, result=dict(shouted=True))
+    elif wish == "device":
+        say(type="failed", number=number, reason="The card failed.", expected=False, cause="device")
+        time.sleep(0.3)
+        os._exit(3)
+    elif wish == "memory":
+        say(type="failed", number=number, reason="The memory ran out.", expected=False, cause="memory")
+    elif wish == "frozen":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif wish == "closes":
+        os.close(1)
+        time.sleep(600)
     else:
         say(type="done", number=number, result=dict(pid=os.getpid()))
 """
@@ -66,13 +94,25 @@ def runs(tmp_path: Path) -> RunStore:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, runs: RunStore) -> Iterator[Engine]:
+def build(tmp_path: Path, runs: RunStore) -> Iterator[Callable[..., Engine]]:
+    """A builder of engines on the stand-in, with limits of the test's own."""
     script = tmp_path / "worker"
     script.write_text(STAND_IN.replace("{python}", sys.executable), encoding="utf-8")
     script.chmod(0o755)
-    made = Engine(tmp_path / "models", runs.folder, runs, python=str(script))
-    yield made
-    made.close(timeout=0.5)
+    made: list[Engine] = []
+
+    def new(**limits: float) -> Engine:
+        made.append(Engine(tmp_path / "models", runs.folder, runs, python=str(script), limits=Limits(**limits)))
+        return made[-1]
+
+    yield new
+    for engine in made:
+        engine.close(timeout=0.5)
+
+
+@pytest.fixture
+def engine(build: Callable[..., Engine]) -> Engine:
+    return build()
 
 
 def load(engine: Engine, wish: str = "please") -> Ticket:
@@ -152,7 +192,7 @@ def test_a_failed_training_is_marked_in_its_folder(engine: Engine, runs: RunStor
 def test_a_worker_that_cannot_be_started_fails_the_job_and_not_the_queue(tmp_path: Path, runs: RunStore) -> None:
     engine = Engine(tmp_path, runs.folder, runs, python=str(tmp_path / "no-python"))
     for _ in range(2):
-        with pytest.raises(EngineError, match="The engine could not do this: .*no-python"):
+        with pytest.raises(EngineError, match="The engine could not do this: the engine process can't be started: .*no-python"):
             load(engine).wait(DEADLINE)
     engine.close()
 
@@ -231,3 +271,166 @@ def test_closing_twice_or_before_any_job_is_harmless_and_ends_the_thread(engine:
     assert threading.active_count() == before - 1
     with pytest.raises(EngineError, match="The workbench is closing"):
         load(engine)
+
+
+# -- the queue ---------------------------------------------------------------------------------------
+
+
+def test_everybody_sees_the_queue_and_the_own_place_in_it(engine: Engine) -> None:
+    first = load(engine, "slow")
+    rest = [load(engine, f"job-{k}") for k in range(3)]
+    until(lambda: first.progress == "slow")
+    assert engine.queue() == (first, *rest)
+    assert [engine.place(t) for t in (first, *rest)] == [0, 1, 2, 3]
+    engine.stop(rest[1])
+    assert [engine.place(t) for t in (first, *rest)] == [0, 1, None, 2]
+    engine.stop(first)
+    for ticket in (first, rest[0], rest[2]):
+        ticket.wait(DEADLINE)
+    assert engine.queue() == () and engine.place(first) is None
+
+
+def test_two_starts_at_once_begin_one_run_and_tell_the_other(engine: Engine, runs: RunStore) -> None:
+    held = load(engine, "slow")
+    names = [f"run-{k}" for k in range(8)]
+    for name in names:
+        runs.create(name, model="demo", model_name="demo", rows=ROWS, data_name="rows.json", settings=RunSettings())
+    begun: list[Ticket] = []
+    told: list[str] = []
+    gate = threading.Barrier(len(names))
+
+    def press(name: str) -> None:
+        gate.wait()
+        try:
+            begun.append(engine.submit(TrainJob(run=name), name))
+        except BusyError as exc:
+            told.append(str(exc))
+
+    pages = [threading.Thread(target=press, args=(name,)) for name in names]
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    assert len(begun) == 1 and len(told) == 7
+    assert set(told) == {f"The run {begun[0].label} is still going on: stop it or wait for its end, then start the next."}
+    engine.stop(held)
+    begun[0].wait(DEADLINE)
+
+
+def test_a_worker_that_dies_before_it_hears_of_a_job_costs_no_job(engine: Engine) -> None:
+    first = load(engine).wait(DEADLINE)["pid"]
+    psutil.Process(first).suspend()  # it takes the job and never reads it
+    ticket = load(engine)
+    until(lambda: ticket.begun is not None)
+    psutil.Process(first).kill()
+    assert ticket.wait(DEADLINE)["pid"] not in (None, first)
+
+
+# -- the watchdog ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", ["deaf", "chatters", "frozen"])
+def test_a_worker_that_gets_nowhere_is_ended_and_its_run_marked(build: Callable[..., Engine], runs: RunStore, wish: str) -> None:
+    """What it prints and what other jobs say is no progress."""
+    engine = build(starting=DEADLINE, computing=0.5)
+    load(engine).wait(DEADLINE)
+    with pytest.raises(EngineError) as caught:
+        train(engine, runs, wish).wait(DEADLINE)
+    assert str(caught.value) == (
+        f"Training {wish} gave no sign of progress for 0.5 s while computing (the limit), so the engine process was ended. "
+        "The next job gets a fresh process."
+    )
+    view = runs.view(wish)
+    assert view.ended is not None and (view.state, view.ended.cause, view.ended.reason) == ("failed", "hang", str(caught.value))
+    assert engine.status().last_fault == str(caught.value) and engine.status().state == "off"
+    assert load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+def test_signs_of_progress_keep_a_long_job_alive_by_the_limit_of_its_phase(build: Callable[..., Engine]) -> None:
+    engine = build(starting=DEADLINE, computing=0.5, loading=DEADLINE)
+    assert load(engine, "loads").wait(DEADLINE) == {"loaded": True}
+
+
+def test_a_stop_that_is_not_obeyed_ends_the_worker(build: Callable[..., Engine], runs: RunStore) -> None:
+    engine = build(stopping=0.5)
+    ticket = train(engine, runs, "deaf")
+    until(lambda: ticket.progress == "deaf")
+    engine.stop(ticket)
+    with pytest.raises(EngineError, match=r"^Training deaf did not stop within 0.5 s of being asked to \(the limit\), so the engine process was ended"):
+        ticket.wait(DEADLINE)
+    view = runs.view("deaf")
+    assert view.ended is not None and (view.state, view.ended.cause, ticket.cause) == ("failed", "hang", "hang")
+    assert load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+def test_a_job_can_be_ended_at_once_by_hand(engine: Engine, runs: RunStore) -> None:
+    ticket = train(engine, runs, "deaf")
+    until(lambda: ticket.progress == "deaf")
+    engine.end(ticket)
+    with pytest.raises(EngineError, match="^Training deaf was ended by hand before it had stopped by itself"):
+        ticket.wait(DEADLINE)
+    assert ticket.cause == "killed" and load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+def test_a_worker_that_floods_its_messages_is_ended(engine: Engine) -> None:
+    with pytest.raises(EngineError, match="The engine process flooded its messages with lines that are none during loading floods: 'xxxx"):
+        load(engine, "floods").wait(DEADLINE)
+    assert load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+def test_a_worker_that_floods_its_log_is_left_alone_and_little_of_it_kept(engine: Engine) -> None:
+    assert load(engine, "shouts").wait(DEADLINE) == {"shouted": True}
+    assert engine._process is not None and len(engine._process._words) == 2**14
+
+
+def test_a_worker_that_closes_its_output_and_goes_on_is_ended(build: Callable[..., Engine]) -> None:
+    engine = build(dying=0.5)
+    with pytest.raises(EngineError, match="The engine process fell silent during loading closes"):
+        load(engine, "closes").wait(DEADLINE)
+    assert load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+# -- faults that the worker tells itself -----------------------------------------------------------------
+
+
+def test_after_a_failure_of_the_card_the_next_job_waits_for_a_fresh_process(engine: Engine, runs: RunStore) -> None:
+    """The failing process lives on for a moment: a job handed to it would die with it."""
+    first = train(engine, runs, "device")
+    second = load(engine)
+    with pytest.raises(EngineError, match="^The card failed.$"):
+        first.wait(DEADLINE)
+    view = runs.view("device")
+    assert view.ended is not None and (view.state, view.ended.cause, first.cause) == ("failed", "device", "device")
+    assert second.wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
+def test_running_out_of_memory_marks_the_run_and_keeps_the_process(engine: Engine, runs: RunStore) -> None:
+    pid = load(engine).wait(DEADLINE)["pid"]
+    with pytest.raises(EngineError, match="^The memory ran out.$"):
+        train(engine, runs, "memory").wait(DEADLINE)
+    view = runs.view("memory")
+    assert view.ended is not None and view.ended.cause == "memory"
+    assert load(engine).wait(DEADLINE)["pid"] == pid
+
+
+def test_a_worker_that_does_not_start_says_what_is_missing(tmp_path: Path, runs: RunStore) -> None:
+    script = tmp_path / "worker"
+    script.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'torch'\" >&2\nexit 1\n", encoding="utf-8")
+    script.chmod(0o755)
+    engine = Engine(tmp_path, runs.folder, runs, python=str(script))
+    with pytest.raises(EngineError) as caught:
+        load(engine).wait(DEADLINE)
+    assert str(caught.value) == (
+        "The engine process could not start: \"ModuleNotFoundError: No module named 'torch'\". "
+        "Check that everything in requirements.txt is installed (`make install`)."
+    )
+    engine.close()
+
+
+def test_freeing_the_memory_can_end_the_process_too(engine: Engine) -> None:
+    pid = load(engine).wait(DEADLINE)["pid"]
+    assert engine.submit(UnloadJob(), "freeing the memory").wait(DEADLINE) == {"pid": pid}
+    assert engine.worker_pid() == pid
+    engine.submit(UnloadJob(leave=True), "freeing the memory").wait(DEADLINE)
+    assert (engine.worker_pid(), engine.status().state) == (None, "off") and not psutil.pid_exists(pid)
+    assert load(engine).wait(DEADLINE)["pid"] not in (None, pid)
