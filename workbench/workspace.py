@@ -18,7 +18,7 @@ from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
-from workbench.errors import BusyError, DataError, ModelError, WorkbenchError
+from workbench.errors import BusyError, DataError, ModelError, RunError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card

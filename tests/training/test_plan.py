@@ -7,6 +7,7 @@ import pytest
 
 from workbench.dataset.split import split_examples
 from workbench.models.estimate import estimate_memory
+from workbench.models.room import Room
 from workbench.models.shapes import KNOWN, gemma3_shapes
 from workbench.schema import Example, Message, ToolCall
 from workbench.settings import RunSettings, Training, apply_overrides
@@ -27,8 +28,8 @@ def examples(kinds) -> list[Example]:
     return [Example((Message("user", chr(0x4E00 + i) * 3), answers[kind])) for i, kind in enumerate(kinds)]
 
 
-def plan(*pairs: str, kinds=SEVENTY, encoded=None, shapes=SHAPES, notes=(), has_gpu=False):
-    return make_plan(shapes, settings(*pairs), rows=examples(kinds), encoded=encoded, has_gpu=has_gpu, notes=notes)
+def plan(*pairs: str, kinds=SEVENTY, encoded=None, shapes=SHAPES, notes=(), has_gpu=False, **more):
+    return make_plan(shapes, settings(*pairs), rows=examples(kinds), encoded=encoded, has_gpu=has_gpu, notes=notes, **more)
 
 
 def warnings(*pairs: str, kinds=SEVENTY, shapes=SHAPES) -> list[str]:
@@ -65,7 +66,7 @@ def test_tokens_are_those_of_the_rows_to_learn_alone():
 
 @pytest.mark.parametrize(
     ("pairs", "tokens", "labels"),
-    [((), 640, 160), (("training.tokens_per_forward=100",), 100, 25), (("training.rows_per_step=2",), 80, 20),
+    [((), 640, 160), (("training.tokens_per_forward=100",), 80, 20), (("training.rows_per_step=2",), 80, 20),
      (("training.tokens_per_forward=16",), 40, 10), (("training.rows_per_step=1024",), 2520, 630)],
 )  # fmt: skip
 def test_memory_is_that_of_the_largest_forward(pairs, tokens, labels):
@@ -80,7 +81,7 @@ def test_the_plan_is_plain_json():
     assert values["optimizer_steps"] == 50
     assert values["trainable_share"] == round(made.trainable_share, 6) == 0.013965
     assert values["memory_gib"] == round(made.memory.total_gib, 2)
-    assert sorted(values["memory"]) == ["activations_gib", "adapter_gib", "head_gib", "weights_gib"]
+    assert sorted(values["memory"]) == ["activations_gib", "adapter_gib", "head_gib", "optimizer_gib", "weights_gib"]
     assert values["warnings"][0] == "a note"
     assert len(values["warnings"]) == 2
 
@@ -93,7 +94,7 @@ NEVER_SAVED = (
     "The adapter is saved at the end only; set 0 for once an epoch."
 )
 NONE_HELD_BACK = "No row is held back, so there will be no validation loss: raise the validation share."
-NO_LAYER = "No layer of this model is named q_proj: there is nothing to train. Choose other target modules."
+NO_LAYER = "No layer of this model is named q_proj: there is nothing to train. Choose other target modules. It has up_proj."
 TOO_FEW = "There are too few rows to train on: add rows first."
 
 
@@ -164,3 +165,91 @@ def test_rows_that_stay_together_are_told_where_they_leave_too_few_to_hold_back(
         "0 of 2 row(s) could be held back: the others are near-duplicates or pinned, and stay together. "
         "Add rows that are worded differently, or take pins off.",
     )
+
+
+def test_a_plan_says_when_things_fire_and_how_rows_are_packed():
+    made = plan(encoded=[row(40, 10)] * 70)
+    assert [list(s) for s in (made.schedule.validation, made.schedule.answers, made.schedule.checkpoints)] == [[*range(4, 41, 4)]] * 3
+    assert (made.packing.fewest, made.packing.most, made.packing.largest_tokens, made.packing.longest_row) == (1, 1, 640, 40)
+    assert made.warmup_share == 10 / 40
+    assert plan().packing is None
+
+
+def test_names_that_the_model_lacks_are_told_with_those_it_has():
+    assert warnings("lora.target_modules=q_proj,qkv_proj") == [
+        "No layer of this model is named qkv_proj: the other target modules are trained without it. "
+        "It has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj."
+    ]
+
+
+def test_a_best_adapter_by_calls_wants_answers():
+    told = "The best adapter can't be told by its calls"
+    assert [w.startswith(told) for w in warnings("training.keep_best=call accuracy", "training.sample_every=0")] == [True]
+    assert warnings("training.keep_best=call accuracy") == []
+
+
+def test_dora_with_dropout_is_told_to_take_memory():
+    assert [w for w in warnings("lora.dora=true") if "32-bit copy" in w]
+    assert warnings("lora.dora=true", "lora.dropout=0") == []
+
+
+FOUR_B = gemma3_shapes(KNOWN["gemma-3-4b"])
+
+
+def on_card(free: float, *pairs: str, earlier=(), **more):
+    return plan(*pairs, shapes=FOUR_B, has_gpu=True, encoded=[row(38, 17)] * 70, room=Room("a card", 24.0, free), model_name="gemma-3-4b", earlier=earlier, **more)
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(20.0, "fits"), (10.5, "tight"), (9.0, "won't fit")])
+def test_the_verdict_is_against_the_memory_that_is_free(free, verdict):
+    made = on_card(free)
+    assert 9.5 < made.expected_gib < 10.2
+    assert made.verdict == verdict
+    assert plan().verdict == "unknown"
+
+
+def test_a_plan_that_fits_offers_nothing():
+    made = on_card(20.0)
+    assert (made.way_down, made.smaller) == ((), None)
+
+
+def test_a_plan_that_won_t_fit_says_what_to_do_until_it_does():
+    made = on_card(6.0, "quantization.mode=8-bit")
+    assert [text.split(":")[0] for text in made.way_down] == [
+        "The base weights are held in 4 bit instead of 8 bit", "Gradient checkpointing is turned on",
+    ]
+    assert (made.smaller.quantization.mode, made.smaller.training.checkpointing, made.smaller_fits) == ("4-bit", True, True)
+    assert make_plan(
+        FOUR_B, made.smaller, rows=examples(SEVENTY), encoded=[row(38, 17)] * 70, has_gpu=True, room=made.room
+    ).verdict == "fits"
+
+
+def test_where_nothing_helps_the_plan_says_so():
+    made = on_card(1.0)
+    assert (made.verdict, made.smaller_fits) == ("won't fit", False)
+    assert len(made.way_down) >= 4
+    assert "Only attention gets an adapter" in made.way_down[-1]
+
+
+def test_the_estimate_is_corrected_by_measured_runs_and_the_run_keeps_both():
+    from tests.training.test_calibration import ESTIMATE, run
+
+    earlier = [run("last", device="a card", peak=12.0, estimated=ESTIMATE, model_name="gemma-3-4b", seconds=0.5, tokens=600)]
+    plain, made = on_card(24.0), on_card(24.0, earlier=earlier)
+    assert made.memory == plain.memory
+    assert made.expected_gib == pytest.approx(1.2 * plain.expected_gib)
+    kept = made.estimated_gib()
+    assert list(kept) == ["weights", "adapter", "optimizer", "activations", "head", "total"]
+    assert kept["total"] == pytest.approx(1.2 * sum(v for k, v in kept.items() if k != "total"), abs=1e-3)
+    assert made.time.runs == ("last",)
+    assert made.as_json()["memory_corrected_by"] == 1.2
+    assert plain.time is None
+    assert plain.as_json()["time"] is None
+
+
+def test_the_plan_s_json_holds_what_the_screen_shows():
+    values = json.loads(json.dumps(on_card(6.0).as_json()))
+    assert (values["verdict"], values["free_gib"], values["forwards_per_step"], values["largest_forward_tokens"]) == ("won't fit", 6.0, [1, 1], 608)
+    assert values["fires"]["validation"] == "after steps 4, 8, … 40 (10×)"
+    assert values["do_this"] == list(on_card(6.0).way_down)
+    assert values["warmup_share"] == 0.25

@@ -13,6 +13,7 @@ from workbench.training.run_view import RunView
 
 NEWEST = 5  # runs that are read: an older driver or an older version of this code says less
 FEWEST_STEPS = 3  # a run with fewer says nothing: its first step warms up
+ALIKE = 1.3  # steps whose tokens differ by less are as long as each other
 LEAST, MOST = 0.5, 2.0  # an estimate is not bent further: beyond it, something else was measured
 
 
@@ -121,13 +122,13 @@ def time_estimate(views: Iterable[RunView], kind: Kind, *, steps: int, tokens: i
         timed = _timed_steps(view)
         if kind_of(view) != kind or view.state not in ("finished", "stopped") or len(timed) < FEWEST_STEPS:
             continue
-        seconds = sum(s.seconds for s in timed)
         by_step = statistics.median(s.seconds for s in timed) * steps
-        by_token = seconds / max(1, sum(s.tokens for s in timed)) * tokens if tokens else by_step
+        by_token = statistics.median(s.seconds / max(1, s.tokens) for s in timed) * tokens if tokens else by_step
         beyond = _beyond_steps(view) * steps / max(1, steps_an_epoch)
         low.append(min(by_step, by_token) + beyond)
         high.append(max(by_step, by_token) + beyond)
-        longer = longer or max(by_step, by_token) > 1.3 * min(by_step, by_token)
+        theirs = statistics.mean(s.tokens for s in timed)
+        longer = longer or bool(tokens) and not 1 / ALIKE < (tokens or 0) / max(1, steps) / max(1.0, theirs) < ALIKE
         names.append(view.info.name)
         if len(names) == NEWEST:
             break
