@@ -48,9 +48,10 @@ def keep_measurement(store: RunStore, adapter: str, scored: Sequence[Scored], fi
 
     Raises `RunError` where the run was renamed or deleted meanwhile, and `WorkbenchError` where the disk refuses.
     """
-    folder = measured_folder(store, adapter)
-    if not folder.is_dir():
-        raise RunError(f"The run {adapter} was renamed or deleted while it was measured: the figures were not kept. Measure it again.")
+    try:
+        folder = store.adapter(adapter)[1]
+    except WorkbenchError as exc:
+        raise RunError(f"The run {adapter} was renamed or deleted while it was measured, so the figures were not kept. ({exc})") from exc
     kept = Answers(
         file=file, sha256=rows_hash(s.case.row for s in scored), measured=time.time(),
         answers=tuple(
@@ -61,8 +62,7 @@ def keep_measurement(store: RunStore, adapter: str, scored: Sequence[Scored], fi
         ),
     )  # fmt: skip
     write_atomic(folder / ANSWERS, kept.model_dump_json(indent=1))
-    rates = {"cases": len(scored), "file": file} | score(scored).as_json()
-    write_atomic(folder / SCORES, json.dumps(rates, ensure_ascii=False, indent=2))
+    store.write_scores(adapter, {"cases": len(scored), "file": file} | score(scored).as_json())
 
 
 def read_answers(store: RunStore, adapter: str) -> Answers | None:

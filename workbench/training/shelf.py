@@ -69,17 +69,13 @@ def rename(store: RunStore, name: str, new: str, held: Collection[str] = ()) -> 
     old, target = store.path(name), store.path(new)
     if _taken(target):
         raise RunError(f"There is already a run named {new}: choose another name.")
-    info = store.info(name)
-    age = (old / "run.json").stat()
     _move(old, target)
     try:
-        write_atomic(target / "run.json", info.model_copy(update={"name": new}).model_dump_json(indent=2))
+        _rewrite_name(store, new)
     except Exception:
         with contextlib.suppress(OSError):
             target.rename(old)
         raise
-    with contextlib.suppress(OSError):  # its place among the others is by age
-        os.utime(target / "run.json", ns=(age.st_atime_ns, age.st_mtime_ns))
     with contextlib.suppress(Exception):  # a card with the old name is no reason to refuse
         if (target / "README.md").is_file():
             write_atomic(target / "README.md", model_card(store.view(new)))
@@ -131,8 +127,7 @@ def restore(store: RunStore, key: str) -> str:
         place.rmdir()
     if name != gone.name:
         with contextlib.suppress(RunError):
-            info = store.info(name)
-            write_atomic(store.path(name) / "run.json", info.model_copy(update={"name": name}).model_dump_json(indent=2))
+            _rewrite_name(store, name)
     return name
 
 
@@ -146,6 +141,14 @@ def free_name(store: RunStore, wanted: str) -> str:
         if not _taken(store.path(name)):
             return name
     raise RunError(f"There are too many runs named {wanted}: choose another name.")
+
+
+def _rewrite_name(store: RunStore, name: str) -> None:
+    """Put the folder's name into its run.json, which keeps its time: runs are listed by it."""
+    path = store.path(name) / "run.json"
+    info, times = store.info(name), path.stat()
+    write_atomic(path, info.model_copy(update={"name": name}).model_dump_json(indent=2))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _known(store: RunStore, name: str) -> None:

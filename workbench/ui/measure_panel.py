@@ -14,6 +14,7 @@ from workbench.evaluation.failures import add_drafts, row_of_miss
 from workbench.evaluation.report import TITLES, rate_text
 from workbench.evaluation.scores import Scored, score, score_reply
 from workbench.settings import Sampling
+from workbench.training.measured import keep_measurement
 from workbench.ui import words
 from workbench.ui.data.bench import Bench
 from workbench.ui.errors import sentence, shown
@@ -48,7 +49,7 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
     scored = [score_reply(c, r) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
     scores = score(scored)
     if run and adapted:
-        space.runs.write_scores(run, {"cases": len(cases), "file": "cases.jsonl"} | scores.as_json())
+        keep_measurement(space.runs, run, scored, "cases.jsonl")
     wrong = "".join(
         note(f"{s.case.prompt} — expected {'a call' if s.case.expected else 'no call'}, got: {s.verdict}", "warn") for s in scored if not s.right
     )

@@ -17,6 +17,7 @@ from workbench.models.demo import licence_notice
 from workbench.schema import Example, Message
 from workbench.settings import apply_overrides, make_sampling
 from workbench.training.encode import turns_before_answer
+from workbench.training.measured import keep_measurement
 from workbench.verbs.data import Result, check, convert, generate
 from workbench.verbs.training import host, need_model, resume, train
 from workbench.workspace import Workspace
@@ -108,7 +109,7 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
         "adapter_difference": done["adapter_difference"],
     }
     if options.adapter:
-        space.runs.write_scores(options.adapter, {"cases": len(cases), "file": options.cases.name} | scores.as_json())
+        keep_measurement(space.runs, options.adapter, scored, options.cases.name)
     return result
 
 
