@@ -13,7 +13,7 @@ from workbench.dataset.formats import load_rows
 from workbench.engine import jobs
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
-from workbench.errors import AdapterError, RowError, WorkbenchError
+from workbench.errors import AdapterError, RowError, RunError, WorkbenchError
 from workbench.settings import Quantization, Sampling, make_settings
 from workbench.training import events
 from workbench.workspace import Workspace
@@ -93,6 +93,55 @@ def test_a_run_that_failed_half_way_answers_with_what_it_saved_and_not_with_what
         host.do(job, Report())
     assert workspace.runs.view("broken").state == "failed" and workspace.runs.view("broken").has_adapter
     assert reply(host, "broken") == reply(Host(workspace.catalog, workspace.runs), "broken")
+
+
+def test_the_best_adapter_answers_by_its_own_name(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter((1.0, 2.0))
+    monkeypatch.setattr("workbench.training.loop.mean_loss", lambda *args: next(losses))
+    result = host.do(create("one", validation_share=0.3, sample_every=0), Report())
+    assert (result["best_step"], workspace.adapters()) == (2, ["one", "one@best"])
+    texts = {name: reply(host, name) for name in ("one", "one@best")}
+    assert host.base is not None and host.base.adapter == "one@best" and len({*texts.values(), reply(host, "one", adapted=False)}) == 3
+    assert {name: reply(Host(workspace.catalog, workspace.runs), name) for name in texts} == texts
+    with pytest.raises(AdapterError, match="The run two kept no best adapter"):
+        host.do(create("two", sample_every=0), Report())
+        reply(host, "two@best")
+
+
+def test_a_run_goes_on_from_its_checkpoint_on_a_fresh_base(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
+    told: list[events.Event] = []
+    job = create("one", sample_every=0)
+    first = host.do(job, Report(stop=lambda: len(workspace.runs.view("one").steps) >= 3, event=told.append))
+    assert (first["state"], first["step"], told) == ("stopped", 3, list(workspace.runs.view("one").happened))
+    fresh = Host(workspace.catalog, workspace.runs)
+    done = fresh.do(TrainJob(run="one", resume=True), Report())
+    assert (done["state"], done["step"]) == ("finished", 4)
+    host.do(create("whole", sample_every=0), Report())
+    losses = {name: [s.loss for s in workspace.runs.view(name).steps] for name in ("one", "whole")}
+    assert losses["one"] == pytest.approx(losses["whole"], abs=1e-4, rel=0)
+    assert reply(fresh, "one") == reply(host, "whole")
+
+
+def test_a_run_that_may_not_be_started_is_refused_and_stays_as_it_is(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
+    job = create("one", sample_every=0)
+    host.do(job, Report())
+    happened = workspace.runs.view("one").happened
+    for again in (job, TrainJob(run="one", resume=True)):
+        with pytest.raises(RunError, match="The run one (has|is) finished"):
+            host.do(again, Report())
+    assert workspace.runs.view("one").happened == happened and host.base is not None
+
+
+def test_a_stop_while_the_model_is_loaded_ends_the_run_as_stopped(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
+    job = create("one", sample_every=0)
+    with pytest.raises(WorkbenchError, match="was stopped on request"):
+        host.do(job, Report(stop=lambda: True))
+    ended = workspace.runs.view("one").ended
+    assert ended is not None and (ended.state, ended.step) == ("stopped", 0)
+    assert ended.reason == "stopped on request while the model was being loaded; what was downloaded so far is kept"
+    assert host.do(TrainJob(run="one", resume=True), Report())["state"] == "finished"
 
 
 def test_other_quantization_loads_the_base_anew(host: Host) -> None:

@@ -190,19 +190,34 @@ def test_a_run_that_died_in_the_middle_of_a_line_can_still_be_marked_failed(runs
     assert runs.view("first").ended.reason == "The engine died."
 
 
+def answered(number: int, at: float, seconds: float) -> events.Sampled:
+    return events.Sampled(time=at, step=number, epoch=number / 4, right=1, asked=2, seconds=seconds)
+
+
 @pytest.mark.parametrize(
     ("happened", "now", "left"),
     [
-        ([BEGUN], 1001.0, None), ([BEGUN, step(1, 1003.0)], 1003.0, 117.0), ([BEGUN, step(10, 1020.0)], 1025.0, 55.0),
-        ([BEGUN, step(39, 1078.0)], 2000.0, 0.0), ([BEGUN, step(40, 1080.0)], 1080.0, 0.0),
-        ([BEGUN, step(10, 1020.0), events.Ended(state="stopped")], 1025.0, None), ([step(1, 1003.0)], 1003.0, None),
+        ([BEGUN], 1001.0, None), ([step(1, 1003.0)], 1003.0, None),
+        ([BEGUN, step(10, 1020.0), events.Ended(state="stopped")], 1025.0, None),
+        ([BEGUN, step(39, 1078.0)], 2000.0, 0.0),
+        # 2 s a step and nothing else known: 39 steps of 2 s, or 30, less the 5 s since the last was told.
+        ([BEGUN, step(1, 1003.0)], 1003.0, 78.0), ([BEGUN, step(10, 1020.0)], 1025.0, 55.0),
+        # Answers took 4 s before the first step: each of the 10 epochs will end with as much.
+        ([BEGUN, answered(0, 1004.0, 4.0), step(1, 1006.0)], 1006.0, 78.0 + 40.0),
+        # The first epoch's end took 6 s (answers and saving), so the other 9 will: 35 steps of 2 s and 54 s.
+        ([BEGUN, *(step(k, 1000.0 + 2 * k) for k in (1, 2, 3, 4)), answered(4, 1012.0, 4.0), step(5, 1016.0)], 1016.0, 70.0 + 54.0),
+        # The last step is done, the last epoch's end (6 s, as the one before) is not.
+        ([BEGUN, step(36, 1072.0), *(step(k, 1006.0 + 2 * k) for k in range(37, 41))], 1087.0, 5.0),
+        # An hour's pause and what was told before it do not weigh in.
+        ([BEGUN, step(1, 1100.0), step(2, 1200.0), events.Resumed(step=2, time=5000.0), BEGUN.model_copy(update={"time": 5001.0}), step(3, 5003.0)],
+         5003.0, 74.0),
     ],
 )  # fmt: skip
-def test_the_seconds_left_follow_from_the_mean_pace(runs, monkeypatch, happened, now, left):
+def test_the_seconds_left_follow_from_the_steps_and_from_what_an_epoch_s_end_takes(runs, monkeypatch, happened, now, left):
     state_after(runs, *happened)
     view = runs.view("first")
     monkeypatch.setattr(time, "time", lambda: now)
-    assert view.seconds_left() == left
+    assert view.seconds_left() == (pytest.approx(left) if left is not None else None)
 
 
 def test_a_view_sorts_the_events_and_knows_whether_there_is_an_adapter(runs):
@@ -242,6 +257,17 @@ def test_the_model_card_tells_what_was_trained_and_how_it_ended(runs):
         "| validation loss | 1.250 |", "| ended | finished |",
     ):  # fmt: skip
         assert line in card.splitlines()
+
+
+@pytest.mark.parametrize(("best", "told"), [(40, "the same, kept again"), (36, "the best by validation loss, after step 36")])
+def test_the_model_card_names_the_last_and_the_best_adapter(runs, best, told):
+    create(runs)
+    early = events.Ended(state="finished", step=40, best_step=best, cause="early stop", reason="ended early after optimizer step 40")
+    for event in (BEGUN, step(40, 2.0), events.Saved(step=best, best=True), events.Saved(step=40, best=best == 40), early):
+        runs.append("first", event)
+    card = model_card(runs.view("first")).splitlines()
+    assert f"| adapters | here: the last, after step 40; best/: {told} |" in card
+    assert "| ended | finished: ended early after optimizer step 40 |" in card
 
 
 @pytest.mark.parametrize("happened", [[], [BEGUN, events.Ended(state="stopped", reason="stopped by hand", step=1)]])

@@ -158,12 +158,12 @@ def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
     take_off_adapter(base)
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
-        raise AdapterError(f"{folder.name} holds no finished adapter: train it again or choose another run.")
+        raise AdapterError(f"{name} holds no finished adapter: train it again or choose another run.")
     try:
         with safe_open(str(weights), framework="pt") as stream:
             saved = {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as exc:
-        raise AdapterError(f"{weights.name} of {folder.name} is broken: {_first_line(exc)}. Train it again.") from exc
+        raise AdapterError(f"{weights.name} of {name} is broken: {_first_line(exc)}. Train it again.") from exc
     raw = base.model
     try:
         base.model = PeftModel.from_pretrained(raw, str(folder), adapter_name=ADAPTER, is_trainable=False)

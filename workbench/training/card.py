@@ -34,9 +34,12 @@ def model_card(view: RunView) -> str:
         lines.append(f"| parameters | {started.trainable_parameters:,} trainable of {started.total_parameters:,} |")
     if view.steps:
         lines.append(f"| train loss | {view.steps[0].loss:.3f} → {view.steps[-1].loss:.3f} after {view.steps[-1].step} optimizer steps |")
+    if (best := view.best_step) is not None and ended:
+        same = "the same, kept again" if best == ended.step else f"the best by {s.training.keep_best}, after step {best}"
+        lines.append(f"| adapters | here: the last, after step {ended.step}; best/: {same} |")
     if view.validations:
         lines.append(f"| validation loss | {view.validations[-1].loss:.3f} |")
     if ended:
-        lines.append(f"| ended | {ended.state}{f': {ended.reason}' if ended.state == 'stopped' and ended.reason else ''} |")
+        lines.append(f"| ended | {ended.state}{f': {ended.reason}' if ended.state != 'failed' and ended.reason else ''} |")
     lines.append(f"| versions | {', '.join(f'{k} {v}' for k, v in info.versions.items())} |")
     return "\n".join(lines) + "\n"
