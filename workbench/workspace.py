@@ -12,12 +12,13 @@ from typing import Any
 
 from workbench.calls.tools import ToolSet, ToolStore
 from workbench.dataset.checks import KEPT_APART
-from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
 from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
+from workbench.engine.sweeping import Sweeps
 from workbench.errors import BusyError, DataError, ModelError, RunError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
@@ -32,6 +33,9 @@ from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import reopen
 from workbench.training.runs import RunInfo, RunStore, RunView
+from workbench.training.sweep import MAX_CELLS, SweepSpec, make_spec
+from workbench.training.sweep_report import seconds_per_step
+from workbench.training.sweep_store import SweepStore
 from workbench.training.tracker import check_tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +86,10 @@ class Workspace:
     def adapters(self) -> list[str]:
         """The adapters of runs that are no longer training, newest first; NAME@best where the best is not the last."""
         return self.runs.adapters()
+
+    @cached_property
+    def sweeps(self) -> Sweeps:
+        return Sweeps(SweepStore(self.root / "sweeps"), lambda: self.engine)
 
     @cached_property
     def engine(self) -> Engine:
@@ -256,6 +264,23 @@ class Workspace:
             estimated = self.plan(rows, settings, model).estimated_gib()
         return self.runs.create(
             name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings, estimated_gib=estimated,
+        )
+
+    def make_sweep(
+        self, name: str, rows: tuple[Example, ...], settings: RunSettings, axes: dict[str, tuple[Any, ...]], *, folds: int, seed: int, data_name: str,
+        max_cells: int = MAX_CELLS, lines: tuple[int, ...] = (), model: str | None = None,
+    ) -> tuple[SweepSpec, tuple[Example, ...]]:
+        """A sweep that can be run, and its rows; nothing is written. Raises `InputError` with one sentence.
+
+        `lines` are the rows' places in their file, for naming one that the model can't be taught.
+        """
+        model = model or self.model
+        with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded: the first cell will tell
+            places = learnable(rows, settings.training.unreviewed)
+            refuse_problems(self._encode(rows, lines, places, self._tokenizer_for(model), settings.training.max_row_tokens)[1], data_name)
+        return make_spec(
+            name, rows, model=model, model_name=display_name(model), data_name=data_name, data_sha256=rows_hash(rows), settings=settings, axes=axes,
+            folds=folds, seed=seed, max_cells=max_cells, seconds_per_step=seconds_per_step(self.sweeps.store.views(), display_name(model), self.has_gpu),
         )
 
     def start_training(self, name: str) -> Ticket:

@@ -105,7 +105,7 @@ def _say(event: events.Event) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
+def stop_on_signals(said: str = "stopping after this step; the adapter so far is kept") -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of them: the loop stops between two steps. A second one kills."""
     seen: list[int] = []
 
@@ -113,7 +113,7 @@ def stop_on_signals() -> Iterator[list[int]]:
         if seen:
             raise KeyboardInterrupt
         seen.append(number)
-        print("stopping after this step; the adapter so far is kept", file=sys.stderr, flush=True)
+        print(said, file=sys.stderr, flush=True)
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
