@@ -19,7 +19,7 @@ COLUMNS = (
     "run", "what", "step", "epoch", "time", "loss", "learning_rate", "gradient_norm", "tokens", "labels", "seconds", "memory_gib", "gpu_use",
     "right", "asked",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the beginning of a formula
+_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for the beginning of a formula
 
 
 def metrics_csv(views: Iterable[RunView]) -> str:
@@ -40,13 +40,14 @@ def _line(view: RunView, event: events.Step | events.Validation | events.Sampled
 
 
 def plain_cell(text: str) -> str:
-    """`text` for a cell that a spreadsheet must not run: what looks like a formula begins with an apostrophe."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """`text` in one line, for a cell that a spreadsheet must not run: what looks like a formula begins with an apostrophe."""
+    line = " ".join(text.split())
+    return f"'{line}" if line.startswith(_FORMULA) else line
 
 
 def metrics_json(store: RunStore, views: Iterable[RunView]) -> str:
     """What was asked, what happened and what was measured, run by run. A figure that is not finite is the text "nan" or "inf"."""
-    return json.dumps({"runs": [_finite(run_values(store, view)) for view in views]}, ensure_ascii=False, indent=1, allow_nan=False)
+    return json.dumps({"runs": [finite(run_values(store, view)) for view in views]}, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def run_values(store: RunStore, view: RunView) -> dict[str, Any]:
@@ -65,9 +66,10 @@ def run_values(store: RunStore, view: RunView) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with each figure that is not finite as text: JSON knows none of them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -19,10 +19,13 @@ from workbench.settings import apply_overrides, make_sampling
 from workbench.training.encode import turns_before_answer
 from workbench.training.measured import keep_measurement
 from workbench.verbs.data import Result, check, convert, generate
+from workbench.verbs.runs import runs
+from workbench.verbs.sweeps import JSON_HELP as SWEEP_JSON
+from workbench.verbs.sweeps import sweep
 from workbench.verbs.training import host, need_model, resume, train
 from workbench.workspace import Workspace
 
-__all__ = ["Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "resume", "train"]
+__all__ = ["SWEEP_JSON", "Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "resume", "runs", "sweep", "train"]
 
 
 def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
