@@ -172,6 +172,28 @@ def test_the_longest_expected_call_fits(base: Base, monkeypatch: pytest.MonkeyPa
     assert Asker(base, [row("Привет", "Привет! " * 40)], Training(), lambda: False).sampling == Sampling(max_new_tokens=48)
 
 
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("", False), ("Привет", False), ("a < b, c", False), ("a <", True), ("Да. <tool", True), ("<tool_call", True), ('<tool_call name="x', True),
+        (CALL, False), (f"{CALL} и ещё", False), (f"{CALL}<tool_call n", True), ("<b>жирно</b>", False), ('<tool_call name="x" arguments="{a < b', True),
+    ],
+)  # fmt: skip
+def test_a_reply_in_the_middle_of_a_call_is_not_cut(text: str, inside: bool) -> None:
+    assert answers.in_call(text) is inside
+
+
+def test_replies_end_once_none_of_them_is_in_a_call(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MOST_NEW_TOKENS", 48)
+    put_new_adapter(base, Lora(rank=4), name="t", seed=1, checkpointing=False)
+    ask = Asker(base, ROWS[:2], Training(), lambda: False)
+    for inside, tokens in ((False, 24), (True, 48)):
+        monkeypatch.setattr(answers, "in_call", lambda text, inside=inside: inside)
+        told = ask(0, 0.0)
+        # Every byte is a token: a reply of the random model has no stop token so early, and no more characters than tokens.
+        assert told is not None and tokens - 12 < max(len(a.reply) for a in told.answers) <= tokens + 1
+
+
 @pytest.mark.parametrize(("calls", "texts", "asked"), [(30, 30, (12, 12)), (30, 3, (21, 3)), (2, 30, (2, 22)), (0, 30, (0, 24)), (5, 4, (5, 4))])
 def test_calls_and_texts_are_asked_evenly(calls: int, texts: int, asked: tuple[int, int]) -> None:
     rows = [row(f"Баланс {i}", CALL) for i in range(calls)] + [row(f"Привет {i}", "Да") for i in range(texts)]

@@ -24,7 +24,9 @@ from workbench.training.encode import turns_before_answer
 
 ROWS = 24  # validation rows asked at most, calls and texts evenly
 SHOWN = 3
-NEW_TOKENS, MOST_NEW_TOKENS = 48, 256
+NEW_TOKENS, MOST_NEW_TOKENS = 48, 256  # of a reply at most; the second where an expected call is longer
+SETTLED = 24  # tokens after which replies end as soon as none of them is in the middle of a call
+_OPEN, _CLOSE = "<tool_call", "/>"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class Asker:
     def _scored(self) -> list[Scored] | None:
         replies: dict[int, str] = {}
         for group in self._groups():
-            made = generate(self.base, [Lane(self.questions[i].prompt_ids, adapted=True) for i in group], self.sampling, stop=self.stop)
-            if any(reply.ended == "stopped" for reply in made):
+            watch = _Watch(self.stop)
+            lanes = [Lane(self.questions[i].prompt_ids, adapted=True) for i in group]
+            made = generate(self.base, lanes, self.sampling, on_text=watch.take, stop=watch.enough)
+            if watch.stopped:
                 return None
             replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}
         return [score_reply(q.case, replies[i]) for i, q in enumerate(self.questions)]
@@ -89,6 +93,33 @@ class Asker:
                 groups.append([])
             groups[-1].append(i)
         return groups
+
+
+class _Watch:
+    """Ends a batch of replies on request, or once more tokens would hardly change what they amount to."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+        self.stopped = False
+        self.tokens = 0
+        self.texts: list[str] = []
+
+    def take(self, texts: list[str]) -> None:
+        self.tokens += 1
+        self.texts = texts
+
+    def enough(self) -> bool:
+        self.stopped = self.stopped or self.stop()
+        return self.stopped or (self.tokens >= SETTLED and not any(in_call(text) for text in self.texts))
+
+
+def in_call(text: str) -> bool:
+    """Whether a reply stops in the middle of a call, or of what may become one."""
+    begun = text.rfind("<")
+    if begun < 0:
+        return False
+    rest = text[begun:]
+    return _OPEN.startswith(rest) or text.rfind(_CLOSE) < text.rfind(_OPEN)
 
 
 def chosen(cases: Sequence[Case]) -> list[Case]:
