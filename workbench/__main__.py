@@ -96,20 +96,6 @@ def parser() -> argparse.ArgumentParser:
     compare_settings.add_argument("--show", action="store_true", help="print the table of a sweep and end")
     model(compare_settings)
     settings(compare_settings)
-    compare_settings = verb("sweep", "compare settings by cross-validation, in sweeps/NAME; run it again to go on, Ctrl+C stops and keeps")
-    compare_settings.epilog = verbs.SWEEP_JSON
-    compare_settings.add_argument("--name", required=True)
-    compare_settings.add_argument("--data", type=Path, help="rows in JSON lines; not needed to go on with a sweep or to show one")
-    compare_settings.add_argument(
-        "--axis", action="append", default=[], metavar="GROUP.FIELD=VALUE,VALUE",
-        help="a setting and its values, as in quantization.mode=4-bit,8-bit; repeat it for more. training.seed=1,2,3 repeats everything with other folds",
-    )
-    compare_settings.add_argument("--folds", type=int, default=5, help="parts the rows are cut into, each held back once (default: 5)")
-    compare_settings.add_argument("--seed", type=int, default=42, help="decides the folds (default: 42)")
-    compare_settings.add_argument("--max-cells", type=int, default=400, help="a larger grid is refused (default: 400)")
-    compare_settings.add_argument("--show", action="store_true", help="print the table of a sweep and end")
-    model(compare_settings)
-    settings(compare_settings)
     answer = verb("answer", "answer one prompt with an adapter, or with its base")
     answer.add_argument("--adapter", required=True, help=adapters)
     answer.add_argument("--prompt", required=True)

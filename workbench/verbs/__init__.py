@@ -22,8 +22,6 @@ from workbench.verbs.data import Result, check, convert, generate
 from workbench.verbs.runs import runs
 from workbench.verbs.sweeps import JSON_HELP as SWEEP_JSON
 from workbench.verbs.sweeps import sweep
-from workbench.verbs.sweeps import JSON_HELP as SWEEP_JSON
-from workbench.verbs.sweeps import sweep
 from workbench.verbs.training import host, need_model, resume, train
 from workbench.workspace import Workspace
 
