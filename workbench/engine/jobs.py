@@ -17,7 +17,6 @@ from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
 from workbench.errors import AdapterError, DataError, EngineError, InputError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
-from workbench.models.constrained import Grammar
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.faults import accelerator_fault, lets_go
 from workbench.models.loading import Base, load_base, put_saved_adapter
@@ -257,6 +256,8 @@ class Host:
 
     def _generate(self, job: GenerateJob, report: Report) -> dict[str, Any]:
         """Replies that are bound to the job's form; a stop keeps those that were begun, marked as "stopped"."""
+        from workbench.models.constrained import Grammar  # its compiler takes a while, and only this job needs it
+
         base = self.ensure_adapter(job, report)
         prompts = [_prompt(base, turns) for turns in job.prompts]
         report.progress("reading the form that replies must have", None)

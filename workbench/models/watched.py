@@ -35,11 +35,15 @@ def watched_weights(tell: Callable[[float], None], stop: Callable[[], bool], wha
     def follow(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _Weights(args[0], tell, stop, what) if args and hasattr(args[0], "__len__") else factory(*args, **kwargs)
 
-    before = logging.set_tqdm_hook(follow)
+    hook = getattr(logging, "set_tqdm_hook", None)
+    if hook is None:  # an older transformers: it loads all the same, and a stop waits for its end
+        yield
+        return
+    before = hook(follow)
     try:
         yield
     finally:
-        logging.set_tqdm_hook(before)
+        hook(before)
 
 
 class _Weights:
