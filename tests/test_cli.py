@@ -16,7 +16,8 @@ CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
 GEMMA = ("--model", "gemma-3-4b-it")
 PLAN_KEYS = {
     "trainable_parameters", "total_parameters", "trainable_share", "rows", "train_rows", "validation_rows", "tokens_per_epoch",
-    "labels_per_epoch", "optimizer_steps", "memory", "memory_gib", "warnings",
+    "labels_per_epoch", "optimizer_steps", "warmup_share", "forwards_per_step", "largest_forward_tokens", "fires", "memory", "memory_gib",
+    "memory_corrected_by", "memory_corrected_from", "free_gib", "verdict", "do_this", "time", "warnings",
 }  # fmt: skip
 
 
@@ -139,6 +140,34 @@ def test_plan_takes_the_workbench_s_own_rows_and_settings(run):
     made = json.loads(out[-1])
     assert (status, made["rows"], made["train_rows"], made["optimizer_steps"]) == (0, 3, 3, 6)
     assert (made["trainable_parameters"], made["total_parameters"]) == (32_788_480, 4_332_867_952)
+
+
+def test_plan_starts_from_a_preset_by_name_or_file_and_set_goes_over_it(run, root):
+    file = root / "shared.yaml"
+    file.write_text("settings: {lora: {rank: 4}, training: {epochs: 3}}", encoding="utf-8")
+    for preset, trainable, steps in (("small-card-8-gb", 29_802_496 // 16, 2), (str(file), 29_802_496 // 16, 2)):
+        status, out, _ = run("plan", *GEMMA, "--preset", preset, "--set", "lora.rank=1", "--set", "training.epochs=2", "--json")
+        assert (status, json.loads(out[-1])["trainable_parameters"], json.loads(out[-1])["optimizer_steps"]) == (0, trainable, steps)
+    assert json.loads(run("plan", *GEMMA, "--preset", str(file), "--json")[1][-1])["optimizer_steps"] == 3
+
+
+def test_a_preset_that_is_not_there_or_wrong_is_one_line(run, root):
+    status, out, err = run("plan", *GEMMA, "--preset", "nope", "--json")
+    assert (status, out, len(err)) == (2, [], 1) and err[0].startswith("There is no preset named nope; there are: first-article-4-bit, ")
+    (root / "odd.yaml").write_text("settings: {lora: {rank: 0}}", encoding="utf-8")
+    told = "The preset odd.yaml can't be used. Rank (lora.rank) can't be '0': it takes a whole number from 1 to 512."
+    assert run("train", "--data", rows_file(root, *GOOD), "--name", "x", "--preset", str(root / "odd.yaml")) == (2, [], [told])
+
+
+def test_presets_are_listed_with_what_they_set_and_broken_files_are_named(run, root):
+    (root / "data" / "presets").mkdir()
+    (root / "data" / "presets" / "mine.yaml").write_text("title: Mine\nsettings: {lora: {rank: 4}}", encoding="utf-8")
+    (root / "data" / "presets" / "bad.yaml").write_text("[]", encoding="utf-8")
+    status, out, err = run("presets", *GEMMA, "--json")
+    made = json.loads(out[-1])
+    assert (status, [p["name"] for p in made["presets"]][-2:]) == (0, ["best-quality", "mine"])
+    assert made["presets"][-1] == {"name": "mine", "title": "Mine", "note": "", "own": True, "sets": {"lora.rank": "4"}}
+    assert err == made["problems"] == ["The preset bad.yaml can't be used. It must hold title, note and settings."]
 
 
 def test_plan_names_lines_that_can_not_be_used(run, root):

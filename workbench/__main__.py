@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     def settings(p: argparse.ArgumentParser) -> None:
         p.add_argument("--set", action="append", default=[], metavar="GROUP.FIELD=VALUE", help="a setting, as in lora.rank=16; repeat it for more")
 
+    def preset(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--preset", metavar="NAME|FILE", help="settings to start from, by name (`presets` lists them) or in a YAML file; --set goes over them")
+
     adapters = "a run's name; NAME@best is the adapter of its best measurement"
     verb("fetch-demo-model", "fetch and convert the embedded model once; prints its folder")
     check = verb("check", "say what a file of rows holds and which lines can't be used (exit 2 if there are any)")
@@ -70,11 +73,15 @@ def parser() -> argparse.ArgumentParser:
     plan = verb("plan", "say what a run would be: parameters, tokens, optimizer steps, memory, warnings")
     model(plan)
     plan.add_argument("--data", type=Path, help="rows in JSON lines (default: data/examples.json)")
+    preset(plan)
     settings(plan)
+    presets = verb("presets", "list the presets, the workbench's and your own (data/presets)")
+    model(presets, "whose defaults a preset changes")
     train = verb("train", "train an adapter into adapters/NAME; Ctrl+C stops it and keeps what is learned")
     train.add_argument("--data", type=Path, required=True)
     train.add_argument("--name", required=True)
     model(train)
+    preset(train)
     settings(train)
     resume = verb("resume", "go on with a stopped, failed or interrupted run from its checkpoint")
     resume.add_argument("--name", required=True)

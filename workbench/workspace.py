@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,9 @@ from workbench.models.modules import default_modules, module_tree
 from workbench.models.room import Room, find_room
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
 from workbench.models.tokenizer import ChatTokenizer, read_json
+from workbench.presets import PresetStore
 from workbench.schema import Example, RowProblem
-from workbench.settings import Lora, RunSettings, Sampling, Training, suggested_rate
+from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import reopen
@@ -78,6 +79,10 @@ class Workspace:
     @cached_property
     def tools(self) -> ToolStore:
         return ToolStore(self.data_dir / "tools.json")
+
+    @cached_property
+    def presets(self) -> PresetStore:
+        return PresetStore(self.data_dir / "presets")
 
     @cached_property
     def runs(self) -> RunStore:
@@ -182,6 +187,11 @@ class Workspace:
         if not isinstance(width, int) or width <= 0:
             return RunSettings(lora=lora)
         return RunSettings(lora=lora, training=Training(learning_rate=suggested_rate(width)))
+
+    def settings_from(self, preset: str | None, overrides: Iterable[str] = ()) -> RunSettings:
+        """The model's defaults, a preset's settings over them (by name or file), and `group.field=value` texts over both; raises `SettingsError`."""
+        defaults = self.default_settings()
+        return apply_overrides(self.presets.find(preset).settings(defaults) if preset else defaults, overrides)
 
     def plan(self, rows: tuple[Example, ...], settings: RunSettings, model: str | None = None, lines: tuple[int, ...] = ()) -> Plan:
         """The plan of a run over the rows that it would learn; raises `ModelError` for an unknown model.

@@ -145,19 +145,47 @@ def _way_down(
     settings: RunSettings, has_gpu: bool, room: Room | None, expects: Callable[[RunSettings], tuple[Memory, Correction | None, Packing]]
 ) -> tuple[tuple[str, ...], RunSettings | None, bool]:
     """(what to change, the settings then, whether they fit) for a plan that does not fit with ease; nothing for one that does."""
-    here, sentences = settings, list[str]()
+
+    def judged(other: RunSettings) -> tuple[Verdict, Packing]:
+        memory, correction, packing = expects(other)
+        return verdict_of(memory.total_gib * (correction.ratio if correction else 1.0), room), packing
+
+    here, changes = settings, list[tuple[frozenset[str], str]]()
     while True:
-        memory, correction, packing = expects(here)
-        verdict = verdict_of(memory.total_gib * (correction.ratio if correction else 1.0), room)
+        verdict, packing = judged(here)
         # A tight plan may still run: it is offered the next step down alone.
-        if verdict in ("fits", "unknown") or (verdict == "tight" and sentences):
+        if verdict in ("fits", "unknown") or (verdict == "tight" and changes):
             break
         made = next_smaller(here, has_gpu, largest_forward=packing.largest_tokens, longest_row=packing.longest_row)
         if made is None:
             break
+        changes.append((_changed_fields(here, made[0]), made[1]))
         here = made[0]
-        sentences.append(made[1])
-    return tuple(sentences), here if sentences else None, verdict != "won't fit"
+    if verdict != "won't fit":
+        # Steps that the later ones made needless are taken back, first those that cost the answers most.
+        for fields in dict.fromkeys(sorted((f for f, _ in changes), key=_cost, reverse=True)):
+            back = _with_fields(here, settings, fields)
+            if len({f for f, _ in changes}) > 1 and judged(back)[0] == "fits":
+                here, changes = back, [c for c in changes if c[0] != fields]
+    return tuple(sentence for _, sentence in changes), here if changes else None, verdict != "won't fit"
+
+
+def _changed_fields(before: RunSettings, after: RunSettings) -> frozenset[str]:
+    old, new = before.model_dump(), after.model_dump()
+    return frozenset(f"{group}.{name}" for group in old for name in old[group] if old[group][name] != new[group][name])
+
+
+def _with_fields(here: RunSettings, source: RunSettings, fields: frozenset[str]) -> RunSettings:
+    for path in fields:
+        group, _, name = path.partition(".")
+        here = here.model_copy(update={group: getattr(here, group).model_copy(update={name: getattr(getattr(source, group), name)})})
+    return here
+
+
+def _cost(fields: frozenset[str]) -> int:
+    """What a change costs the answers: the adapter most, then the weights; forwards and checkpointing cost time alone."""
+    groups = {path.partition(".")[0] for path in fields}
+    return 2 if "lora" in groups else 1 if "quantization" in groups else 0
 
 
 def warnings_for(

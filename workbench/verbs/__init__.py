@@ -15,17 +15,18 @@ from workbench.evaluation.scores import Case, make_cases, score, score_reply
 from workbench.models.demo import fetch_demo_model as fetch
 from workbench.models.demo import licence_notice
 from workbench.schema import Example, Message
-from workbench.settings import apply_overrides, make_sampling
+from workbench.settings import make_sampling
 from workbench.training.encode import turns_before_answer
 from workbench.training.measured import keep_measurement
 from workbench.verbs.data import Result, check, convert, generate
+from workbench.verbs.planning import plan, presets
 from workbench.verbs.runs import runs
 from workbench.verbs.sweeps import JSON_HELP as SWEEP_JSON
 from workbench.verbs.sweeps import sweep
 from workbench.verbs.training import host, need_model, resume, train
 from workbench.workspace import Workspace
 
-__all__ = ["SWEEP_JSON", "Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "resume", "runs", "sweep", "train"]
+__all__ = ["SWEEP_JSON", "Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "presets", "resume", "runs", "sweep", "train"]
 
 
 def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
@@ -33,22 +34,6 @@ def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
     print(licence_notice(folder), file=sys.stderr)
     print(folder)
     return {"model": str(folder)}
-
-
-def plan(space: Workspace, options: argparse.Namespace) -> Result:
-    settings = apply_overrides(space.default_settings(), options.set)
-    loaded = load_rows(options.data or space.data_dir / "examples.json")
-    made = space.plan(loaded.rows, settings, options.model, loaded.lines)
-    result = made.as_json()
-    result["warnings"] += [f"This line can't be used: {p}." for p in loaded.problems]
-    print(f"parameters      {made.trainable_parameters:,} trainable of {made.total_parameters:,} ({made.trainable_share:.4%})")
-    print(f"rows            {made.train_rows} to learn, {made.validation_rows} held back")
-    print(f"tokens          {made.tokens_per_epoch if made.tokens_per_epoch is not None else 'unknown'} an epoch")
-    print(f"optimizer steps {made.optimizer_steps}")
-    print(f"memory          about {made.memory.total_gib:.1f} GiB at the peak")
-    for warning in result["warnings"]:
-        print(f"warning: {warning}")
-    return result
 
 
 def answer(space: Workspace, options: argparse.Namespace) -> Result:

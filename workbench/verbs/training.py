@@ -14,7 +14,6 @@ from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.models.catalog import is_hub_name
-from workbench.settings import apply_overrides
 from workbench.training import events
 from workbench.training.resuming import reopen
 from workbench.training.runs import AT_BEST
@@ -23,7 +22,7 @@ from workbench.workspace import Workspace
 
 
 def train(space: Workspace, options: argparse.Namespace) -> Result:
-    settings = apply_overrides(space.default_settings(), options.set)
+    settings = space.settings_from(options.preset, options.set)
     space.runs.path(options.name)
     loaded = load_rows(options.data)
     refuse_problems(loaded.problems, options.data.name)
