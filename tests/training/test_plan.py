@@ -226,9 +226,11 @@ def test_a_plan_that_won_t_fit_says_what_to_do_until_it_does():
 
 def test_changes_that_a_later_one_made_needless_are_taken_back():
     """Without a card the weights are quantized last; with them the adapter may stay as it was."""
-    made = plan("quantization.mode=none", shapes=FOUR_B, encoded=[row(38, 17)] * 70, room=Room("this machine's memory", 24.0, 12.0))
-    assert [text.split(":")[0] for text in made.way_down] == ["The token budget goes from 4,096 to 304", "The base weights are held in 4 bit instead of 32 bit"]
-    assert made.smaller == settings("quantization.mode=4-bit", "training.tokens_per_forward=304")
+    made = plan("quantization.mode=none", shapes=FOUR_B, encoded=[row(38, 17)] * 70, room=Room("this machine's memory", 24.0, 14.0))
+    assert [text.split(":")[0] for text in made.way_down] == [
+        "The token budget goes from 4,096 to 304", "The token budget goes from 304 to 152", "The base weights are held in 4 bit instead of 32 bit",
+    ]
+    assert made.smaller == settings("quantization.mode=4-bit", "training.tokens_per_forward=152")
     assert made.smaller_fits
 
 
