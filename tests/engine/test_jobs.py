@@ -124,6 +124,13 @@ def test_a_run_goes_on_from_its_checkpoint_on_a_fresh_base(host: Host, workspace
     assert reply(fresh, "one") == reply(host, "whole")
 
 
+def test_an_adapter_that_another_process_wrote_anew_is_read_again(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
+    host.do(create("one", sample_every=0), Report(stop=lambda: len(workspace.runs.view("one").steps) >= 1))
+    before = reply(host, "one")
+    Host(workspace.catalog, workspace.runs).do(TrainJob(run="one", resume=True), Report())
+    assert reply(host, "one") == reply(Host(workspace.catalog, workspace.runs), "one") != before
+
+
 def test_a_run_that_may_not_be_started_is_refused_and_stays_as_it_is(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
     job = create("one", sample_every=0)
     host.do(job, Report())

@@ -72,6 +72,8 @@ class Host:
     runs: RunStore
     base: Base | None = None
     difference: float | None = None
+    written: int | None = None
+    """When the file of the adapter that is on was written, ns."""
     key: tuple[str, Quantization] | None = field(default=None)
     _sign: Callable[[Phase], None] = field(default=_no_sign, repr=False)
     _phase: Phase = "computing"
@@ -208,7 +210,7 @@ class Host:
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
         ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event)
-        self.difference = ended.adapter_difference
+        self.difference, self.written = ended.adapter_difference, _written(self.runs.path(job.run))
         self.tell(report)
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,
                 "cause": ended.cause, "best_step": ended.best_step, "adapter_difference": ended.adapter_difference}
@@ -223,9 +225,10 @@ class Host:
         if view.live:
             raise AdapterError(f"The run {view.info.name} is still training: wait for its end or stop it first.")
         base = self.ensure_base(view.info.model, view.info.settings.quantization, report)
-        if base.adapter != job.run or self.difference is None:
+        written = _written(folder)  # another process may have trained the run on, or a new one of that name
+        if base.adapter != job.run or self.difference is None or self.written != written:
             report.progress(f"putting the adapter {job.run} on", None)
-            self.difference = put_saved_adapter(base, folder, job.run)
+            self.difference, self.written = put_saved_adapter(base, folder, job.run), written
             self.tell(report)
         return base
 
@@ -286,6 +289,13 @@ class Host:
         finally:
             self.tell(report)
         return found.as_json() if found is not None else {"stopped": True}
+
+
+def _written(folder: Path) -> int | None:
+    try:
+        return (folder / "adapter_model.safetensors").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
