@@ -58,11 +58,12 @@ def header_html(space: Workspace) -> str:
         story = doing
     holds = status.holds
     held = {"": said.NOT_LOADED, "none": "not quantized"}.get(holds.quantization, holds.quantization)
-    loaded = held + (f" · {holds.device}" if holds.device else "")
     adapter = f"adapter {holds.adapter}" if holds.adapter else said.NO_ADAPTER
+    model = holds.model or space.model_name
+    whole = " · ".join(word for word in (model, held, adapter, holds.device) if word)
     return (
         f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'
-        f"<span><b>{escape(holds.model or space.model_name)}</b> <span class='wb-dim'>· {escape(loaded)} · {escape(adapter)}</span></span>"
+        f'<span class="wb-loaded" title="{escape(whole)}"><b>{escape(model)}</b> <span class="wb-dim">· {escape(held)} · {escape(adapter)}</span></span>'
         f'<span class="wb-grow" title="{escape(story)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}</div>'
     )
 
@@ -74,9 +75,8 @@ def holder_words(space: Workspace, holder: Ticket) -> str:
     how_far = holder.progress + share
     if holder.stop_asked:
         return f"{holder.label}: stopping"
-    if holder.job.kind == "train" and left is not None:
-        return f"{holder.label}, {words.duration(left)} left"
-    return f"{holder.label}: {how_far}" + (f", {words.duration(left)} left" if left is not None else "")
+    time_left = f"{words.duration(left)} left · " if left is not None else ""  # first: a long name is cut at its end
+    return time_left + (holder.label if holder.job.kind == "train" and left is not None else f"{holder.label}: {how_far}")
 
 
 def waiting_words(space: Workspace, ticket: Ticket) -> str:
@@ -129,7 +129,7 @@ def build(space: Workspace, timer: gr.Timer) -> None:
     """The line and its buttons, drawn anew where something changed."""
     with gr.Row(elem_classes="wb-headrow", equal_height=True):
         line = gr.HTML(header_html(space), elem_id="header")
-        stop = gr.Button(said.STOP, size="sm", min_width=0, interactive=False, elem_id="stop-holder", elem_classes="wb-off")
+        stop = gr.Button(said.STOP, size="sm", min_width=0, interactive=False, elem_id="stop-holder", elem_classes=["wb-off"])
         free = gr.Button(said.FREE, size="sm", min_width=0, interactive=False, elem_id="free-memory")
     seen, sure = gr.State(Offer()), gr.State(None)
 
@@ -140,7 +140,7 @@ def build(space: Workspace, timer: gr.Timer) -> None:
         button: Any = gr.skip()
         if (now.label, now.act, now.number) != (before.label, before.act, before.number):
             warn = now.label in (said.SURE_STOP, said.SURE_END, said.END)
-            button = gr.Button(now.label, interactive=bool(now.act), variant="stop" if warn else "secondary", elem_classes="" if now.number else "wb-off")
+            button = gr.Button(now.label, interactive=bool(now.act), variant="stop" if warn else "secondary", elem_classes=[] if now.number else ["wb-off"])
         freeing: Any = gr.skip() if now.can_free == before.can_free else gr.Button(interactive=now.can_free)
         return [header_html(space), button, freeing, now, first]
 
@@ -165,4 +165,4 @@ def _memory(space: Workspace) -> str:
     found = card() if space.has_gpu else None
     total, free = (found.total_gib, found.free_gib) if found else host_memory_gib()
     word = "GPU memory" if found else "memory"
-    return f"<span class='wb-dim'>{word} {bar((total - free) / total)} {total - free:.1f} of {total:.0f} GiB</span>"
+    return f'<span class="wb-dim wb-memory">{word} {bar((total - free) / total)} {total - free:.1f} of {total:.0f} GiB</span>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 STOP, STOPPING, END = "Stop", "Stopping…", "End it now"
-SURE_STOP, SURE_END = "Press again to stop the run", "Press again: unsaved steps are lost"
+SURE_STOP, SURE_END = "Press again to stop the run", "Sure? Unsaved steps are lost"
 FREE = "Free memory"
 READY, OFF = "ready", "engine not started"
 NOT_LOADED = "weights not loaded"
