@@ -132,6 +132,10 @@ class Folds:
         """Places (learned, held back) of a cell."""
         return self._of[cell.repeat][cell.fold]
 
+    def held_back(self) -> list[list[int]]:
+        """The places held back by every fold of every seed."""
+        return [held for made in self._of for _, held in made]
+
     def steps(self, spec: SweepSpec) -> int:
         """Optimizer steps of the whole sweep."""
         from workbench.training.plan import step_count
