@@ -194,3 +194,8 @@ def test_drafts_from_families_come_in_marked_and_wait_for_review(page: Page, fil
     page.get_by_role("tab", name="2 Tune").click()
     expect(page.locator("#plan")).to_contain_text("20 generated drafts wait for review")
     expect(page.locator("#plan")).to_contain_text("63 / 7")
+
+
+def test_an_event_that_ended_leaves_no_component_to_be_updated_at_every_later_one(page: Page) -> None:
+    """The page's mend of gradio's progress notes (ui/quiet.py) found its place: an update of gradio that moves it is told here."""
+    assert page.evaluate("window.wbQuiet") is True

@@ -70,7 +70,6 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
     """The tab's components and their wires; returns the bench, for tabs that add rows."""
     version, pending, only = gr.State(""), gr.State(None), gr.State(None)
     changed = gr.Number(0, precision=0, visible="hidden", elem_id="rows-changed")
-    health = gr.State(None)
     with gr.Row(equal_height=True, elem_classes="wb-bar1"):
         progress = gr.HTML(elem_id="data-counts")
         strip = gr.HTML(elem_id="health-strip", js_on_load=health_panel.STRIP_JS)
@@ -79,65 +78,67 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
             redo = gr.Button("Redo", size="sm", min_width=60, elem_id="redo")
     with gr.Row(equal_height=True):
         message = gr.HTML(note(words.DATA_HELP), elem_id="data-message")
-        with gr.Row(visible=False, elem_classes="wb-choice") as choice:
+        with gr.Row(elem_classes="wb-choice"):
             join = gr.Button(words.MERGE, variant="primary", size="sm", min_width=140, elem_id="merge")
             drop = gr.Button(words.DROP_MINE, size="sm", min_width=140, elem_id="drop-mine")
     with gr.Tabs(selected="rows", elem_id="data-panels") as tabs:
-        bench = Bench(space, page, message, version, changed, pending, only, tabs)
-        with gr.Tab(words.PANELS["rows"], id="rows"):
+        bench = Bench(space, page, message, version, changed, pending, only, tabs, gr.State("rows"))
+        with bench.open_panel("rows", words.PANELS["rows"]) as grid:
             rows = rows_panel.build(bench)
-        with gr.Tab(words.PANELS["health"], id="health"):
-            health_panel.build(bench, health)
-        with gr.Tab(words.PANELS["files"], id="files"):
+        grid.select(lambda: "rows", None, bench.panel, **QUIET)
+        with bench.open_panel("health", words.PANELS["health"]):
+            health_panel.build(bench)
+        with bench.open_panel("files", words.PANELS["files"]) as files:
             files_panel.build(bench)
-        with gr.Tab(words.PANELS["generate"], id="generate"):
+        files.select(lambda: "files", None, bench.panel, **QUIET)
+        with bench.open_panel("generate", words.PANELS["generate"]):
             generate_panel.build(bench)
-        with gr.Tab(words.PANELS["tools"], id="tools"):
+        with bench.open_panel("tools", words.PANELS["tools"]):
             tools_panel.build(bench)
-        with gr.Tab(words.PANELS["history"], id="history"):
+        with bench.open_panel("history", words.PANELS["history"]):
             history_panel.build(bench)
 
-    _wire_refresh(bench, rows, health, progress, strip)
+    _wire_refresh(bench, rows, progress, strip)
     page.load(None, js=SHORTCUTS_JS)
     undo.click(shown(lambda v, c: travel(space, True, v, c)), bench.inputs, bench.outputs, **QUIET)
     redo.click(shown(lambda v, c: travel(space, False, v, c)), bench.inputs, bench.outputs, **QUIET)
-    # A change that met a foreign one waits for a decision: the two buttons show themselves.
-    message.change(shown(lambda waiting: gr.Row(visible=waiting is not None)), pending, choice, **QUIET)
     both = [*bench.outputs, *rows.editor.outputs]
     join.click(shown(lambda p, v, c: merge(bench, p, v, c)), [pending, *bench.inputs], both, **QUIET)
     drop.click(shown(lambda form, c: drop_mine(bench, form, c)), [rows.editor.opened, changed], both, **QUIET)
     return bench
 
 
-def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, health: gr.State, progress: gr.HTML, strip: gr.HTML) -> None:
+def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, strip: gr.HTML) -> None:
     """Whenever the set changed, the grid, the counts and the health are drawn anew."""
-    space = bench.space
+    space, editor, panels = bench.space, rows.editor, list(bench.stale)
+    unchecked = gr.Number(0, precision=0, visible="hidden", elem_id="rows-unchecked")
 
-    def refresh(*asked: Any) -> list[Any]:
+    def refresh(unknown: float, *asked: Any) -> list[Any]:
         now = space.rows.read()
         if len(now.entries) > SMALL and space.known_health(now) is None:
-            return [progress_html(now), health_panel.strip_html(None), gr.skip(), *rows.refresh(*asked)]
+            return [progress_html(now), health_panel.strip_html(None), unknown + 1, *rows.refresh(*asked)]
         found = space.health(now)
-        return [progress_html(now), health_panel.strip_html(found), found, *rows.refresh(*asked)]
+        return [progress_html(now), health_panel.strip_html(found), gr.skip(), *rows.refresh(*asked)]
 
-    def changed(form: Form | None, typed: Any, *asked: Any) -> list[Any]:
-        """The set was changed on this page: the form goes along with its row."""
+    def changed(count: float, panel: str, form: Form | None, typed: Any, *asked: Any) -> list[Any]:
+        """The set was changed on this page: the form goes along with its row, and the open panel is told."""
         again = follow(space, form, typed)
-        return [*refresh(*asked), *(rows.editor.show(again) if again else [gr.skip()] * 3)]
+        told = [count if key == panel else gr.skip() for key in panels]
+        return [*refresh(*asked), *(editor.show(again) if again else [gr.skip()] * 3), *told]
 
-    def recheck(*asked: Any) -> list[Any]:
-        now = space.rows.read()
-        if len(now.entries) <= SMALL:
-            return [gr.skip()] * (2 + len(rows.outputs))
-        found = space.health(now)
-        return [health_panel.strip_html(found), found, *rows.refresh(*asked)]
+    def recheck(number: float, panel: str, *asked: Any) -> list[Any]:
+        """A large set's health, in an event of its own: the grid is there before it."""
+        found = space.health(space.rows.read())
+        return [health_panel.strip_html(found), -number if panel == "health" else gr.skip(), *rows.refresh(*asked)]
 
-    outputs = [progress, strip, health, *rows.outputs]
-    editor = rows.editor
-    bench.page.load(shown(refresh), rows.inputs, outputs, **QUIET)
-    bench.changed.change(shown(changed), [editor.opened, editor.typed, *rows.inputs], [*outputs, *editor.outputs], trigger_mode="always_last", **QUIET)
-    again = [strip, health, *rows.outputs]
-    gr.on([bench.page.load, bench.changed.change], shown(recheck), rows.inputs, again, trigger_mode="always_last", show_progress="hidden")
+    outputs = [progress, strip, unchecked, *rows.outputs]
+    bench.page.load(shown(refresh), [unchecked, *rows.inputs], outputs, **QUIET)
+    bench.changed.change(
+        shown(changed), [bench.changed, bench.panel, editor.opened, editor.typed, unchecked, *rows.inputs],
+        [*outputs, *editor.outputs, *bench.stale.values()], trigger_mode="always_last", **QUIET,
+    )
+    again = [strip, bench.stale["health"], *rows.outputs]
+    unchecked.change(shown(recheck), [unchecked, bench.panel, *rows.inputs], again, trigger_mode="always_last", show_progress="hidden")
 
     def narrow(event: gr.EventData, *asked: Any) -> list[Any]:
         """A finding in the strip was pressed: the grid shows its rows; one about the whole set is told on the Health panel."""

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.ui import chat_tab, data_tab, header, train_tab, tune_tab, words
+from workbench.ui.quiet import quieten
 from workbench.workspace import Workspace
 
 
@@ -32,16 +33,6 @@ def build(space: Workspace) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(str, name), None, current, queue=False, **quiet)
-        quieten(page, bench.changed)
+        quieten(page)
     return page
 
-
-def quieten(page: gr.Blocks, sink: gr.components.Component) -> None:
-    """Tell the progress of every event that shows none to one hidden component.
-
-    At each event gradio's page updates the state of every component that ever was an output, and copies its value for
-    that: with some hundred outputs a click took a second in the browser while the server answered in 20 ms.
-    """
-    for event in page.fns.values():
-        if event.show_progress == "hidden":
-            event.show_progress_on = [sink]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -19,6 +19,11 @@ from workbench.workspace import Workspace
 
 SMALL = 400  # rows: up to here the health check is part of every answer; a larger set's follows in an event of its own
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself
+
+
+def waiting(text: str) -> str:
+    """A message whose change waits for a decision: its mark shows the buttons Merge and Drop (theme.css), without a request."""
+    return f'{note(text, "bad")}<i class="wb-waits"></i>'
 
 
 class Only:
@@ -61,6 +66,21 @@ class Bench:
     pending: gr.State
     only: gr.State
     tabs: gr.Tabs  # the panels; the grid's id is "rows"
+    panel: gr.State  # the id of the open panel
+    panels: dict[str, gr.Tab] = field(default_factory=dict)
+    stale: dict[str, gr.Number] = field(default_factory=dict)
+    """Hidden numbers by panel: one counts up when the set has changed while its panel was open."""
+
+    def open_panel(self, key: str, title: str) -> gr.Tab:
+        """The tab of a panel, to be filled."""
+        self.panels[key] = gr.Tab(title, id=key)
+        return self.panels[key]
+
+    def drawn_when_seen(self, key: str, draw: Callable[..., list[Any]], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Draw a panel when it is opened, and when the set changes while it is open: what nobody sees costs no click anything."""
+        self.stale[key] = gr.Number(0, precision=0, visible="hidden", elem_id=f"stale-{key}")
+        self.panels[key].select(shown(lambda *given: [key, *draw(*given)]), [*inputs], [self.panel, *outputs], **QUIET)
+        self.stale[key].change(shown(draw), [*inputs], [*outputs], trigger_mode="always_last", **QUIET)
 
     @property
     def outputs(self) -> list[Any]:
@@ -98,7 +118,7 @@ class Bench:
             if made_for != version and self.space.rows.read().version == version:
                 merged = self.space.rows.merge(change, made_for)
                 if merged.conflicts:
-                    return change, None, [note(f"{words.ROW_CHANGED} {words.IF_MERGED}", "bad"), gr.skip(), gr.skip(), Pending(change, made_for)]
+                    return change, None, [waiting(f"{words.ROW_CHANGED} {words.IF_MERGED}"), gr.skip(), gr.skip(), Pending(change, made_for)]
                 return merged.change, *self.make(merged.change, version, count)
         except WorkbenchError as exc:
             return change, None, [note(str(exc), "bad"), *[gr.skip()] * 3]
@@ -111,7 +131,7 @@ class Bench:
         try:
             rows = self.space.rows.change(change, version)
         except ConflictError as exc:
-            return None, [note(str(exc), "bad"), gr.skip(), gr.skip(), Pending(change, version)]
+            return None, [waiting(str(exc)), gr.skip(), gr.skip(), Pending(change, version)]
         except WorkbenchError as exc:
             return None, [note(str(exc), "bad"), *[gr.skip()] * 3]
         if rows.version == version:

@@ -145,8 +145,8 @@ class Editor:
 
     @property
     def quiet(self) -> dict[str, Any]:
-        """QUIET for the events of the form, which are made after the page was built (see `workbench.quieten`)."""
-        return QUIET | {"show_progress_on": [self.opening]}
+        """QUIET for the events of the form, which are made after the page was built (see `quiet.quieten`)."""
+        return QUIET | {"show_progress_on": []}
 
     def show(self, form: Form) -> list[Any]:
         return [form, form.serial, None]

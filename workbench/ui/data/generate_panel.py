@@ -248,7 +248,7 @@ def build(bench: Bench) -> None:
     throw.click(shown(lambda: closed(note(words.THROWN))), None, filled, **QUIET)
     bring.click(shown(lambda *given: take(bench, *given)), [batch, table, *bench.inputs], [*bench.outputs, *filled], show_progress="hidden")
     tool = form[1]
-    gr.on([bench.page.load, tool.focus], shown(lambda now: _tools(space, now)), tool, tool, **QUIET)
+    bench.drawn_when_seen("generate", lambda now: [_tools(space, now)], [tool], [tool])
 
 
 def _label(batch: Batch | None, table: Any) -> Any:

@@ -177,8 +177,8 @@ def _current(space: Workspace, key: str | None, version: str) -> Finding | None:
 # -- the panel -------------------------------------------------------------------------------------
 
 
-def build(bench: Bench, health: gr.State) -> None:
-    """The panel's components and their wires; `health` holds the set's `Health`, or None until it is known."""
+def build(bench: Bench) -> None:
+    """The panel's components and their wires."""
     space = bench.space
     with gr.Row():
         with gr.Column(scale=5, min_width=380):
@@ -202,9 +202,7 @@ def build(bench: Bench, health: gr.State) -> None:
         return draw(space.health(now) if known is None and len(now.entries) <= SMALL else known, key)
 
     everything = [listed, card, rows, look, table, apply, figures, chart]
-    gr.on([bench.page.load, bench.changed.change], shown(draw_now), listed, everything, **QUIET)
-    # A large set's check is done in an event of its own, and the panel follows it.
-    health.change(shown(draw), [health, listed], everything, show_progress="hidden")
+    bench.drawn_when_seen("health", draw_now, [listed], everything)
     listed.input(shown(lambda key: choose(space.known_health(space.rows.read()), key)), listed, [card, rows, look, table, apply], **QUIET)
     rows.click(shown(lambda key: show_rows(space, key)), listed, [bench.only, bench.tabs], show_progress="hidden")
     look.click(shown(lambda key, version: preview(space, key, version)), [listed, bench.version], [table, apply], **QUIET)

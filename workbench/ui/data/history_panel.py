@@ -213,11 +213,12 @@ def build(bench: Bench) -> None:
         except WorkbenchError as exc:
             return [note(str(exc), "bad"), gr.skip()]
 
-    def begun() -> list[Any]:
+    def begun(first: str | None, then: str | None, seen: str) -> list[Any]:
         try:
-            return [*listing(snapshots, None, None), steps_html(store.steps)]
+            stale = note(words.STALE) if seen and seen != note(words.STALE) else gr.skip()
+            return [*listing(snapshots, first, then), steps_html(store.steps), stale]
         except WorkbenchError as exc:
-            return [note(str(exc), "bad"), gr.skip(), gr.skip(), gr.skip()]
+            return [note(str(exc), "bad"), *[gr.skip()] * 4]
 
     both = [chosen, against]
     save_it.click(told(saved), [name, *both], [message, *lists, name], **QUIET)
@@ -227,5 +228,4 @@ def build(bench: Bench) -> None:
     for event in (show.click, chosen.input, against.input):
         event(shown(compared), both, [message, difference], **QUIET)
     go.click(bench.changing(lambda which: restore(snapshots, which)), [chosen, *bench.inputs], bench.outputs, **QUIET)
-    bench.page.load(shown(begun), None, [*lists, steps], **QUIET)
-    bench.changed.change(shown(lambda seen: [steps_html(store.steps), note(words.STALE) if seen else gr.skip()]), difference, [steps, difference], **QUIET)
+    bench.drawn_when_seen("history", begun, [chosen, against, difference], [*lists, steps, difference])

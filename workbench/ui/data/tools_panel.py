@@ -286,7 +286,7 @@ def build(bench: Bench) -> None:
             return [gr.skip(), note(str(exc), "bad")]
         return [gr.Radio(choices=choices(space, tools)), list_html(space, tools)]
 
-    bench.changed.change(shown(recount), None, [book, aside], **QUIET)
+    bench.drawn_when_seen("tools", recount, [], [book, aside])
 
 
 def first(space: Workspace) -> View:

@@ -1,0 +1,31 @@
+"""Keeping gradio's page from redrawing everything at every click. Measured with benchmarks/data_screen.py."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+# Gradio's page notes, when an event ends, its state at each of the event's inputs (it means streams from a microphone
+# or a camera), never forgets one, and from then on updates every component noted at every step of every event, each
+# found by a walk over the whole page: a form of thirty fields that was read once costs each later click 0.4 s.
+# Nothing here streams its input, so the notes are not taken. If the class is not found, the page works as it would without.
+QUIET_JS = """
+async () => {
+  const url = performance.getEntriesByType('resource').map((e) => e.name).find((name) => /\\/statustracker-[^/]*\\.js$/.test(name));
+  if (!url) return;
+  for (const found of Object.values(await import(url))) {
+    const proto = found?.prototype;
+    if (!proto?.resolve_args || proto.wbQuiet) continue;
+    const all = proto.resolve_args;
+    proto.resolve_args = function (...given) { return all.apply(this, given).filter((status) => status.type !== 'input'); };
+    proto.wbQuiet = window.wbQuiet = true;
+  }
+}
+"""
+
+
+def quieten(page: gr.Blocks) -> None:
+    """Tell the progress of every event that shows none to no component, and take no notes at inputs (see `QUIET_JS`)."""
+    page.load(None, js=QUIET_JS)
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = []
