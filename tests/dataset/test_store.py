@@ -434,3 +434,11 @@ def test_steps_back_are_fewer_for_very_large_sets(store, monkeypatch):
     with pytest.raises(DataError):
         store.undo()
     assert len(lines_of(store)) == 5
+
+
+def test_the_store_knows_when_its_file_was_written(tmp_path):
+    store = RowStore(tmp_path / "rows.jsonl")
+    assert store.changed_at() == 0.0
+    store.path.write_text("", encoding="utf-8")
+    os.utime(store.path, (5.0, 7.0))
+    assert store.changed_at() == 7.0

@@ -82,6 +82,13 @@ class RowStore:
         with self._lock:
             return self._now().rows
 
+    def changed_at(self) -> float:
+        """When the file was last written, in seconds since 1970; 0 where there is none."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
     def at(self, version: str) -> RowSet | None:
         """The rows as they stood at `version`, if they were shown not too long ago; None if they are not known any more."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,8 @@ from workbench.ui.data.shortcuts import SHORTCUTS_JS
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, note
 from workbench.workspace import Workspace
+
+SETTLED = 1.0  # seconds without a change before a large set is checked again
 
 
 def progress_html(rows: RowSet) -> str:
@@ -68,7 +71,7 @@ def drop_mine(bench: Bench, form: Form | None, count: float) -> list[Any]:
 
 def build(space: Workspace, page: gr.Blocks) -> Bench:
     """The tab's components and their wires; returns the bench, for tabs that add rows."""
-    version, pending, only = gr.State(""), gr.State(None), gr.State(None)
+    version, pending, only, panel = gr.State(""), gr.State(None), gr.State(None), gr.State("rows")
     changed = gr.Number(0, precision=0, visible="hidden", elem_id="rows-changed")
     with gr.Row(equal_height=True, elem_classes="wb-bar1"):
         progress = gr.HTML(elem_id="data-counts")
@@ -81,8 +84,9 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
         with gr.Row(elem_classes="wb-choice"):
             join = gr.Button(words.MERGE, variant="primary", size="sm", min_width=140, elem_id="merge")
             drop = gr.Button(words.DROP_MINE, size="sm", min_width=140, elem_id="drop-mine")
+    stale = {key: gr.Number(0, precision=0, visible="hidden", elem_id=f"stale-{key}") for key in ("health", "generate", "tools", "history")}
     with gr.Tabs(selected="rows", elem_id="data-panels") as tabs:
-        bench = Bench(space, page, message, version, changed, pending, only, tabs, gr.State("rows"))
+        bench = Bench(space, page, message, version, changed, pending, only, tabs, panel, stale)
         with bench.open_panel("rows", words.PANELS["rows"]) as grid:
             rows = rows_panel.build(bench)
         grid.select(lambda: "rows", None, bench.panel, **QUIET)
@@ -127,17 +131,24 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
         return [*refresh(*asked), *(editor.show(again) if again else [gr.skip()] * 3), *told]
 
     def recheck(number: float, panel: str, *asked: Any) -> list[Any]:
-        """A large set's health, in an event of its own: the grid is there before it."""
-        found = space.health(space.rows.read())
+        """A large set's health, in an event of its own: the grid is there before it, and rows that are approved one after
+        the other wait for none: while they change, the next event does it."""
+        before = space.rows.read().version
+        if time.time() - space.rows.changed_at() < SETTLED:
+            time.sleep(SETTLED)
+        now = space.rows.read()
+        if now.version != before:
+            return [gr.skip()] * len(again)
+        found = space.health(now)
         return [health_panel.strip_html(found), -number if panel == "health" else gr.skip(), *rows.refresh(*asked)]
 
     outputs = [progress, strip, unchecked, *rows.outputs]
+    again = [strip, bench.stale["health"], *rows.outputs]
     bench.page.load(shown(refresh), [unchecked, *rows.inputs], outputs, **QUIET)
     bench.changed.change(
         shown(changed), [bench.changed, bench.panel, editor.opened, editor.typed, unchecked, *rows.inputs],
         [*outputs, *editor.outputs, *bench.stale.values()], trigger_mode="always_last", **QUIET,
     )
-    again = [strip, bench.stale["health"], *rows.outputs]
     unchecked.change(shown(recheck), [unchecked, bench.panel, *rows.inputs], again, trigger_mode="always_last", show_progress="hidden")
 
     def narrow(event: gr.EventData, *asked: Any) -> list[Any]:

@@ -67,9 +67,9 @@ class Bench:
     only: gr.State
     tabs: gr.Tabs  # the panels; the grid's id is "rows"
     panel: gr.State  # the id of the open panel
-    panels: dict[str, gr.Tab] = field(default_factory=dict)
-    stale: dict[str, gr.Number] = field(default_factory=dict)
+    stale: dict[str, gr.Number]
     """Hidden numbers by panel: one counts up when the set has changed while its panel was open."""
+    panels: dict[str, gr.Tab] = field(default_factory=dict)
 
     def open_panel(self, key: str, title: str) -> gr.Tab:
         """The tab of a panel, to be filled."""
@@ -78,7 +78,6 @@ class Bench:
 
     def drawn_when_seen(self, key: str, draw: Callable[..., list[Any]], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Draw a panel when it is opened, and when the set changes while it is open: what nobody sees costs no click anything."""
-        self.stale[key] = gr.Number(0, precision=0, visible="hidden", elem_id=f"stale-{key}")
         self.panels[key].select(shown(lambda *given: [key, *draw(*given)]), [*inputs], [self.panel, *outputs], **QUIET)
         self.stale[key].change(shown(draw), [*inputs], [*outputs], trigger_mode="always_last", **QUIET)
 
