@@ -103,7 +103,8 @@ def test_several_runs_say_how_far_they_agree():
     found = seconds_for([run("c", seconds=2.0), run("b", seconds=2.1), run("a", seconds=2.2)])
     assert (found.low_seconds, found.runs, found.sure) == (pytest.approx(84.0), ("c", "b", "a"), "they agree within 10%")
     apart = seconds_for([run("b", seconds=2.0), run("a", seconds=4.0)])
-    assert apart.sure == "they differ by 100%, so take it as a hint"
+    assert (apart.low_seconds, apart.high_seconds) == (pytest.approx(80.0), pytest.approx(160.0))
+    assert apart.sure == "they differ by 100%, so this is a span"
 
 
 def test_only_the_newest_runs_are_read():

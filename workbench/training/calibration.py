@@ -14,6 +14,7 @@ from workbench.training.run_view import RunView
 NEWEST = 5  # runs that are read: an older driver or an older version of this code says less
 FEWEST_STEPS = 3  # a run with fewer says nothing: its first step warms up
 ALIKE = 1.3  # steps whose tokens differ by less are as long as each other
+AGREE = 0.25  # runs that differ by less tell one time
 LEAST, MOST = 0.5, 2.0  # an estimate is not bent further: beyond it, something else was measured
 
 
@@ -134,8 +135,11 @@ def time_estimate(views: Iterable[RunView], kind: Kind, *, steps: int, tokens: i
             break
     if not names:
         return None
+    apart = max(high) / max(min(low), 1e-9) - 1
+    if longer or apart > AGREE:
+        return TimeEstimate(min(low), max(high), tuple(names), _how_sure(apart, len(names), longer))
     # Each run has a low and a high reading: the middle of each tells, so that one odd run does not.
-    return TimeEstimate(statistics.median(low), statistics.median(high), tuple(names), _how_sure(low, high, longer))
+    return TimeEstimate(statistics.median(low), statistics.median(high), tuple(names), _how_sure(apart, len(names), longer))
 
 
 def _timed_steps(view: RunView) -> Sequence[events.Step]:
@@ -152,13 +156,12 @@ def _beyond_steps(view: RunView) -> float:
     return max(0.0, wall - sum(s.seconds for s in view.steps)) / epochs
 
 
-def _how_sure(low: Sequence[float], high: Sequence[float], longer: bool) -> str:
+def _how_sure(apart: float, runs: int, longer: bool) -> str:
     if longer:
         return "their steps were of other lengths, so this is a span"
-    if len(low) == 1:
+    if runs == 1:
         return "one run only, so take it as a hint"
-    apart = max(high) / max(min(low), 1e-9) - 1
-    return f"they agree within {apart:.0%}" if apart < 0.5 else f"they differ by {apart:.0%}, so take it as a hint"
+    return f"they agree within {apart:.0%}" if apart <= AGREE else f"they differ by {apart:.0%}, so this is a span"
 
 
 def as_json(estimate: TimeEstimate | None) -> dict[str, Any] | None:

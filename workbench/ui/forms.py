@@ -1,47 +1,75 @@
-"""Forms made from the settings: one component a field, and one settings object back from their values."""
+"""Forms made from the settings: one component a field, and one settings object back from their values.
+
+Numbers are typed into text boxes, so that a wrong one can be told from none, and 2.5 epochs from 2.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from workbench.settings import GROUPS, RunSettings, Sampling, choices, make_sampling, make_settings
+from workbench.settings import GROUPS, RunSettings, Sampling, choices, field_problem, make_sampling, make_settings, range_of
+from workbench.ui.highlight import escape
 
 FIELDS: list[tuple[str, str]] = [(group, name) for group, cls in GROUPS.items() for name in cls.model_fields]
 SAMPLING_FIELDS: list[str] = list(Sampling.model_fields)
 
 
-def field_component(cls: Any, name: str, prefix: str, default: Any) -> gr.components.Component:
-    """The component that fits a field: its title, unit, help and default come from the settings."""
+def field_label(cls: Any, name: str) -> str:
+    """The field's title with its unit, as in `Warm-up (optimizer steps)`."""
     field = cls.model_fields[name]
     unit = (field.json_schema_extra or {}).get("unit", "")
-    label = f"{field.title} ({unit})" if unit else str(field.title)
-    common: dict[str, Any] = {"min_width": 120, "label": label, "info": field.description, "elem_id": f"{prefix}-{name.replace('_', '-')}"}
-    options = choices(cls, name)
+    return f"{field.title} ({unit})" if unit else str(field.title)
+
+
+def field_help(cls: Any, name: str) -> str:
+    """A number's range, one line of help, and the consequence."""
+    field, limits = cls.model_fields[name], range_of(cls, name)
+    return " ".join(filter(None, (limits and f"{limits[0].upper()}{limits[1:]}.", field.description, (field.json_schema_extra or {}).get("effect", ""))))
+
+
+def shown_value(value: Any) -> Any:
+    """A setting's value as its component holds it: numbers as text, names as a list."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def field_component(cls: Any, name: str, prefix: str, default: Any, names: Sequence[tuple[str, str]] = ()) -> gr.components.Component:
+    """The component that fits a field: its title, unit, range, help and default come from the settings.
+
+    `names` are the (label, name) choices of a field of module names.
+    """
+    common: dict[str, Any] = {
+        "min_width": 100, "label": field_label(cls, name), "info": field_help(cls, name), "elem_id": f"{prefix}-{name.replace('_', '-')}",
+    }
+    value = shown_value(default)
     if name == "target_modules":
-        return gr.CheckboxGroup(choices=list(options), value=list(default), **common)
-    if options:
-        return gr.Dropdown(choices=list(options), value=default, **common)
-    if field.annotation is bool:
-        return gr.Checkbox(value=default, **common)
-    return gr.Number(value=default, precision=0 if field.annotation is int else None, **common)
+        return gr.CheckboxGroup(choices=list(names) or list(value), value=value, **common)
+    if options := choices(cls, name):
+        return gr.Dropdown(choices=list(options), value=value, **common)
+    if cls.model_fields[name].annotation is bool:
+        return gr.Checkbox(value=value, **common)
+    return gr.Textbox(value=value, max_lines=1, **common)
 
 
-def group_components(group: str, defaults: RunSettings, *, columns: int = 1) -> list[gr.components.Component]:
-    """All components of one group of run settings, in the order of the settings, filled with `defaults`."""
-    values, names = getattr(defaults, group), list(GROUPS[group].model_fields)
-    made = []
-    for start in range(0, len(names), columns):
-        with gr.Row(equal_height=True) if columns > 1 else contextlib.nullcontext():
-            made += [field_component(GROUPS[group], name, group, getattr(values, name)) for name in names[start : start + columns]]
-    return made
+def problem_html(cls: Any, name: str, value: Any) -> str:
+    """What is wrong with a field's value, to stand under it; empty if nothing is."""
+    said = field_problem(cls, name, value)
+    return f'<div class="wb-wrong" role="alert">{escape(said)}</div>' if said else ""
 
 
 def sampling_components() -> list[gr.components.Component]:
     return [field_component(Sampling, name, "sampling", getattr(Sampling(), name)) for name in SAMPLING_FIELDS]
+
+
+def form_values(settings: RunSettings) -> list[Any]:
+    """The values of all fields (in the order of `FIELDS`), as their components hold them."""
+    return [shown_value(getattr(getattr(settings, group), name)) for group, name in FIELDS]
 
 
 def read_settings(values: Sequence[Any]) -> RunSettings:

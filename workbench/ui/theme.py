@@ -19,4 +19,5 @@ def theme() -> gr.themes.Base:
     )
 
 
-CSS = Path(__file__).with_name("theme.css").read_text(encoding="utf-8")
+_HERE = Path(__file__).parent
+CSS = "\n".join(file.read_text(encoding="utf-8") for file in (_HERE / "theme.css", _HERE / "tune" / "tune.css"))

@@ -1,4 +1,4 @@
-"""The Tune tab: the settings in three cards, the plan beside them, and the button that starts a run."""
+"""The Tune tab: presets and the settings in three cards, the plan beside them, and the button that starts a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import gradio as gr
 
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.settings import RunSettings
-from workbench.training.plan import Plan
 from workbench.ui import words
 from workbench.ui.errors import shown
-from workbench.ui.forms import group_components, read_settings
-from workbench.ui.highlight import bar, escape, facts, note
+from workbench.ui.forms import form_values, read_settings
+from workbench.ui.highlight import note
+from workbench.ui.tune import cards, plan_panel, presets_panel
+from workbench.ui.tune.cards import QUIET, Form
+from workbench.ui.tune.presets_panel import PresetBar
+from workbench.ui.words import tune as tune_words
 from workbench.workspace import Workspace
 
 
@@ -23,44 +26,6 @@ def suggest_name(space: Workspace) -> str:
     taken = set(space.runs.names())
     stem = time.strftime("run-%m%d")
     return next(name for name in (f"{stem}-{n}" for n in range(1, 10_000)) if name not in taken)
-
-
-def plan_html(space: Workspace, settings: RunSettings) -> str:
-    """The plan for the rows as they are now, or the sentence why there is none."""
-    rows = space.rows.read().rows
-    plan = space.plan(rows, settings)
-    resolved = settings.quantization.resolved(space.has_gpu).mode
-    head = facts([
-        ("trainable parameters", f"{plan.trainable_parameters:,}"),
-        ("all parameters, adapter included", f"{plan.total_parameters:,}"),
-        ("share that is trained", f"{plan.trainable_share:.4%}"),
-        ("rows to learn / held back", f"{plan.train_rows} / {plan.validation_rows}"),
-        ("tokens an epoch (learned ones)", f"{plan.tokens_per_epoch:,} ({plan.labels_per_epoch:,})" if plan.tokens_per_epoch is not None else "not known yet"),
-        ("optimizer steps", f"{plan.optimizer_steps}"),
-        ("base weights", f"{resolved} (chosen by auto)" if settings.quantization.mode == "auto" else resolved),
-    ])
-    return head + _memory_html(space, plan) + "".join(note(w, "warn") for w in plan.warnings)
-
-
-def _memory_html(space: Workspace, plan: Plan) -> str:
-    from workbench.models.hardware import card, host_memory_gib
-
-    found = card() if space.has_gpu else None
-    total = found.total_gib if found else host_memory_gib()[0]
-    m = plan.memory
-    parts = f"weights {m.weights_gib:.1f} + adapter {m.adapter_gib:.1f} + activations {m.activations_gib:.1f} + head {m.head_gib:.1f} GiB"
-    fits = "" if m.total_gib < 0.9 * total else note("This may not fit: choose 4-bit base weights, gradient checkpointing or a lower token budget.", "warn")
-    where = found.name if found else "this machine's memory"
-    head = f'<p style="margin:10px 0 2px">memory at the peak, estimated: <b>{m.total_gib:.1f} GiB</b> of {total:.0f} GiB ({escape(where)})</p>'
-    return f'{head}{bar(m.total_gib / total)}<p class="wb-dim">{parts}</p>{fits}'
-
-
-def show_plan(space: Workspace, values: Sequence[Any]) -> str:
-    """The plan as HTML; what is wrong with a setting is said in its place."""
-    try:
-        return plan_html(space, read_settings(values))
-    except WorkbenchError as exc:
-        return note(str(exc), "bad")
 
 
 def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
@@ -83,19 +48,22 @@ def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
 
 def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State) -> None:
     """The tab's components and their wires. `run_choice` is the Train tab's list of runs."""
-    fields: list[gr.components.Component] = []
     defaults = space.default_settings()
     with gr.Row():
-        for group, scale, width in (("quantization", 4, 190), ("lora", 5, 210), ("training", 8, 380)):
-            with gr.Column(scale=scale, min_width=width), gr.Group():
-                gr.HTML(f'<div class="wb-cardhead">{words.GROUP_TITLES[group]}</div>')
-                fields += group_components(group, defaults, columns=2 if group == "training" else 1)
-        with gr.Column(scale=6, min_width=300):
-            name = gr.Textbox(label=words.TUNE_NAME, info=words.TUNE_NAME_INFO, max_lines=1, elem_id="run-name")
+        with gr.Column(scale=17, min_width=700, elem_id="tune-form"):
+            bar = presets_panel.build(space)
+            form = cards.build(space, defaults)
+        with gr.Column(scale=7, min_width=320, elem_id="tune-side"):
+            name = gr.Textbox(label=words.TUNE_NAME, info=tune_words.NAME_INFO, max_lines=1, elem_id="run-name")
             start = gr.Button(words.TUNE_START, variant="primary", size="lg", elem_id="start-training")
-            message = gr.HTML(elem_id="tune-message")
-            gr.Markdown(f"**{words.PLAN_TITLE}**")
-            plan = gr.HTML(elem_id="plan")
+            message = gr.HTML(elem_id="tune-message", elem_classes="wb-tight")
+            gr.HTML(f'<div class="wb-cardhead">{words.PLAN_TITLE}</div>', elem_classes="wb-tight")
+            fit = gr.Button(size="sm", visible=False, elem_id="make-fit")
+            plan = gr.HTML(elem_id="plan", elem_classes="wb-tight")
+
+    def drawn(key: str | None, *values: Any) -> list[Any]:
+        html, button = plan_panel.show_plan(space, values)
+        return [html, gr.Button(button or tune_words.MAKE_FIT, visible=bool(button)), presets_panel.differs_html(space, key, values)]
 
     def start_clicked(run_name: str, *values: Any) -> list[Any]:
         try:
@@ -105,9 +73,65 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         names = space.runs.names()
         return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), gr.Dropdown(choices=names, value=started), suggest_name(space), "train"]
 
-    # Quick verbs answer the click itself, without the detour over the queue.
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    gr.on([f.change for f in fields], shown(lambda *v: show_plan(space, v)), fields, plan, trigger_mode="always_last", **quiet)  # type: ignore[attr-defined]
-    opened.select(shown(lambda *v: show_plan(space, v)), fields, plan, **quiet)
-    page.load(shown(lambda *v: [show_plan(space, v), suggest_name(space)]), fields, [plan, name], **quiet)
-    start.click(shown(start_clicked), [name, *fields], [message, tabs, run_choice, name, current], **quiet)
+    inputs, outputs = [bar.chosen, *form.fields], [plan, fit, bar.differs]
+    gr.on([f.change for f in form.fields], shown(drawn), inputs, outputs, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
+
+    def entered(key: str | None, *values: Any) -> list[Any]:
+        return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space))]
+
+    opened.select(shown(entered), inputs, [*outputs, bar.chosen], **QUIET)
+    page.load(shown(lambda *v: [*drawn(*v), suggest_name(space)]), inputs, [*outputs, name], **QUIET)
+    start.click(shown(start_clicked), [name, *form.fields], [message, tabs, run_choice, name, current], **QUIET)
+    fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
+    _wire_presets(space, bar, form)
+
+
+def _filled(space: Workspace, settings: RunSettings) -> list[Any]:
+    return cards.filled(space, settings, form_values(settings))
+
+
+def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
+    def choose(key: str | None, *values: Any) -> list[Any]:
+        settings = presets_panel.preset_settings(space, key)
+        # Where the preset is what the form holds already, no field tells a change.
+        return [*_filled(space, settings), presets_panel.differs_html(space, key, form_values(settings)), ""]
+
+    def told(act: Any) -> Any:
+        """The act's answer and what it says; a mistake says its sentence and changes nothing."""
+
+        def do(*values: Any) -> list[Any]:
+            try:
+                key, text = act(*values)
+            except WorkbenchError as exc:
+                return [gr.skip(), note(str(exc), "bad")]
+            return [gr.Dropdown(choices=presets_panel.preset_choices(space), value=key), note(text, "ok")]
+
+        return shown(do)
+
+    def saved(name: str, about: str, *values: Any) -> tuple[str, str]:
+        key = presets_panel.save(space, name, about, values)
+        return key, tune_words.SAVED.format(name=key)
+
+    def taken_in(file: str) -> tuple[str, str]:
+        key = presets_panel.take_in(space, file)
+        return key, tune_words.TAKEN_IN.format(name=key)
+
+    def exported(key: str | None, name: str, about: str, *values: Any) -> list[Any]:
+        try:
+            path = presets_panel.export(space, key, name, about, values)
+        except WorkbenchError as exc:
+            return [None, note(str(exc), "bad")]
+        return [str(path), note(tune_words.EXPORTED.format(file=path.name), "ok")]
+
+    fill: Any = (shown(choose), [bar.chosen, *form.fields], [*form.fields, bar.differs, bar.said])
+    compare: Any = (shown(lambda key, *v: presets_panel.differs_html(space, key, v)), [bar.chosen, *form.fields], bar.differs)
+    bar.chosen.input(*fill, **QUIET)
+    bar.save.click(told(saved), [bar.name, bar.about, *form.fields], [bar.chosen, bar.said], **QUIET).then(*compare, **QUIET)
+    bar.delete.click(told(lambda key: ("", presets_panel.delete(space, key))), bar.chosen, [bar.chosen, bar.said], **QUIET).then(*compare, **QUIET)
+    bar.bring.upload(told(taken_in), bar.bring, [bar.chosen, bar.said], **QUIET).success(
+        shown(lambda key: _filled(space, presets_panel.preset_settings(space, key))), bar.chosen, form.fields, **QUIET
+    )
+    # The file is made at the click, and only then does the browser fetch it.
+    bar.export.click(shown(exported), [bar.chosen, bar.name, bar.about, *form.fields], [bar.file, bar.said], **QUIET).then(
+        None, bar.file, None, js="(made) => { if (made) document.querySelector('#preset-file').click(); }"
+    )

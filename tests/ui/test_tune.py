@@ -1,0 +1,208 @@
+"""The Tune tab without a browser: cards from the model's own layers, presets, the live plan and what makes it fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from tests.training.test_plan import FOUR_B
+from workbench.errors import InputError, ModelError, SettingsError
+from workbench.models import room
+from workbench.models.modules import module_tree
+from workbench.models.room import Room
+from workbench.settings import RunSettings, apply_overrides
+from workbench.training.calibration import TimeEstimate
+from workbench.ui import tune_tab
+from workbench.ui.forms import FIELDS, form_values, read_settings
+from workbench.ui.highlight import escape
+from workbench.ui.tune import cards, plan_panel, presets_panel
+from workbench.ui.words import tune as words
+from workbench.workspace import Workspace
+
+
+def values(space: Workspace, *pairs: str) -> list:
+    return form_values(apply_overrides(space.default_settings(), pairs))
+
+
+def typed(space: Workspace, group: str, name: str, value) -> list:
+    made = values(space)
+    made[FIELDS.index((group, name))] = value
+    return made
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which next to nothing is free."""
+    monkeypatch.setattr(room, "host_memory_gib", lambda: (24.0, 0.001))
+
+
+# -- cards -------------------------------------------------------------------------------------------
+
+
+def test_the_cards_hold_every_field_once_with_a_line_for_what_is_wrong(workspace: Workspace) -> None:
+    with gr.Blocks():
+        form = cards.build(workspace, workspace.default_settings())
+    ids = [f"{group}-{name.replace('_', '-')}" for group, name in FIELDS]
+    assert [field.elem_id for field in form.fields] == ids
+    assert [line.elem_id for line in form.wrong] == [f"wrong-{i}" for i in ids]
+    assert [line.visible for line in form.wrong] == [False] * len(ids)
+    assert read_settings([field.value for field in form.fields]) == workspace.default_settings()
+
+
+@pytest.mark.parametrize(("name", "value", "wrong"), [("rank", "0", True), ("rank", "8", False), ("rank", "", True), ("target_modules", [], True)])
+def test_a_field_s_line_comes_and_goes_with_its_mistake(name: str, value, wrong: bool) -> None:
+    made = cards.field_message("lora", name, value)
+    assert (made.visible, bool(made.value)) == (wrong, wrong)
+
+
+def test_modules_are_offered_with_their_counts_and_foreign_ones_marked() -> None:
+    tree = module_tree(FOUR_B)
+    found = cards.module_choices(tree, True, ["q_proj", "qkv_proj"])
+    assert found[0] == ("q_proj · 34", "q_proj")
+    assert found[-1] == ("qkv_proj · not in this model", "qkv_proj")
+    assert len(found) == 8
+    both = cards.module_choices(tree, False, ["q_proj"])
+    assert both[0] == ("q_proj · 61", "q_proj")
+    assert ("fc1 · 27", "fc1") in both
+    assert cards.module_choices((), True, ["q_proj"]) == [("q_proj", "q_proj")]
+
+
+def test_the_tree_says_why_the_vision_tower_is_left_out() -> None:
+    tree = module_tree(FOUR_B)
+    assert "<b>attention</b> q_proj 34, k_proj 34, v_proj 34, o_proj 34" in cards.tree_html(tree, True)
+    assert "Left out: vision tower, 162 layers: text rows never send it a gradient" in cards.tree_html(tree, True)
+    assert "count too, although text rows never send it a gradient" in cards.tree_html(tree, False)
+    assert words.TREE_UNKNOWN.split("'")[0] in cards.tree_html((), True)
+
+
+def test_a_model_that_is_not_here_leaves_the_usual_names(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: str) -> None:
+        raise ModelError("not here")
+
+    monkeypatch.setattr(workspace, "shapes", refuse)
+    assert cards.model_tree(workspace) == ()
+    assert workspace.default_settings().lora == RunSettings().lora
+
+
+# -- presets ------------------------------------------------------------------------------------------
+
+
+def test_the_model_s_defaults_stand_before_all_presets(workspace: Workspace) -> None:
+    presets_panel.save(workspace, "mine", "", values(workspace))
+    found = presets_panel.preset_choices(workspace)
+    assert (found[0], found[1][0], found[-1]) == ((words.PRESET_NONE, ""), "First article, 4-bit", ("mine · your own", "mine"))
+    assert presets_panel.preset_settings(workspace, None) == workspace.default_settings()
+
+
+def test_what_differs_is_told_by_title_with_both_values(workspace: Workspace) -> None:
+    assert words.AS_PRESET.split("'")[0] in presets_panel.differs_html(workspace, "", values(workspace))
+    one = presets_panel.differs_html(workspace, "", values(workspace, "lora.rank=4"))
+    assert words.DIFFERS_ONE in one and "Rank: 4 (preset: 16)" in one
+    assert "2 settings differ" in presets_panel.differs_html(workspace, "", values(workspace, "lora.rank=4", "training.epochs=3"))
+    assert words.CANT_COMPARE in presets_panel.differs_html(workspace, "", typed(workspace, "lora", "rank", "0"))
+    assert "There is no preset named gone" in presets_panel.differs_html(workspace, "gone", values(workspace))
+
+
+def test_a_preset_is_saved_chosen_exported_and_deleted(workspace: Workspace) -> None:
+    assert presets_panel.save(workspace, "mine", "why", values(workspace, "lora.rank=4")) == "mine"
+    assert presets_panel.preset_settings(workspace, "mine").lora.rank == 4
+    file = presets_panel.export(workspace, "mine", "", "", values(workspace, "lora.rank=6"))
+    assert (file.name, "rank: 6" in file.read_text(encoding="utf-8")) == ("mine.yaml", True)
+    assert presets_panel.export(workspace, "", "", "", values(workspace)).name == "preset.yaml"
+    assert presets_panel.delete(workspace, "mine") == words.DELETED.format(name="mine")
+    assert presets_panel.take_in(workspace, str(file)) == "mine"
+    for key in ("", None, "best-quality", "gone"):
+        with pytest.raises(SettingsError, match="Choose a preset of your own first"):
+            presets_panel.delete(workspace, key)
+
+
+def test_nothing_wrong_is_saved_or_exported(workspace: Workspace) -> None:
+    for act in (presets_panel.save, lambda *a: presets_panel.export(a[0], "", *a[1:])):
+        with pytest.raises(SettingsError, match="is empty"):
+            act(workspace, "mine", "", typed(workspace, "lora", "rank", ""))
+    assert workspace.presets.read()[0][-1].key == "best-quality"
+
+
+def test_broken_preset_files_are_named_on_the_screen(workspace: Workspace) -> None:
+    (workspace.data_dir / "presets").mkdir()
+    (workspace.data_dir / "presets" / "bad.yaml").write_text("title: <b>\nsettings: [", encoding="utf-8")
+    assert "The preset bad.yaml can&#x27;t be used." in presets_panel.problems_html(workspace)
+
+
+# -- the plan -----------------------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_fires_when_and_what_memory_it_takes(workspace: Workspace) -> None:
+    html, button = plan_panel.show_plan(workspace, values(workspace, "training.max_row_tokens=4096"))
+    for text in ("trainable parameters", "63 / 7", "40, 25% of them warm-up", "after steps 4, 8, … 40 (10×)", "before step 1, after", "optimizer",
+                 'class="activations"', "From the shapes alone", "no run of this model", ">fits<"):  # fmt: skip
+        assert text in html
+    assert button == ""
+
+
+def test_a_wrong_setting_is_told_in_the_plan_s_place(workspace: Workspace) -> None:
+    html, button = plan_panel.show_plan(workspace, typed(workspace, "lora", "rank", "0"))
+    assert "Rank (lora.rank) can&#x27;t be" in html and button == ""
+    html, _ = plan_panel.show_plan(workspace, _eight_bit_dora(workspace))
+    assert "DoRA does not work on 8-bit base weights" in html
+
+
+def _eight_bit_dora(space: Workspace) -> list:
+    made = values(space, "lora.dora=true")
+    made[FIELDS.index(("quantization", "mode"))] = "8-bit"
+    return made
+
+
+def test_a_plan_that_can_t_fit_says_so_and_offers_no_button(workspace: Workspace, no_memory: None) -> None:
+    html, button = plan_panel.show_plan(workspace, values(workspace, "training.max_row_tokens=4096"))
+    assert "won&#x27;t fit" in html and escape(words.DO_THIS) in html and words.NOTHING_HELPS.split("'")[0] in html
+    assert button == ""
+    with pytest.raises(InputError, match="Even so it won't fit"):
+        plan_panel.fitting_settings(workspace, values(workspace, "training.max_row_tokens=4096"))
+
+
+def test_a_plan_that_can_be_made_to_fit_offers_that(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = ("training.max_row_tokens=4096", "quantization.mode=none")
+    needed = plan_panel.plan_of(workspace, apply_overrides(workspace.default_settings(), pairs)).expected_gib
+    monkeypatch.setattr("workbench.workspace.find_room", lambda *a: Room("this machine's memory", 24.0, 0.7 * needed))
+    html, button = plan_panel.show_plan(workspace, values(workspace, *pairs))
+    assert button == words.MAKE_FIT and escape(words.DO_THIS) in html
+    changed = plan_panel.fitting_settings(workspace, values(workspace, *pairs))
+    assert plan_panel.plan_of(workspace, changed).verdict != "won't fit"
+    with pytest.raises(InputError, match="fits as it is"):
+        monkeypatch.setattr("workbench.workspace.find_room", lambda *a: Room("this machine's memory", 24.0, 20.0))
+        plan_panel.fitting_settings(workspace, values(workspace, *pairs))
+
+
+@pytest.mark.parametrize(("low", "high", "text"), [(150.0, 155.0, "about 2:35"), (60.0, 90.0, "1:00 to 1:30")])
+def test_the_time_is_one_figure_or_a_span(low: float, high: float, text: str) -> None:
+    estimate = TimeEstimate(low, high, ("b", "a"), "they agree within 3%")
+    assert plan_panel.time_text(estimate) == text
+    assert plan_panel.time_source(estimate) == "Time as of this machine's runs b, a: they agree within 3%."
+    assert (plan_panel.time_text(None), plan_panel.time_source(None)) == ("", words.TIME_UNKNOWN)
+
+
+def test_a_run_keeps_what_its_plan_promised(workspace: Workspace) -> None:
+    settings = apply_overrides(workspace.default_settings(), ["training.max_row_tokens=4096"])
+    info = workspace.create_run("kept", workspace.rows.read().rows, settings, data_name="examples.json")
+    assert list(info.estimated_gib) == ["weights", "adapter", "optimizer", "activations", "head", "total"]
+    assert workspace.runs.info("kept").estimated_gib["total"] == pytest.approx(plan_panel.plan_of(workspace, settings).expected_gib, abs=1e-3)
+
+
+def test_what_was_set_by_a_preset_fills_every_field(workspace: Workspace, tmp_path: Path) -> None:
+    settings = apply_overrides(workspace.default_settings(), ["lora.target_modules=q_proj,zzz", "lora.rank=3"])
+    made = cards.filled(workspace, settings, form_values(settings))
+    boxes = made[FIELDS.index(("lora", "target_modules"))]
+    assert boxes.value == ["q_proj", "zzz"] and boxes.choices[-1] == ("zzz · not in this model", "zzz")
+    assert made[FIELDS.index(("lora", "rank"))] == "3"
+
+
+def test_the_tab_is_built_with_its_main_parts(workspace: Workspace) -> None:
+    with gr.Blocks() as page:
+        with gr.Tabs() as tabs, gr.Tab("x") as tab:
+            tune_tab.build(workspace, page, tabs, tab, gr.Dropdown(), gr.State("tune"))
+    ids = {getattr(block, "elem_id", None) for block in page.blocks.values()}
+    assert {"preset", "preset-differs", "preset-save", "preset-import", "preset-export", "start-training", "run-name", "plan", "make-fit", "module-tree"} <= ids
+    assert all(event.queue is False for event in page.fns.values() if event.show_progress == "hidden")

@@ -1,0 +1,45 @@
+"""The Tune tab's sentences."""
+
+from __future__ import annotations
+
+MORE = {"quantization": "More: how 4 and 8 bit work", "lora": "More: own ranks, rsLoRA, DoRA", "training": "More: measuring, saving, limits, seed"}
+NAME_INFO = "Its folder under adapters/."
+PRESET, PRESET_NONE = "Preset", "The model's defaults"
+AS_PRESET = "All settings are the preset's. What you change is told here."
+DIFFERS_ONE, DIFFERS_MANY = "1 setting differs from the preset:", "{count} settings differ from the preset:"
+DIFFERENCE = "{title}: {yours} (preset: {preset})"
+CANT_COMPARE = "A setting is wrong: what differs is told once it is mended."
+PRESET_FILES = "Save, share and bring in presets"
+PRESET_NAME, PRESET_NAME_HELP = "Name", "Saves the settings below under this name, as a file in data/presets."
+PRESET_NOTE, PRESET_NOTE_HELP = "Note", "What it is for. Optional."
+SAVE, DELETE, EXPORT, IMPORT = "Save preset", "Delete the chosen one", "Export these settings", "Import a file"
+SAVED = "Saved as {name}, in data/presets/{name}.yaml."
+DELETED = "The preset {name} was deleted."
+TAKEN_IN = "The preset {name} was brought in and chosen."
+EXPORTED = "The settings below, as {file}."
+NO_OWN_CHOSEN = "Choose a preset of your own first: the workbench's stay."
+
+NOT_IN_MODEL = "not in this model"
+TREE_TEXT = "Adapted: the text model's linear layers."
+TREE_LEFT = "Left out: {tower} tower, {count} layers: {reason}."
+TREE_TAKEN = "The {tower} tower's {count} layers count too, although {reason}."
+TREE_UNKNOWN = "The model is not here yet, so its own layers can't be listed."
+
+PLAN_FITS = {"fits": "fits", "tight": "tight", "won't fit": "won't fit", "unknown": "not known"}
+PLAN_KIND = {"fits": "ok", "tight": "warn", "won't fit": "bad", "unknown": ""}
+MEMORY = "memory at the peak"
+MEMORY_OF = "about {expected:.1f} GiB of {free:.1f} GiB free ({where}, {total:.0f} GiB)"
+CORRECTED = "Corrected by {ratio:.2f}, as measured in {runs}; from the shapes alone it is {raw:.1f} GiB."
+UNCORRECTED = "From the shapes alone: no run was measured on this device with such weights yet."
+DO_THIS, DO_THIS_TIGHT = "It won't fit. Do this:", "It is tight. This gives it room:"
+NOTHING_HELPS = "Even so it won't fit: choose a smaller model, or free memory that others hold."
+MAKE_FIT, MAKE_ROOM = "Change the settings so that it fits", "Change the settings to give it room"
+FITTED = "The settings were changed so that the run fits."
+NO_ROOM_NEEDED = "The plan fits as it is."
+TIME_UNKNOWN = "Time can't be known yet: no run of this model with such weights has ended on this device. The first one will tell."
+TIME_FROM = "Time as of this machine's runs {runs}: {sure}."
+NOT_KNOWN = "not known yet"
+FORWARDS = "{each} a step, up to {tokens:,} tokens"
+STEPS = "{steps:,}, {share:.0%} of them warm-up"
+CHOSEN_BY_AUTO = "{mode} (chosen by auto)"
+ANSWERS_TOO = "before step 1, {steps}"
