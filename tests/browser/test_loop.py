@@ -41,7 +41,26 @@ def test_the_plan_follows_the_settings_and_a_wrong_one_is_named(page: Page) -> N
     set_number(page, "training-evaluate-every", "50")
     expect(page.locator("#plan")).to_contain_text("Validation would never run")
     set_number(page, "lora-rank", "0")
-    expect(page.locator("#plan")).to_contain_text("lora.rank can't be")
+    expect(page.locator("#plan")).to_contain_text("Rank (lora.rank) can't be '0'")
+    expect(page.locator("#wrong-lora-rank")).to_contain_text("It takes a whole number from 1 to 512.")
+    set_number(page, "lora-rank", "8")
+    expect(page.locator("#wrong-lora-rank")).to_have_count(0)
+    set_number(page, "training-epochs", "2.5")
+    expect(page.locator("#wrong-training-epochs")).to_contain_text("'2.5' can't be used.")
+    assert page.locator("#training-epochs input").input_value() == "2.5"
+
+
+def test_a_preset_fills_the_fields_and_what_differs_is_told(page: Page) -> None:
+    open_tab(page, "2 Tune")
+    expect(page.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
+    page.locator("#preset input").click()
+    page.get_by_role("option", name="Best quality").click()
+    expect(page.locator("#lora-rank input")).to_have_value("32")
+    expect(page.locator("#plan")).to_contain_text("7,593,984")
+    set_number(page, "lora-rank", "8")
+    expect(page.locator("#preset-differs")).to_contain_text("Rank: 8 (preset: 32)")
+    assert page.locator("#start-training").bounding_box()["y"] < 720 - 40
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_training_from_click_to_a_call_in_the_adapted_pane(app: App, page: Page) -> None:
