@@ -11,7 +11,7 @@ import pytest
 from workbench.dataset.generate import Request, prompt, read_reply, reply_schema
 from workbench.engine import jobs
 from workbench.engine.jobs import Host, Report
-from workbench.engine.messages import Do, GenerateJob, ToEngine
+from workbench.engine.messages import Do, GenerateJob, LoadJob, ToEngine
 from workbench.errors import AdapterError, InputError
 from workbench.schema import ToolSpec
 from workbench.settings import Sampling
@@ -52,6 +52,7 @@ def test_replies_over_several_batches_are_all_of_the_form_and_all_different(host
 
 def test_a_stop_in_mid_reply_gives_what_there_is_and_begins_no_other(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WRITERS", 1)
+    host.do(LoadJob(model="demo"), Report())  # loading looks for a stop too
     done = host.do(job(3), Report(stop=after(6)))
     [reply] = done["replies"]
     assert reply["ended"] == "stopped" and reply["tokens"] == 6

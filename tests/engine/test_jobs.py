@@ -165,7 +165,8 @@ def test_other_quantization_loads_the_base_anew(host: Host) -> None:
     torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
     # What torch raises on a CPU.
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"),
-], ids=["card", "python", "cpu"])
+    RuntimeError("std::bad_alloc"),
+], ids=["card", "python", "cpu", "library"])
 def test_running_out_of_memory_frees_everything_and_fails_the_run_in_one_sentence(
     host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -178,7 +179,7 @@ def test_running_out_of_memory_frees_everything_and_fails_the_run_in_one_sentenc
         with pytest.raises(WorkbenchError, match="The memory ran out: choose 4-bit base weights") as caught:
             host.do(job, Report())
     view = workspace.runs.view("big")
-    assert view.state == "failed" and view.ended is not None and view.ended.reason == str(caught.value)
+    assert view.ended is not None and (view.state, view.ended.cause, view.ended.reason) == ("failed", "memory", str(caught.value))
     assert (host.base, host.key, host.difference) == (None, None, None)
     assert host.do(create("small"), Report())["state"] == "finished"
 

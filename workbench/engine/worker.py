@@ -65,16 +65,16 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
     lock = threading.Lock()
 
     def say(message: BaseModel) -> None:
-        with lock:
-            out.write(message.model_dump_json() + "\n")
-            out.flush()
+        try:
+            with lock:
+                out.write(message.model_dump_json() + "\n")
+                out.flush()
+        except BrokenPipeError:
+            gone.set()  # nobody listens any more: the job in hand comes to its end in its own way, and a run keeps its adapter
 
     say(Ready())
     while (do := inbox.get()) is not None:
-        try:
-            if _one_job(host, do, say, lambda number=do.number: gone.is_set() or number in stopped):  # type: ignore[misc]
-                break
-        except BrokenPipeError:
+        if _one_job(host, do, say, lambda number=do.number: gone.is_set() or number in stopped):  # type: ignore[misc]
             break
     sys.stderr.flush()
     os._exit(0)  # a library's non-daemon thread must not keep the card
@@ -113,8 +113,6 @@ def _one_job(host: Host, do: Do, say: Say, stop: Callable[[], bool]) -> bool:
         return exc.cause == "device"
     except WorkbenchError as exc:
         say(Failed(number=do.number, reason=str(exc), expected=not isinstance(exc, EngineError)))
-    except BrokenPipeError:
-        raise
     except ImportError as exc:
         traceback.print_exc()
         reason = f"A library is missing or broken: {str(exc)[:200]}. Install what requirements.txt lists (`make install`), then start again."
