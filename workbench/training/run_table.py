@@ -17,11 +17,11 @@ from workbench.evaluation.scores import Rate
 from workbench.files import safe_name
 from workbench.settings import RunSettings
 from workbench.training.measured import SCORES, read_rates
-from workbench.training.runs import RunStore, RunView, State
+from workbench.training.runs import AT_BEST, BEST, RunStore, RunView, State
 from workbench.training.shelf import NOTE, read_note
 
 LARGEST = 8 * 2**20  # bytes of a data file that is read to tell whether its rows have changed
-WATCHED = ("run.json", "events.jsonl", SCORES, NOTE, "adapter_model.safetensors")
+WATCHED = ("run.json", "events.jsonl", SCORES, NOTE, "adapter_model.safetensors", f"{BEST}/adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,16 @@ class RunRow:
     peak_gib: float | None
     note: str
     has_adapter: bool
+    has_best: bool
 
     @property
     def live(self) -> bool:
         return self.state in ("waiting", "running")
+
+    @property
+    def adapters(self) -> list[str]:
+        """What the run is known by where two are compared: its name, and NAME@best where the best adapter is not the last."""
+        return [self.name, self.name + AT_BEST] if self.has_best else [self.name]
 
     def rate(self, name: str) -> float | None:
         """One of the rates of the last evaluation, 0 to 1."""
@@ -100,7 +106,7 @@ def row_of(store: RunStore, view: RunView, data: str = "") -> RunRow:
         data_sha256=info.data_sha256, data=data, settings=info.settings, steps=steps[-1].step if steps else 0,
         total_steps=view.started.total_steps if view.started else 0, train_loss=steps[-1].loss if steps else None,
         best_loss=best.loss if best else None, best_epoch=best.epoch if best else None, rates=read_rates(store, name),
-        seconds=seconds_of(view), peak_gib=peak_of(view), note=read_note(store, name), has_adapter=view.has_adapter,
+        seconds=seconds_of(view), peak_gib=peak_of(view), note=read_note(store, name), has_adapter=view.has_adapter, has_best=view.has_best,
     )  # fmt: skip
 
 

@@ -1,40 +1,21 @@
-"""The charts: losses of a run, lengths of rows."""
+"""What every chart shares, and the chart of row lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.training import events
-from workbench.ui.theme import TRAIN_BLUE, VALIDATION_AMBER
+GRID = {"gridcolor": "rgba(100,116,139,.25)", "zeroline": False}
 
 
-def loss_chart(steps: Sequence[events.Step], validations: Sequence[events.Validation], total_steps: int, name: str) -> go.Figure:
-    """Train loss per optimizer step (blue line), validation loss per epoch (amber diamonds).
-
-    `uirevision` is the run's name, so that a zoom stays while new points come.
-    """
-    figure = go.Figure()
-    figure.add_trace(go.Scatter(
-        x=[s.step for s in steps], y=[s.loss for s in steps], mode="lines+markers", name="train loss",
-        line={"color": TRAIN_BLUE, "width": 2}, marker={"size": 4},
-        hovertemplate="step %{x}<br>train loss %{y:.4f}<extra></extra>",
-    ))
-    figure.add_trace(go.Scatter(
-        x=[v.step for v in validations], y=[v.loss for v in validations], mode="lines+markers", name="validation loss",
-        line={"color": VALIDATION_AMBER, "width": 2, "dash": "dot"}, marker={"size": 10, "symbol": "diamond"},
-        customdata=[v.epoch for v in validations],
-        hovertemplate="epoch %{customdata:.0f} (step %{x})<br>validation loss %{y:.4f}<extra></extra>",
-    ))
-    figure.update_layout(
-        uirevision=name, height=360, margin={"l": 55, "r": 15, "t": 30, "b": 45}, hovermode="closest",
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": "#64748b", "size": 13},
-        legend={"orientation": "h", "y": 1.1, "x": 0}, showlegend=True,
-    )
-    grid = {"gridcolor": "rgba(100,116,139,.25)", "zeroline": False}
-    figure.update_xaxes(title="optimizer step", range=[0.5, max(total_steps, 1) + 0.5], **grid)
-    figure.update_yaxes(title="loss (nats per token)", rangemode="tozero", **grid)
+def calm(figure: go.Figure, *, height: int = 360, size: int = 13, **layout: Any) -> go.Figure:
+    """The figure without a ground of its own, so that it stands on the page, light or dark; a legend in one line on top."""
+    figure.update_layout(**{
+        "height": height, "margin": {"l": 55, "r": 15, "t": 30, "b": 45}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": "#64748b", "size": size}, "legend": {"orientation": "h", "y": 1.1, "x": 0}, "showlegend": True,
+    } | layout)  # fmt: skip
     return figure
 
 
@@ -57,12 +38,6 @@ def length_histogram(calls: Sequence[int], texts: Sequence[int], unit: str) -> g
             customdata=[f"{i * width} to {(i + 1) * width - 1}" if width > 1 else str(i) for i in range(count)],
             hovertemplate=f"%{{y}} {name}<br>of %{{customdata}} {unit}<extra></extra>",
         ))
-    figure.update_layout(
-        barmode="stack", height=260, margin={"l": 45, "r": 10, "t": 25, "b": 40},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": "#64748b", "size": 12},
-        legend={"orientation": "h", "y": 1.15, "x": 0}, showlegend=True,
-    )
-    grid = {"gridcolor": "rgba(100,116,139,.25)", "zeroline": False}
-    figure.update_xaxes(title=f"length of a row ({unit})", rangemode="tozero", **grid)
-    figure.update_yaxes(title="rows", rangemode="tozero", **grid)
-    return figure
+    figure.update_xaxes(title=f"length of a row ({unit})", rangemode="tozero", **GRID)
+    figure.update_yaxes(title="rows", rangemode="tozero", **GRID)
+    return calm(figure, height=260, size=12, barmode="stack", margin={"l": 45, "r": 10, "t": 25, "b": 40}, legend={"orientation": "h", "y": 1.15, "x": 0})

@@ -24,7 +24,7 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
-                runs = train_tab.build(space, timer, train, current)
+                runs = train_tab.build(space, page, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
                 chat_tab.build(space, chat, timer, current, bench)
         # Built last, since its button opens the Train tab on the new run.

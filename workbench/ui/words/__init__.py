@@ -72,7 +72,6 @@ STATE_WORDS = {
     "waiting": "waiting for the engine", "running": "training", "finished": "finished", "stopped": "stopped",
     "failed": "failed", "interrupted": "interrupted",
 }
-INTERRUPTED = "The process that trained it is gone, so the run broke off. What was saved last is kept; start a new run to train again."
 
 # Chat
 CHAT_NO_ADAPTER = "No adapter yet. Train one first: “2 Tune”, then “Start training”."
