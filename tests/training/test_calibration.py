@@ -142,6 +142,12 @@ def test_the_estimate_is_corrected_by_the_median_of_runs_on_the_same_device_and_
     assert memory_correction(views, other).ratio == pytest.approx(1.1)
 
 
+def test_runs_of_the_same_model_tell_before_those_of_others():
+    views = [run("big", peak=15.0, estimated=ESTIMATE, model_name="gemma-3-4b"), run("small", peak=11.0, estimated=ESTIMATE)]
+    assert memory_correction(views, kind()).runs == ("small",)
+    assert memory_correction(views, kind(model_name="gemma-3-1b")).runs == ("big", "small")
+
+
 def test_a_corrected_plan_is_not_corrected_twice():
     """A run's total holds the correction already; the next ratio is taken against the parts."""
     corrected = ESTIMATE | {"total": 12.0}

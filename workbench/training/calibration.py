@@ -97,15 +97,19 @@ def estimate_against_measured(view: RunView) -> Comparison | None:
 
 
 def memory_correction(views: Iterable[RunView], kind: Kind) -> Correction | None:
-    """How the estimate fared on this kind of device with weights held so; None without such a run (views newest first)."""
-    found: dict[str, float] = {}
+    """How the estimate fared on this kind of device with weights held so; None without such a run (views newest first).
+
+    Runs of the same model tell where there are any; else those of others do.
+    """
+    same: dict[str, float] = {}
+    others: dict[str, float] = {}
     for view in views:
         other, compared = kind_of(view), estimate_against_measured(view)
-        if other is None or compared is None or (other.device, other.mode) != (kind.device, kind.mode) or not (raw := sum(compared.parts.values())):
+        if other is None or compared is None or (other.device, other.mode) != (kind.device, kind.mode):
             continue
-        found[view.info.name] = compared.measured_gib / raw
-        if len(found) == NEWEST:
-            break
+        if raw := sum(compared.parts.values()):
+            (same if other.model_name == kind.model_name else others)[view.info.name] = compared.measured_gib / raw
+    found = dict(list((same or others).items())[:NEWEST])
     if not found:
         return None
     ratio = min(MOST, max(LEAST, statistics.median(found.values())))
