@@ -83,3 +83,25 @@ def test_alpha_keeps_its_ratio_and_never_falls_to_nothing():
     start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.rank=64", "lora.alpha=1")
     made = next_smaller(start, True)
     assert (made[0].lora.rank, made[0].lora.alpha) == (32, 1)
+
+
+def test_dora_loses_its_dropout_first_and_itself_before_the_rank():
+    changes = [change for change, _ in way_down(settings("lora.dora=true"), True, largest_forward=200)]
+    assert changes == [
+        {"lora.dropout": 0.0}, {"training.checkpointing": True}, {"lora.dora": False}, {"lora.rank": 8, "lora.alpha": 16},
+        {"lora.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
+    ]  # fmt: skip
+    assert {"lora.dropout": 0.0} not in [c for c, _ in way_down(settings("lora.dora=true", "quantization.mode=none"), False)][:-1]
+
+
+def test_own_ranks_shrink_with_the_common_one():
+    start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.attention_rank=64", "lora.attention_alpha=32", "lora.mlp_rank=4")
+    made, sentence = next_smaller(start, True)
+    assert (made.lora.rank, made.lora.alpha) == (8, 16)
+    assert (made.lora.attention_rank, made.lora.attention_alpha, made.lora.mlp_rank, made.lora.mlp_alpha) == (32, 16, 4, 0)
+    assert sentence.startswith("The rank goes from 16 to 8, 64 to 32, alpha with it")
+
+
+def test_fused_attention_counts_as_attention():
+    start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.rank=8", "lora.target_modules=qkv_proj,down_proj")
+    assert next_smaller(start, True)[0].lora.target_modules == ("qkv_proj",)

@@ -8,7 +8,7 @@ from workbench.settings import RunSettings
 
 SMALLEST_BUDGET = 128  # tokens: below it a forward is all launches, and rows are rarely shorter than a few dozen tokens
 SMALLEST_RANK = 8
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj")
 
 
 def next_smaller(
@@ -20,7 +20,7 @@ def next_smaller(
     without any effect; `longest_row` (tokens) says when halving it no longer helps, since a row is never cut.
     On a GPU the base weights go first; on a CPU they are kept for last, since quantized arithmetic is slow there.
     """
-    order = (_four_bit, _checkpointing) if has_gpu else (_checkpointing,)
+    order = (_four_bit, _dora_dropout, _checkpointing) if has_gpu else (_dora_dropout, _checkpointing)
     for change in order:
         if made := change(settings, has_gpu):
             return made
@@ -60,13 +60,32 @@ def _less_at_once(settings: RunSettings, largest_forward: int | None, longest_ro
     )
 
 
+def _dora_dropout(settings: RunSettings, has_gpu: bool) -> tuple[RunSettings, str] | None:
+    exact = not has_gpu and settings.quantization.resolved(has_gpu).mode == "none"
+    if not settings.lora.dora or not settings.lora.dropout or exact:
+        return None
+    return _changed(settings, "lora", dropout=0.0), (
+        "The dropout goes to 0: with it, DoRA keeps a 32-bit copy of every adapted matrix. The adapter learns rows by heart a little sooner."
+    )
+
+
 def _smaller_adapter(settings: RunSettings) -> tuple[RunSettings, str] | None:
     lora = settings.lora
-    if lora.rank > SMALLEST_RANK:
-        rank = max(SMALLEST_RANK, lora.rank // 2)
-        # alpha / rank is kept, so that the adapter acts as strongly as before.
-        return _changed(settings, "lora", rank=rank, alpha=max(1, round(lora.alpha * rank / lora.rank))), (
-            f"The rank goes from {lora.rank} to {rank}, alpha with it: adapter, gradients and optimizer shrink, and the adapter can learn less."
+    if lora.dora:
+        return _changed(settings, "lora", dora=False), "DoRA is switched off: its products and its matrices for a moment go. At low ranks the adapter may learn less."
+    ranks = {"rank": lora.rank, "attention_rank": lora.attention_rank, "mlp_rank": lora.mlp_rank}
+    alphas = {"rank": "alpha", "attention_rank": "attention_alpha", "mlp_rank": "mlp_alpha"}
+    changes: dict[str, int] = {}
+    for name, rank in ranks.items():
+        if rank > SMALLEST_RANK:
+            changes[name] = max(SMALLEST_RANK, rank // 2)
+            # alpha / rank is kept, so that the adapter acts as strongly as before; 0 stays "as the common one".
+            if alpha := getattr(lora, alphas[name]):
+                changes[alphas[name]] = max(1, round(alpha * changes[name] / rank))
+    if changes:
+        told = ", ".join(f"{ranks[name]} to {changes[name]}" for name in ranks if name in changes)
+        return _changed(settings, "lora", **changes), (
+            f"The rank goes from {told}, alpha with it: adapter, gradients and optimizer shrink, and the adapter can learn less."
         )
     attention = tuple(name for name in lora.target_modules if name in ATTENTION)
     if attention and attention != lora.target_modules:
