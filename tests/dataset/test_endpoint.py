@@ -200,7 +200,7 @@ def test_newer_names_of_parameters_are_followed(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    ("Sure! Here are the rows", "the reply is not valid JSON"), ('{"rows": "x"}', 'not of the form {"rows": [...]}'), ("", "the reply is not valid JSON"),
+    ("Sure! Here are the rows", "the reply is not valid JSON"), ('{"rows": "x"}', 'not of the form {"rows": [...]}'), ("", "the reply is empty"),
     ({"rows": [{"text": "x"}]}, "expected an object with request"),
 ])
 def test_replies_that_bring_nothing_end_the_writing_instead_of_costing_on(server: Server, content: Any, reason: str) -> None:

@@ -57,8 +57,8 @@ def test_one_fence_around_the_whole_reply_is_taken_off(fence: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", "null", "[]", '{"rows": {}}', '{"rows": [], "more": 1}', "Here: " + reply({"request": "a"}), "```json\n" + reply({"request": "a"}) + "\n``` done",
-    '{"rows": [{"request": NaN}]}', '{"rows": [], "rows": []}', "[" * 100_000, reply({"request": "a"})[:-2], "'", '{"rows": [{"request": ' + "1" * 10_000 + "}]}",
+    "null", "[]", '{"rows": {}}', '{"rows": [], "more": 1}', "Here: " + reply({"request": "a"}), "```json\n" + reply({"request": "a"}) + "\n``` done",
+    '{"rows": [{"request": NaN}]}', '{"rows": [], "rows": []}', "[" * 100_000, "'", '{"rows": [{"request": ' + "1" * 10_000 + "}]}",
 ])
 def test_a_reply_of_another_form_is_refused_whole(text: str) -> None:
     rows, refused = read_reply(text, CALLS)
@@ -144,3 +144,23 @@ def test_what_can_t_be_asked_for_is_refused(change: dict[str, Any], says: str) -
 
 def test_a_symbol_makes_a_short_request_another():
     assert len(admit([row("C"), row("C++?"), row("c!")], [], []).rows) == 2
+
+
+@pytest.mark.parametrize(("text", "asked", "cut"), [
+    ('{"rows": [{"request": "a"}, {"request": "b"}, {"request": "Как', ["a", "b"], ["Как"]), ('{"rows": [{"request": "a"}, {"req', ["a"], ['{"req']),
+    ('{"rows": [{"request": "a"}, ', ["a"], []), ('{"rows": [{"request": "a"}', ["a"], []), ('{"rows": [{"request": "a"}]', ["a"], []),
+    ('{"rows": [', [], [""]), ('```json\n{"rows": [{"request": "a"}, {"request": "b\\', ["a"], ["b"]), ('{"rows": [{"request": "a"}, {"request": "b"', ["a"], ["b"]),
+])  # fmt: skip
+def test_whole_rows_before_the_end_of_a_cut_reply_are_read(text: str, asked: list[str], cut: list[str]) -> None:
+    rows, refused = read_reply(text, CALLS)
+    assert [r.request for r in rows] == asked
+    assert refused == [module.Refused(request, module.CUT) for request in cut]
+
+
+@pytest.mark.parametrize("text", [
+    '{"rows": [{"request": "a"} {"request": "b"}', '{"rows": [{"request": "a"}, {"request": b}, {"requ', '{"rows": [{"request": "a"}}', '{"rows": [{"request": "a"}] and so on',
+    '{"rows": [{"request": "a"}, 12', '{"rows": [{"request": "a", "request": "b"}, {"requ', '{"more": 1, "rows": [{"request": "a"}, {"re', '{"rows": [{"request": NaN}, {"re',
+])  # fmt: skip
+def test_a_reply_that_is_wrong_rather_than_cut_is_refused_whole(text: str) -> None:
+    rows, refused = read_reply(text, CALLS)
+    assert rows == [] and len(refused) == 1 and refused[0].reason.startswith("the reply is not valid JSON")

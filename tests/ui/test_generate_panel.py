@@ -137,7 +137,7 @@ def test_the_loaded_model_s_replies_become_rows_or_refusals_with_reasons(workspa
     done = steps(workspace, source=words.LOCAL, chosen=["чеки"])[-1]
     assert [(r.request, r.source) for r in done.rows] == [("Где мои зимние чеки?", f"generated:model:{workspace.model_name}")]
     assert [r.reason for r in done.refused] == [
-        "the reply is not valid JSON: Unterminated string starting at at column 23 (the reply was cut at its length limit)",
+        "the reply breaks off within this row (the reply was cut at its length limit)",
         "repeats another new row, or nearly so: Где мои зимние чеки?",
     ]
     assert done.done and done.text == "1 of 6 rows are new and sound."
@@ -150,11 +150,30 @@ def test_stop_ends_the_job_and_keeps_what_there_is(workspace: Workspace) -> None
     engine, stop = Engine(workspace, None), threading.Event()
     stream = writing.write(workspace, panel.read_form(workspace, *values(source=words.LOCAL)), stop)
     first = next(stream)
-    assert (first.text, first.share, first.done) == ("wrote 0 of 2 replies… 3 characters in hand", 0.5, False)
+    assert first.text.startswith("wrote 0 of 2 replies") and first.text.endswith("… 3 characters in hand")
+    assert (first.share, first.done) == (0.5, False)
     stop.set()
     done = list(stream)[-1]
     assert engine.stopped == engine.tickets and done.done and done.text == "Stopped by you. 0 of 6 rows are new and sound."
     assert done.refused[0].reason.endswith("(the reply was stopped)")
+
+
+def test_whole_rows_before_the_stop_are_judged_and_only_the_cut_one_is_refused(workspace: Workspace) -> None:
+    replies = [
+        {"text": '{"rows": [{"request": "Где мои зимние чеки?"}, {"request": "Где мои летние тапки?"}, {"request": "Как', "ended": "stopped"},
+        {"text": "", "ended": "stopped"},
+    ]
+    Engine(workspace, {"replies": replies})
+    done = steps(workspace, source=words.LOCAL)[-1]
+    assert [r.request for r in done.rows] == ["Где мои зимние чеки?", "Где мои летние тапки?"]
+    assert done.refused == (Refused("Как", "the reply breaks off within this row (the reply was stopped)"),)
+    assert done.text == "Stopped by you. 2 of 6 rows are new and sound."
+
+
+@pytest.mark.parametrize("count", [0, -5, 501])
+def test_a_number_of_rows_that_can_t_be_is_refused_in_words(workspace: Workspace, count: int) -> None:
+    with pytest.raises(InputError, match=f"must be 1 to 500, not {count}: nothing was written"):
+        panel.read_form(workspace, *values(count=count))
 
 
 def test_closing_the_page_ends_the_job(workspace: Workspace) -> None:

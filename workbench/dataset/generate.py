@@ -16,7 +16,7 @@ from workbench.calls.tools import call_problems
 from workbench.dataset.checks import is_call
 from workbench.dataset.formats import dump_row, parse_row
 from workbench.dataset.novelty import Known
-from workbench.dataset.strict import parse_json
+from workbench.dataset.strict import parse_json, parse_listed
 from workbench.errors import InputError, RowError
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 
@@ -28,6 +28,8 @@ BOUND_REQUEST, BOUND_ANSWER = 120, 160  # characters in a bound reply: each one 
 SHOWN = 4  # rows of the set that stand in the prompt
 TOLD = 20  # requests that stand in the prompt as already written
 LANGUAGES = ("Russian", "English", "German", "Spanish", "Kazakh")
+CUT = "the reply breaks off within this row"
+_BEGUN = re.compile(r'\s*(?:```(?:json)?[ \t]*\n)?\s*\{\s*"rows"\s*:\s*\[')
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 
 
@@ -113,17 +115,29 @@ def reply_schema(request: Request, *, bounded: bool = False) -> dict[str, Any]:
 
 
 def read_reply(text: str, request: Request, model: str = "") -> tuple[list[Example], list[Refused]]:
-    """The rows in a model's reply, and what in it can't be used. A whole reply in one ```json fence is unwrapped."""
+    """The rows in a model's reply, and what in it can't be used. A whole reply in one ```json fence is unwrapped.
+
+    Of a reply that breaks off within its list, the rows before the break are read like any other.
+    """
     if len(text) > MAX_REPLY:
         return [], [Refused("", f"the reply is longer than {MAX_REPLY:,} characters")]
     fence = _FENCE.fullmatch(text.strip())
     try:
         value = parse_json(fence[1] if fence else text)
     except RowError as exc:
-        return [], [Refused(_short(text), f"the reply is {exc.reason}")]
+        begun = _BEGUN.match(text)
+        listed = parse_listed(text, begun.end()) if begun else None
+        if listed is None:
+            return [], [Refused(_short(text), f"the reply is {exc.reason}" if text.strip() else "the reply is empty")]
+        rows, refused = _read_items(listed[0], request, model)
+        return rows, [*refused, Refused(_begun_request(listed[1]), CUT)] if listed[1] or not listed[0] else refused
     items = value.get("rows") if isinstance(value, dict) and set(value) == {"rows"} else None
     if not isinstance(items, list):
         return [], [Refused(_short(text), 'the reply is not of the form {"rows": [...]}')]
+    return _read_items(items, request, model)
+
+
+def _read_items(items: Sequence[Any], request: Request, model: str) -> tuple[list[Example], list[Refused]]:
     rows: list[Example] = []
     refused: list[Refused] = []
     for n, item in enumerate(items):
@@ -134,6 +148,12 @@ def read_reply(text: str, request: Request, model: str = "") -> tuple[list[Examp
         except RowError as exc:
             refused.append(Refused(_short(item.get("request", "") if isinstance(item, dict) else item), exc.reason))
     return rows, refused
+
+
+def _begun_request(item: str) -> str:
+    """What stands of the request in an item that breaks off; the item itself where none does."""
+    found = re.search(r'"request"\s*:\s*"((?:[^"\\]|\\.)*)', item)
+    return _short(found[1] if found else item)
 
 
 def admit(new: Iterable[Example], existing: Sequence[Example], forbidden: Sequence[str], tools: Sequence[ToolSpec] = ()) -> Admitted:

@@ -67,6 +67,19 @@ def values(raw: bytes) -> Iterator[tuple[int, bytes]]:
         yield count, raw[begin:].strip()
 
 
+def never_closed(raw: bytes) -> bool:
+    """Whether the JSON text ends within the object, list or string that it begins with."""
+    depth = 0
+    for match in _TOKEN.finditer(raw):
+        sign = raw[match.start()]
+        if _endless(match):
+            return True
+        depth += (sign in _OPEN) - (sign in _CLOSE)
+        if depth <= 0:
+            return False
+    return depth > 0
+
+
 def find_list(raw: bytes) -> tuple[str, int] | None:
     """The key under which an object holds its list of rows, and where the list begins; None if it has none."""
     depth, key, count = 0, b"", 0

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from workbench.dataset.jsonscan import never_closed
 from workbench.errors import DataError, RowError
 
 MAX_DEPTH = 64  # objects and lists inside each other, the row itself counted
@@ -68,6 +69,38 @@ def parse_json(text: str) -> Any:
         raise RowError(f"not valid JSON: {exc.msg} at column {exc.colno}", "line") from exc
     except RecursionError as exc:
         raise RowError(f"not valid JSON: {_TOO_DEEP}", "line") from exc
+
+
+def parse_listed(text: str, start: int) -> tuple[list[Any], str] | None:
+    """The whole items of a list that opens before `start` and is cut off by the text's end, and the text of the cut one (empty for none).
+
+    None where the list is not cut off but wrong: an item that can't be read, or anything but its end after it.
+    """
+    found: list[Any] = []
+    at = _skip(text, start)
+    try:
+        while at < len(text):
+            value, end = _DECODER.raw_decode(text, at)
+            at = _skip(text, end)
+            if not isinstance(value, (dict, list)) and at == len(text):
+                return None  # 12 may be the beginning of 123
+            found.append(value)
+            if text[at : at + 1] == "]":
+                return (found, "") if text[at + 1 :].strip() in ("", "}") else None
+            if at < len(text) and text[at] != ",":
+                return None
+            at = _skip(text, at + 1) if at < len(text) else at
+    except json.JSONDecodeError:
+        return (found, text[at:]) if never_closed(text[at:].encode("utf-8", "replace")) else None
+    except (RowError, RecursionError):
+        return None
+    return found, ""
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

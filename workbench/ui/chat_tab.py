@@ -34,6 +34,7 @@ class Side:
     foot: str = ""
     done: bool = False
     judged: bool = False  # whole, or cut at the length limit; a reply that was broken off says nothing of the model
+    whole: bool = False
 
 
 @dataclass
@@ -111,6 +112,7 @@ def follow(space: Workspace, ticket: Ticket, exchange: Exchange) -> Iterator[Non
             pace = reply["tokens"] / reply["seconds"] if reply["seconds"] else 0.0
             ended = {"length": f" · {words.CUT}", "stopped": f" · {words.HALTED}"}.get(reply["ended"], "")
             side.text, side.done, side.judged = reply["text"], True, reply["ended"] != "stopped"
+            side.whole = side.judged and reply["ended"] != "length"
             side.foot = f"{reply['tokens']} tokens · {pace:.0f} tokens/s · first after {reply['first_token_seconds']:.1f} s{ended}"
         if exchange.adapted is not None and moved is not None:
             exchange.adapted.foot += f" · adapter active: it moves the logits by up to {moved:.1f}"
@@ -226,10 +228,15 @@ def _with_text(answer: Any, text: str) -> Any:
 
 def row_from(space: Workspace, history: Sequence[Exchange], should: str) -> tuple[RowSet, str]:
     """Add the newest exchange to the set as a draft with the right answer filled in; raises `InputError` or `DataError`."""
-    if not history or not history[-1].base.done:
+    last = history[-1] if history else None
+    # What was stopped, or failed, says nothing of the model: no answer can be taken from it.
+    if last is None or not all(side.judged for side in (last.base, last.adapted) if side is not None):
         raise InputError(words.NO_REPLY_YET)
-    last = history[-1]
-    replies = [side.text for side in (last.adapted, last.base) if side is not None]
+    sides = [side for side in (last.adapted, last.base) if side is not None]
+    # A text that was cut at the length limit would teach to break off; what a call is taken from may have gone on.
+    replies = [side.text for side in sides if side.whole or should == "call"]
+    if not replies:
+        raise InputError(words.NO_REPLY_YET)
     return add_drafts(space.rows, [row_of_reply(last.prompt, replies, should=should, tools=list(space.tools.read().tools))])
 
 

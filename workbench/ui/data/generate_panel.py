@@ -15,7 +15,7 @@ from workbench.dataset.changes import Change
 from workbench.dataset.endpoint import Endpoint, key_name
 from workbench.dataset.families import BY_KEY, FAMILIES, topics
 from workbench.dataset.families import SOURCE as FAMILIES_SOURCE
-from workbench.dataset.generate import LANGUAGES, Refused, admit
+from workbench.dataset.generate import LANGUAGES, MAX_ROWS, Refused, admit
 from workbench.errors import DataError, InputError, WorkbenchError
 from workbench.schema import Example
 from workbench.ui import words as common
@@ -73,6 +73,9 @@ def read_form(
     spec = space.tools.read().tools.get(tool or "")
     if spec is None:
         raise InputError(words.NO_TOOL)
+    wanted = _whole(count, words.COUNT)
+    if not 1 <= wanted <= MAX_ROWS:
+        raise InputError(words.BAD_COUNT.format(most=MAX_ROWS, given=wanted))
     if source not in (words.FAMILIES, words.LOCAL, words.ENDPOINT):
         raise InputError(f"Rows can't be written by {str(source)[:60]!r}.")
     endpoint = Endpoint("", "")
@@ -80,7 +83,7 @@ def read_form(
         endpoint = Endpoint(address or "", model or "", max_requests=_whole(max_requests, words.MAX_REQUESTS), max_tokens=_whole(max_tokens, words.MAX_TOKENS))
     return Asked(
         source, spec, kind, (*calls, *texts), tuple(str(t) for t in chosen or ()), str(language or ""),
-        _whole(count, words.COUNT), _whole(seed, words.SEED), endpoint,
+        wanted, _whole(seed, words.SEED), endpoint,
     )  # fmt: skip
 
 
@@ -270,8 +273,8 @@ def _build_form(space: Workspace) -> list[Any]:
     source = gr.Radio([words.FAMILIES, words.LOCAL, words.ENDPOINT], value=words.FAMILIES, label=words.SOURCE, elem_id="generate-source")
     with gr.Row():
         tool = gr.Dropdown(names, value=names[0] if names else None, label=words.TOOL, scale=2, min_width=200, elem_id="generate-tool")
-        count = gr.Number(20, precision=0, minimum=1, label=words.COUNT, min_width=70, elem_id="generate-count")
-        seed = gr.Number(42, precision=0, minimum=0, label=words.SEED, min_width=70, elem_id="generate-seed")
+        count = gr.Number(20, precision=0, label=words.COUNT, min_width=70, elem_id="generate-count")
+        seed = gr.Number(42, precision=0, label=words.SEED, min_width=70, elem_id="generate-seed")
     kind = gr.Radio(words.KINDS, value="call", label=words.KIND, visible=False, elem_id="generate-kind")
     chosen = gr.Dropdown(topics(), value=[], multiselect=True, allow_custom_value=True, label=words.TOPICS, info=words.TOPICS_INFO, elem_id="generate-topics")
     language = gr.Dropdown(list(LANGUAGES), value="Russian", allow_custom_value=True, label=words.LANGUAGE, visible=False, elem_id="generate-language")
@@ -284,8 +287,8 @@ def _build_form(space: Workspace) -> list[Any]:
             address = gr.Textbox(label=words.ADDRESS, placeholder=words.ADDRESS_PLACEHOLDER, max_lines=1, scale=2, min_width=200, elem_id="generate-address")
             model = gr.Textbox(label=words.MODEL, placeholder=words.MODEL_PLACEHOLDER, max_lines=1, min_width=120, elem_id="generate-model")
         with gr.Row():
-            max_requests = gr.Number(20, precision=0, minimum=1, label=words.MAX_REQUESTS, min_width=100, elem_id="generate-max-requests")
-            max_tokens = gr.Number(50_000, precision=0, minimum=100, label=words.MAX_TOKENS, min_width=100, elem_id="generate-max-tokens")
+            max_requests = gr.Number(20, precision=0, label=words.MAX_REQUESTS, min_width=100, elem_id="generate-max-requests")
+            max_tokens = gr.Number(50_000, precision=0, label=words.MAX_TOKENS, min_width=100, elem_id="generate-max-tokens")
         key = gr.HTML(note(words.key(key_name(""))), elem_id="generate-key")
 
     source.change(shown(_visible), source, [families, kind, language, local, remote], **QUIET)

@@ -134,6 +134,8 @@ def _judged(
     refused: list[Refused] = []
     why = {"length": " (the reply was cut at its length limit)", "stopped": " (the reply was stopped)"}
     for reply in replies:
+        if reply["ended"] == "stopped" and not str(reply["text"]).strip():
+            continue  # it had not begun
         found, bad = read_reply(str(reply["text"]), part, model)
         rows += found
         refused += [Refused(r.request, r.reason + why.get(str(reply["ended"]), "")) for r in bad]

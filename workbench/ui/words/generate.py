@@ -21,6 +21,7 @@ START, STOP, TAKE, THROW = "Write rows", "Stop", "Bring in drafts", "Throw away"
 HEADERS = ["✓", "#", "Request", "Answer", "From"]
 NOTHING_YET = "Choose what to write and press “Write rows”: you see the rows first."
 NO_TOOL = "Choose the tool first; the Tools panel adds one."
+BAD_COUNT = "The number of rows must be 1 to {most}, not {given}: nothing was written."
 NO_FAMILY = "Tick at least one family of wordings."
 STILL_WRITING = "Rows are being written already: wait for them, or press Stop."
 NOTHING_TO_STOP = "No rows are being written."
