@@ -1,9 +1,10 @@
-"""How long the health check of a set takes, and what it finds: 70 and 10,000 rows, on the CPU, without a model.
+"""How long the health check of a set takes, and what it finds: 70 and 10,000 rows, on the CPU, without a model's weights.
 
     python benchmarks/data_health.py [--rows 70 10000] [--repeats 3]
 
 The rows are Russian requests put together from words and wordings; one in ten is nearly another. Each time is the
-best of the repeats, every one of them from a cold start: nothing is kept from the one before.
+best of the repeats, every one of them from a cold start: nothing is kept from the one before. Where the embedded model's
+tokenizer is here, the rows are also held against its chat template and limits, as the Data tab does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from workbench.dataset import similar, topics  # noqa: E402
 from workbench.dataset.formats import load_rows  # noqa: E402
 from workbench.dataset.health import Health, check_health  # noqa: E402
 from workbench.dataset.store import RowStore, to_entry  # noqa: E402
+from workbench.errors import ModelError  # noqa: E402
+from workbench.models.tokenizer import ChatTokenizer  # noqa: E402
 from workbench.schema import Example, Message, ToolCall, ToolSpec  # noqa: E402
+from workbench.settings import Training  # noqa: E402
+from workbench.training.teachable import Teachable  # noqa: E402
+from workbench.workspace import Workspace  # noqa: E402
 
 WORD_LIST = """
 баланс счёт карта перевод платёж кредит лимит договор адрес тариф подписка вклад штраф выписка бонус кэшбэк пароль профиль доступ
@@ -66,15 +72,23 @@ def make_rows(count: int, seed: int) -> list[Example]:
     return rows
 
 
-def check(path: Path) -> tuple[float, Health]:
+def check(path: Path, tokenizer: ChatTokenizer | None) -> tuple[float, Health]:
     """Seconds from the rows in memory to their health, with nothing kept from before."""
     rows = RowStore(path).read()
     others = {name: load_rows(ROOT / "data" / name).rows for name in ("cases.jsonl", "demo.jsonl")}
     similar.forget()
     topics.forget()
+    refused = Teachable(tokenizer, Training().max_row_tokens).refused if tokenizer else None
     begun = time.perf_counter()
-    found = check_health(rows, TOOLS, others, share=0.1, seed=42)
+    found = check_health(rows, TOOLS, others, share=0.1, seed=42, refused=refused)
     return time.perf_counter() - begun, found
+
+
+def find_tokenizer() -> ChatTokenizer | None:
+    try:
+        return Workspace(ROOT).tokenizer
+    except ModelError:
+        return None
 
 
 def main() -> None:
@@ -82,11 +96,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[70, 10_000])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    tokenizer = find_tokenizer()
+    print("with the tokenizer of the embedded model" if tokenizer else "without a tokenizer")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         for count in options.rows:
             path.write_text("".join(to_entry(row).raw + "\n" for row in make_rows(count, 1)), encoding="utf-8")
-            seconds, health = min((check(path) for _ in range(max(1, options.repeats))), key=lambda found: found[0])
+            seconds, health = min((check(path, tokenizer) for _ in range(max(1, options.repeats))), key=lambda found: found[0])
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             print(f"{count:>7,} rows: {seconds:.3f} s, {len(health.findings)} findings, at most {memory:,.0f} MiB in this process")
             for finding in health.findings:

@@ -37,6 +37,7 @@ from workbench.training.runs import RunInfo, RunStore, RunView
 from workbench.training.sweep import MAX_CELLS, SweepSpec, make_spec
 from workbench.training.sweep_report import seconds_per_step
 from workbench.training.sweep_store import SweepStore
+from workbench.training.teachable import Teachable
 from workbench.training.tracker import check_tracker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +108,8 @@ class Workspace:
             if self._health is None or self._health[0] != key:
                 training, count = Training(), self._token_counts()
                 found = check_health(
-                    rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=count, uncompared=reasons
+                    rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=count, uncompared=reasons,
+                    refused=self._teachable.refused if count else None,
                 )
                 self._health = (key, found)
             health: Health = self._health[1]
@@ -140,6 +142,10 @@ class Workspace:
         except ModelError:
             return None
         return lambda texts: [len(e.ids) for e in backend.encode_batch(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _teachable(self) -> Teachable:
+        return Teachable(self.tokenizer, Training().max_row_tokens)
 
     @property
     def model_name(self) -> str:

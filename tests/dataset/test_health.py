@@ -348,3 +348,20 @@ def test_the_worst_findings_come_first_and_every_place_is_a_line():
     assert [SEVERITIES.index(f.severity) for f in health.findings] == sorted(SEVERITIES.index(f.severity) for f in health.findings)
     assert all(0 <= p < len(rows) + len(FILLER) for f in health.findings for p in f.places)
     assert len({f.key for f in health.findings}) == len(health.findings)
+
+
+def test_rows_that_the_model_refuses_are_found_with_the_reasons():
+    rows = [ask("один"), ask("два", status="rejected"), ask("три")]
+    seen: list[list[int]] = []
+
+    def refused(active):
+        seen.append(list(active)[:3])
+        return {0: "the template refuses the turns", 2: "the row has 900 tokens"}
+
+    found = only(check(*rows, refused=refused), "unlearnable")
+    assert seen == [[0, 2, 3]]  # a rejected row is no lesson anyway
+    assert (found.severity, found.short, found.places) == ("bad", "2 can't be learned", (0, 2))
+    assert found.title == "2 rows can't be learned: the template refuses the turns; the row has 900 tokens."
+    one = only(check(*rows, refused=lambda active: {2: "the row has 900 tokens"}), "unlearnable")
+    assert one.title == "1 row can't be learned: the row has 900 tokens." and one.advice.endswith("Row 3 is the first.")
+    assert "unlearnable" not in kinds(check(*rows, refused=lambda active: {}))

@@ -53,6 +53,7 @@ class Checked:
     others: Mapping[str, Sequence[Example]]
     split: tuple[str, ...]
     unread: Mapping[str, str] = field(default_factory=dict)  # files like `others` that can't be read, and why
+    refused: Mapping[int, str] = field(default_factory=dict)  # why the model can't be taught a row, by its place
 
     @cached_property
     def places(self) -> list[int]:

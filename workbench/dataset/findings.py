@@ -33,7 +33,7 @@ def find_all(checked: Checked) -> list[Finding]:
     if not checked.entries:
         return []
     makers: tuple[Callable[[Checked], Iterable[Finding]], ...] = (
-        broken_lines, contradictions, leaks, unread, across_the_split, unknown_tools, broken_arguments, repeats, stray_spaces,
+        broken_lines, unlearnable, contradictions, leaks, unread, across_the_split, unknown_tools, broken_arguments, repeats, stray_spaces,
         imbalance, missing_topics, near_misses, similar_wording, near_duplicates, uncompared, awaiting, unused_tools, too_few,
     )
     return [finding for make in makers for finding in make(checked)]
@@ -47,6 +47,19 @@ def broken_lines(checked: Checked) -> Iterator[Finding]:
             "broken", "bad", f"{len(places):,} broken", f"{lines} can't be used as {'a row' if one else 'rows'}.",
             f"Mend {'it' if one else 'them'} in the editor, which says what is wrong, or delete {'it' if one else 'them'}: no run starts before.",
             places, fixes.delete_lines(checked.entries, places),
+        )
+
+
+def unlearnable(checked: Checked) -> Iterator[Finding]:
+    """Rows that are well formed and yet no lesson for the model: its chat template refuses the turns, or they are too long."""
+    count = len(checked.refused)
+    if count:
+        reasons = Counter(checked.refused.values())
+        shown = "; ".join(_cut(why, 160) for why, _ in reasons.most_common(2))
+        them, they = ("it", "it is") if count == 1 else ("them", "they are")
+        yield Finding(
+            "unlearnable", "bad", f"{count:,} can't be learned", f"{rows_word(count)} can't be learned: {shown}{'; …' if len(reasons) > 2 else ''}.",
+            f"No run learns {them} as {they}: mend {them}, or reject {them}. Row {next(iter(checked.refused)) + 1} is the first.", tuple(checked.refused),
         )
 
 

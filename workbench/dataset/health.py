@@ -48,16 +48,18 @@ class Health:
 def check_health(
     rows: RowSet, tools: Mapping[str, ToolSpec], others: Mapping[str, Sequence[Example]], *, share: float, seed: int,
     unreviewed: str = "handwritten", count_tokens: Callable[[list[str]], list[int]] | None = None, uncompared: Mapping[str, str] = MappingProxyType({}),
+    refused: Callable[[Mapping[int, Example]], Mapping[int, str]] | None = None,
 ) -> Health:
     """The health of a set. `others` are the rows it must not hold, by the name of their file.
 
     `uncompared` says of files that can't be read, or not wholly, why not: a finding tells that leaks may be missing.
 
     `share`, `seed` and `unreviewed` are those of the training settings, so that the split is the one a run will make.
-    `count_tokens` gives the lengths of texts in tokens; without it they are told in characters.
+    `count_tokens` gives the lengths of texts in tokens; without it they are told in characters. `refused` says of rows,
+    by their place, why the model can't be taught them; without it nobody is asked.
     """
     active = {p: e.row for p, e in enumerate(rows.entries) if e.row is not None and e.row.status != "rejected"}
-    checked = Checked(rows.entries, active, tools, others, _split(rows, active, share, seed, unreviewed), uncompared)
+    checked = Checked(rows.entries, active, tools, others, _split(rows, active, share, seed, unreviewed), uncompared, refused(active) if refused else {})
     lengths = _lengths(list(active.values()), count_tokens)
     is_call = [bool(calls) for calls in checked.calls.values()]
     return Health(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MARKS = {"bad": "▲", "warn": "▲", "info": "●"}
 FINDINGS = {
-    "broken": "can't be used", "exact": "exact repeat", "near": "near-duplicate", "near-miss": "near miss", "contradiction": "contradiction",
+    "broken": "can't be used", "unlearnable": "can't be learned", "exact": "exact repeat", "near": "near-duplicate", "near-miss": "near miss", "contradiction": "contradiction",
     "across": "across the split", "leak": "leak", "wording": "worded like a test", "unknown-tool": "unknown tool", "schema": "breaks the schema",
     "topic": "topic without no-call rows", "review": "awaits review", "space": "stray white space",
 }
