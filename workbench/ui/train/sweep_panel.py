@@ -123,7 +123,7 @@ def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, *, current: gr.Sta
         with gr.Column(scale=3, min_width=330):
             fields, notes, plan, start = _form()
         with gr.Column(scale=8, min_width=560):
-            with gr.Row(equal_height=True):
+            with gr.Row():
                 chooser = gr.Dropdown([], label=words.SWEEP, scale=2, min_width=150, elem_id="sweep-choice", allow_custom_value=True)
                 with gr.Column(scale=7, min_width=280):
                     progress = gr.HTML(empty(words.EMPTY), elem_id="sweep-progress")
