@@ -1,5 +1,6 @@
 """One run on the page, from its events alone: chart, answers, story, causes, buttons; nothing drawn twice; nothing of a model's words run."""
 
+import json
 import os
 import time
 
@@ -233,12 +234,26 @@ def test_nothing_is_drawn_twice(space):
     assert drawn(first) == {"chooser", "progress", "chart", "says", "epochs", "facts", "log", "stop", "resume", "smaller"}
     again = run_panel.refresh(space, "first", Look(), first.seen)
     assert drawn(again) == set()
-    assert drawn(run_panel.refresh(space, "first", Look(kind="rate"), again.seen)) == {"chart"}
-    assert drawn(run_panel.refresh(space, "first", Look(log=True), again.seen)) == {"chart"}
-    assert drawn(run_panel.refresh(space, "first", Look(smoothing=words.SMOOTH_MUCH), again.seen)) == {"chart"}
+    assert drawn(run_panel.refresh(space, "first", Look(kind="rate"), again.seen)) == {"push"}
+    assert drawn(run_panel.refresh(space, "first", Look(log=True), again.seen)) == {"push"}
+    assert drawn(run_panel.refresh(space, "first", Look(smoothing=words.SMOOTH_MUCH), again.seen)) == {"push"}
     assert drawn(run_panel.refresh(space, "first", Look(step=4), again.seen)) == {"says"}
     space.runs.append("first", events.Notice(text="more"))
-    assert drawn(run_panel.refresh(space, "first", Look(), again.seen)) == {"chart", "facts", "log"}
+    assert drawn(run_panel.refresh(space, "first", Look(), again.seen)) == {"push", "facts", "log"}
+
+
+def test_new_points_go_into_the_plot_that_stands_there_and_another_run_gets_its_own(space):
+    create(space, "one", BEGUN, step(1))
+    create(space, "two", BEGUN, step(1), events.Ended(state="finished"))
+    first = run_panel.refresh(space, "one", Look(), {})
+    assert (len(first.chart.data[0].x), skipped(first.push)) == (1, True)
+    space.runs.append("one", step(2, float("nan")))
+    second = run_panel.refresh(space, "one", Look(), first.seen)
+    told = json.loads(second.push)
+    assert (skipped(second.chart), told["data"][0]["x"], told["data"][0]["y"]) == (True, [1, 2], [2.0, None])
+    assert told["layout"]["uirevision"] == first.chart.layout.uirevision
+    other = run_panel.refresh(space, "two", Look(), second.seen)
+    assert (len(other.chart.data[0].x), skipped(other.push)) == (1, True)
 
 
 def test_another_run_begins_with_its_newest_answers(space):

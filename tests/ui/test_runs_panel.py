@@ -62,7 +62,7 @@ def skipped(value) -> bool:
     return isinstance(value, dict) and set(value) == {"__type__"}
 
 
-PARTS = ("chart", "hint", "a", "b", "settings", "answers", "measure")
+PARTS = ("chart", "push", "hint", "a", "b", "settings", "answers", "measure")
 
 
 def draw(space, look=None, picked=()):
@@ -211,6 +211,19 @@ def test_the_open_comparison_alone_is_drawn_and_nothing_twice(space):
     made, look = draw(space, look, ["one", "two"])
     assert set(made) == {"answers", "measure"} and not made["measure"].visible
     assert draw(space, look, ["one", "two"])[0] == {}
+
+
+def test_a_run_that_goes_on_grows_in_the_overlay_that_stands_there(space):
+    create(space, "one", BEGUN)
+    made, look = draw(space, None, ["one"])
+    assert "push" not in made
+    space.runs.append("one", events.Validation(step=4, epoch=1.0, loss=1.5))
+    made, look = draw(space, look, ["one"])
+    assert set(made) == {"push"}
+    assert json.loads(made["push"])["data"][1]["y"] == [1.5]
+    made, look = draw(space, look, [])
+    assert not made["chart"].visible
+    assert "push" not in draw(space, look, ["one"])[0]
 
 
 def test_overlaid_runs_that_are_gone_are_left_out_and_too_many_are_cut(space):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 
 from workbench.engine.client import Ticket
 from workbench.errors import RunError, WorkbenchError
@@ -18,6 +19,8 @@ from workbench.ui.errors import sentence, shown
 from workbench.ui.highlight import chip, empty, escape, note, reply_html, verdict_chip, verdict_of
 from workbench.ui.measure_panel import measure
 from workbench.ui.room import Room
+from workbench.ui.train import live_plot
+from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, overlay_chart
 from workbench.ui.train.run_panel import QUIET
 from workbench.ui.words import train as words
@@ -86,6 +89,10 @@ def draw(space: Workspace, look: Look, picked: Sequence[str], names: Sequence[st
         views = views_of(space, picked[:OVERLAID])
         stamp = (tuple((v.folder.name, v.state, len(v.happened)) for v in views), look.curves, look.along, look.log, look.smoothing)
         fresh("chart", stamp, lambda: _overlay(views, look))
+        first = had.get("plot") != bool(views)  # a plot that stands there is told its new figure
+        stamps["plot"] = bool(views)
+        if isinstance(made["chart"], go.Figure):
+            made["chart"], made["push"] = (gr.Plot(made["chart"], visible=True), gr.skip()) if first else (gr.skip(), pushed(made["chart"]))
         fresh("hint", (bool(views), len(picked) > OVERLAID), lambda: _overlay_hint(bool(views), len(picked)))
     elif look.tab == "settings":
         fresh("settings", (look.a, look.b), lambda: settings_html(space, look.a, look.b))
@@ -94,13 +101,13 @@ def draw(space: Workspace, look: Look, picked: Sequence[str], names: Sequence[st
         fresh("answers", stamp, lambda: answers_html(space, look.a, look.b, look.which))
         waiting = missing(space, look.a, look.b)
         fresh("measure", bool(waiting), lambda: gr.Button(visible=bool(waiting)))
-    parts = [made.get(part, gr.skip()) for part in ("chart", "hint", "a", "b", "settings", "answers", "measure")]
+    parts = [made.get(part, gr.skip()) for part in ("chart", "push", "hint", "a", "b", "settings", "answers", "measure")]
     return [*parts, replace(look, drawn=tuple(stamps.items()))]
 
 
 def _overlay(views: Sequence[RunView], look: Look) -> Any:
     weight = SMOOTHING.get(look.smoothing, 0.0)
-    return gr.Plot(overlay_chart(views, look.curves, along=look.along, log=look.log, smoothing=weight), visible=True) if views else gr.Plot(None, visible=False)
+    return overlay_chart(views, look.curves, along=look.along, log=look.log, smoothing=weight) if views else gr.Plot(None, visible=False)
 
 
 def _overlay_hint(some: bool, count: int) -> str:
@@ -230,7 +237,7 @@ def build(space: Workspace, names: Callable[[], list[str]]) -> Compare:
                 log = gr.Checkbox(False, label=words.LOG_SCALE, container=False, scale=1, min_width=95, elem_id="overlay-log")
                 smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=130, elem_id="overlay-smoothing", **plain)
             hint = gr.HTML(empty(words.PICK_RUNS), elem_id="overlay-hint")
-            chart = gr.Plot(show_label=False, visible=False, elem_id="overlay-chart")
+            chart = live_plot.build("overlay-chart", visible=False)
         pair = []
         with gr.Tab(words.COMPARE["settings"], id="settings") as settings_tab:
             with gr.Row(equal_height=True):
@@ -246,11 +253,11 @@ def build(space: Workspace, names: Callable[[], list[str]]) -> Compare:
             told = gr.HTML(elem_id="answers-message")
             answers = gr.HTML(empty(words.PICK_TWO), elem_id="answers-difference")
     (a1, b1), (a2, b2) = pair
-    outputs = [chart, hint, a1, b1, a2, b2, settings, answers, measure_it, known]
+    outputs = [*chart.outputs, hint, a1, b1, a2, b2, settings, answers, measure_it, known]
 
     def refresh(picked: Sequence[str], look: Look | None) -> list[Any]:
-        chart_now, hint_now, a, b, *rest = draw(space, look or Look(), tuple(picked), names())
-        return [chart_now, hint_now, a, b, a, b, *rest]
+        chart_now, push_now, hint_now, a, b, *rest = draw(space, look or Look(), tuple(picked), names())
+        return [chart_now, push_now, hint_now, a, b, a, b, *rest]
 
     def wire(query: gr.State) -> None:
         """Give the panel its handlers; `query` is the table's, whose `picked` are the ticked runs."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.errors import RunError, WorkbenchError
@@ -16,6 +17,8 @@ from workbench.training.smaller import next_smaller
 from workbench.ui import words as common
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, note
+from workbench.ui.train import live_plot
+from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, run_chart
 from workbench.ui.train.showing import epoch_choices, facts_html, log_html, progress_html, says_html
 from workbench.ui.words import train as words
@@ -36,11 +39,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Picture:
-    """What the panel shows; `gr.skip()` where it is as the page has it already. `seen` is what the page has then."""
+    """What the panel shows; `gr.skip()` where it is as the page has it already. `seen` is what the page has then.
+
+    `chart` is a run's first figure, `push` each later one.
+    """
 
     chooser: Any
     progress: Any
     chart: Any
+    push: Any
     says: Any
     epochs: Any
     facts: Any
@@ -160,9 +167,9 @@ def refresh(space: Workspace, wanted: str | None, look: Look, seen: dict[str, An
     if view is None:
         blank = [fresh(part, name, lambda: "") for part in ("says", "facts", "log")]
         hidden = [fresh(part, None, lambda: gr.Button(visible=False)) for part in ("resume", "smaller")]
-        chart = fresh("chart", None, lambda: None)
+        chart = fresh("plot", None, lambda: None)
         epochs = fresh("epochs", None, lambda: gr.Dropdown(choices=[(words.NEWEST, -1)], value=-1))
-        return Picture(chooser, head, chart, blank[0], epochs, blank[1], blank[2], stop, hidden[0], hidden[1], over, now)
+        return Picture(chooser, head, chart, gr.skip(), blank[0], epochs, blank[1], blank[2], stop, hidden[0], hidden[1], over, now)
     return _drawn(space, view, look, fresh, (chooser, head, stop, over), now, seen)
 
 
@@ -180,9 +187,14 @@ def _drawn(
     samples = view.samples
     smaller = smaller_of(space, view) if now["live"] is None else None
     resumable = now["live"] is None and view.resumable
+    first = seen.get("plot", _NEVER) != key[0]
+    now["plot"] = key[0]
+    figure = fresh(
+        "chart", (*key, look.kind, look.log, look.smoothing), lambda: run_chart(view, look.kind, log=look.log, smoothing=SMOOTHING.get(look.smoothing, 0.0))
+    )
     return Picture(
         chooser, head,
-        chart=fresh("chart", (*key, look.kind, look.log, look.smoothing), lambda: run_chart(view, look.kind, log=look.log, smoothing=SMOOTHING.get(look.smoothing, 0.0))),
+        chart=figure if first else gr.skip(), push=pushed(figure) if not first and isinstance(figure, go.Figure) else gr.skip(),
         says=fresh("says", (key[0], len(samples), step, view.started is None), lambda: says_html(view, step)),
         epochs=fresh("epochs", (key[0], len(samples)), lambda: gr.Dropdown(choices=epoch_choices(view), value=step if any(s.step == step for s in samples) else -1)),
         facts=fresh("facts", key, lambda: facts_html(view)),
@@ -214,10 +226,10 @@ class RunPanel:
 def build(space: Workspace) -> RunPanel:
     """The panel's components and their wires."""
     seen = gr.State({})
-    names = space.runs.names()
+    names = space.runs.names()  # which one is shown is known when the page is opened
     plain: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(equal_height=True, elem_classes="wb-runtop"):
-        runs = gr.Dropdown(choices=names, value=newest(space, names), label=words.RUN, scale=2, min_width=160, elem_id="run-choice", allow_custom_value=True, **plain)
+        runs = gr.Dropdown(choices=names, value=None, label=words.RUN, scale=2, min_width=160, elem_id="run-choice", allow_custom_value=True, **plain)
         with gr.Column(scale=8, min_width=320):
             progress = gr.HTML(empty(common.TRAIN_EMPTY), elem_id="progress")
         stop = gr.Button(words.STOP, variant="stop", size="sm", scale=2, min_width=150, interactive=False, elem_id="stop-training")
@@ -230,7 +242,7 @@ def build(space: Workspace) -> RunPanel:
                 kind = gr.Radio([(title, key) for key, title in words.CHARTS.items()], value="loss", scale=5, min_width=380, elem_id="chart-kind", **plain)
                 log_scale = gr.Checkbox(False, label=words.LOG_SCALE, container=False, scale=1, min_width=95, elem_id="chart-log")
                 smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=130, elem_id="chart-smoothing", **plain)
-            chart = gr.Plot(show_label=False, elem_id="loss-chart")
+            chart = live_plot.build("loss-chart")
         with gr.Column(scale=4, min_width=320):
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):
                 gr.HTML(f'<div class="wb-cardhead">{words.SAYS_TITLE}</div>', elem_classes="wb-tight")
@@ -248,7 +260,7 @@ def build(space: Workspace) -> RunPanel:
         return refresh(space, wanted, look, shown_now).values()
 
     inputs = [runs, kind, log_scale, smoothing, epochs, seen]
-    outputs = [runs, progress, chart, says, epochs, figures, log, stop, resume, smaller, message, seen]
+    outputs = [runs, progress, *chart.outputs, says, epochs, figures, log, stop, resume, smaller, message, seen]
     gr.on([runs.input, kind.input, log_scale.input, smoothing.input, epochs.input], shown(redraw), inputs, outputs, **QUIET)
 
     def smaller_clicked(wanted: str | None) -> list[Any]:
