@@ -116,6 +116,34 @@ def test_openai_s_style_is_openai_s_form():
     }  # fmt: skip
 
 
+def test_openai_s_style_gives_every_call_an_id_and_every_result_its_call_s(tmp_path):
+    bare = {k: CALL[k] for k in ("type", "function")}
+    row = parse_row({"messages": [
+        USER, {"role": "assistant", "content": "", "tool_calls": [bare, CALL, bare]}, {"role": "tool", "content": "5"}, {"role": "tool", "content": "6"},
+        {"role": "tool", "content": "7", "tool_call_id": "own"}, {"role": "tool", "content": "8"}, {"role": "assistant", "content": TAG},
+    ]})  # fmt: skip
+    turns = json.loads(export([row], "openai").data)["messages"]
+    assert [c["id"] for c in turns[1]["tool_calls"]] == ["call_2_1", "c1", "call_2_3"]
+    assert [t.get("tool_call_id") for t in turns[2:6]] == ["call_2_1", "c1", "own", None]
+    assert [c["id"] for c in turns[6]["tool_calls"]] == ["call_7_1"]
+    (back,) = again([row], "openai", tmp_path)
+    assert [c.id for c in back.messages[1].tool_calls] == [None, "c1", None]
+    assert [m.extras.get("tool_call_id") for m in back.messages[2:6]] == [None, "c1", "own", None]  # c1 is the file's own: it stays
+    assert again([back], "openai", tmp_path) == [back]
+    assert taught(back) == taught(row)
+
+
+@pytest.mark.parametrize("given", ["call_2_2", "call_aXb", "call_2_10"])
+def test_an_id_that_the_export_would_not_make_is_the_file_s_own(tmp_path, given):
+    value = {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL | {"id": given}]}, {"role": "tool", "content": "5", "tool_call_id": given},
+                          {"role": "assistant", "content": "a"}]}
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    (candidate,) = preview_file(path, path.name).candidates
+    assert dump_row(candidate.row) == value
+    assert again([candidate.row], "openai", tmp_path) == [candidate.row]
+
+
 def test_sharegpt_has_calls_and_tools_as_its_readers_want_them():
     value = {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "5"}, {"role": "assistant", "content": "a"}],
              "tools": ["x"], "system": "own", "status": "approved"}  # fmt: skip
@@ -188,6 +216,7 @@ ANSWERS = (
 )
 USERS = st.builds(lambda c, more: {"role": "user", "content": c} | more, LITERALS, st.just({}) | ODD)
 RESULTS = st.builds(lambda c, i: {"role": "tool", "content": c, "tool_call_id": i, "name": "x"}, PLAIN, TEXT)
+RESULTS = RESULTS | st.builds(lambda c: {"role": "tool", "content": c}, PLAIN)
 TOOLS = st.just({}) | st.sampled_from([{"tools": ["x"]}, {"tools": '["x"]'}, {"tools": [{"name": "x", "parameters": SCHEMA}]}, {"tools": None}])
 EXTRAS = st.dictionaries(
     TEXT.map(lambda t: f"x{t}") | st.sampled_from(["conversations", "system", "instruction", "request", "workbench_row", "workbench_extras"]), JSON, max_size=2,
@@ -225,7 +254,7 @@ def test_no_way_through_the_styles_changes_what_is_taught_or_the_row_s_own_keys(
     turned = rows
     for style in styles:
         turned = again(turned, style, tmp_path)
-        assert again(turned, style, tmp_path) == turned
+        assert again(turned, style, tmp_path) == turned, style
     for row, other in zip(rows, turned, strict=True):
         assert taught(row) == taught(other)
         assert (row.status, row.note, row.pin, row.source, row.extras) == (other.status, other.note, other.pin, other.source, other.extras)

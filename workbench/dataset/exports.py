@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.calls.dialects import TAG, CallSegment, message_text
 from workbench.calls.tools import ToolStore
+from workbench.dataset.call_ids import with_ids
 from workbench.dataset.formats import dump_jsonl
 from workbench.dataset.rowtools import read_tools
 from workbench.dataset.sharegpt import write_row
@@ -157,7 +158,7 @@ _NOT_THERE = "Not in data/tools.json"
 
 
 def _write_openai(rows: Sequence[Example], tools: Mapping[str, ToolSpec], notes: list[str]) -> bytes:
-    turned = [openai_row(row, tools) for row in rows]
+    turned = [with_ids(openai_row(row, tools)) for row in rows]
     literal = sum(any(isinstance(s, CallSegment) for m in row.messages if m.role == "assistant" for s in TAG.parse(m.content)) for row in turned)
     if literal:
         notes.append(f"{literal:,} row(s) keep a call as literal text: as tool_calls its wording would not come back to the letter.")

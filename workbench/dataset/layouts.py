@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.dataset.call_ids import without_made_ids
 from workbench.dataset.formats import parse_row
 from workbench.dataset.sharegpt import read_turns, unfold_extras
 from workbench.dataset.strict import kind, parse_json, short
@@ -88,7 +89,8 @@ def read_record(record: Any, layout: str) -> Example:
     """The row that a record of a known layout is; raises `RowError` with the record's own field and the reason."""
     laid = READERS[layout](dict(record))
     try:
-        return parse_row(laid.value)
+        row = parse_row(laid.value)
+        return without_made_ids(row) if layout == "chat" else row
     except RowError as exc:
         raise RowError(exc.reason, _own_field(exc.field, laid.places)) from exc
 
