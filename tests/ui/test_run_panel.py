@@ -190,6 +190,7 @@ def test_the_estimate_stands_beside_the_measurement_when_the_run_is_over(space):
     space.runs.append("first", events.Ended(state="finished", peak_memory_gib=3.0))
     assert showing.estimate_rows(space.runs.view("first")) == [(words.ESTIMATE, "3.3 → 3.0 GiB (+10%)")]
     assert showing.estimate_rows(create(space, "old", BEGUN, events.Ended(state="finished", peak_memory_gib=3.0))) == []
+    assert showing.estimate_rows(create(space, "odd", BEGUN, events.Ended(state="finished", peak_memory_gib=0.0), estimated_gib={"total": 3.0})) == []
 
 
 def test_the_story_tells_every_event_but_the_steps(space):

@@ -7,6 +7,7 @@ import time
 
 from workbench.calls.dialects import TAG, calls_in
 from workbench.training import events
+from workbench.training.calibration import estimate_against_measured
 from workbench.training.runs import RunView
 from workbench.training.tracker import PROJECT
 from workbench.ui import words as common
@@ -142,11 +143,11 @@ def facts_html(view: RunView) -> str:
 
 def estimate_rows(view: RunView) -> list[tuple[str, str]]:
     """The plan's memory beside the measured peak, once the run is over and both are known."""
-    estimated = view.info.estimated_gib.get("total")
-    measured = view.ended.peak_memory_gib if view.ended else None
-    if not estimated or not measured or not math.isfinite(estimated) or not math.isfinite(measured):
+    found = estimate_against_measured(view) if view.ended else None
+    if found is None:
         return []
-    return [(words.ESTIMATE, words.ESTIMATE_VALUE.format(estimated=estimated, measured=measured, off=estimated / measured - 1))]
+    off = found.planned_gib / found.measured_gib - 1
+    return [(words.ESTIMATE, words.ESTIMATE_VALUE.format(estimated=found.planned_gib, measured=found.measured_gib, off=off))]
 
 
 def log_html(view: RunView) -> str:

@@ -67,7 +67,6 @@ PLAN_TITLE = "The plan"
 
 # Train
 TRAIN_EMPTY = "No run yet. Open “2 Tune” and press “Start training”: the embedded model takes a few minutes on a CPU, seconds on a GPU."
-TRAIN_STOP = "Stop (keeps the adapter so far)"
 STATE_WORDS = {
     "waiting": "waiting for the engine", "running": "training", "finished": "finished", "stopped": "stopped",
     "failed": "failed", "interrupted": "interrupted",

@@ -6,7 +6,7 @@ PANELS = {"run": "Run", "runs": "Runs", "sweep": "Sweep"}
 
 # -- charts
 CHARTS = {"loss": "loss, calls", "rate": "rate", "gradient": "gradient", "speed": "tokens/s", "memory": "memory"}
-CHART, LOG_SCALE, SMOOTHING = "Chart", "log scale", "Smoothing"
+LOG_SCALE = "log scale"
 SMOOTH_OFF, SMOOTH_SOME, SMOOTH_MUCH = "as measured", "smoothed", "much smoothed"
 SMOOTHED = "{name}, smoothed"
 TRAIN_LOSS, VALIDATION_LOSS, CALL_ACCURACY = "train loss", "validation loss", "call or text as it should be"
@@ -58,7 +58,7 @@ NO_REPLY = "(nothing was said)"
 ESTIMATE = "memory, estimated → measured"
 ESTIMATE_VALUE = "{estimated:.1f} → {measured:.1f} GiB ({off:+.0%})"
 TRACKED = "trackio show --project {project}"
-SHOW_LOG, SHOW_FACTS = "What happened", "Figures"
+SHOW_LOG = "What happened"
 
 # -- the table of runs
 FILTER, ANY_STATE = "Filter: name, data, settings, note", "any state"
