@@ -71,7 +71,7 @@ def test_a_row_is_edited_saved_deleted_and_brought_back(page: Page, file: Path) 
     expect(page.locator("#data-counts")).to_contain_text("70 rows")
     page.locator("#undo").click()
     expect(page.locator("#data-counts")).to_contain_text("70 rows")
-    said(page, "taken back")
+    said(page, "Undone: “row 2 was changed”.")
     page.wait_for_function("() => !document.querySelector('#grid').innerText.includes('Слушаю <b>')")
     assert file.read_text(encoding="utf-8") == before
 

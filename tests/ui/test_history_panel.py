@@ -33,7 +33,7 @@ def test_a_snapshot_is_saved_listed_and_gone_back_to(workspace, snapshots):
     assert panel.save(snapshots, " before ").name == "before"
     now = change(workspace, drop=frozenset({0}))
     table, chosen, against = panel.listing(snapshots, None, None)
-    assert re.search(r"<td>before</td><td>70</td><td>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d</td>", table)
+    assert re.search(r">before</td><td>70</td><td>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d</td>", table)
     assert (chosen.value, against.value, against.choices) == ("before", NOW, [(words.NOW, NOW), ("before", "before")])
     workspace.rows.change(panel.restore(snapshots, "before"), now.version)
     assert workspace.rows.path.read_bytes() == before

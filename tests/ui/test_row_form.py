@@ -78,6 +78,9 @@ def test_the_answer_switches_between_words_and_a_call():
 def test_turns_and_calls_come_and_go():
     longer = with_turn(EMPTY)
     assert [t.role for t in longer.turns] == ["user", "assistant", "user", "assistant"]
+    called = with_turn(answer_with(EMPTY, "call", TOOLS))
+    assert [t.role for t in called.turns] == ["user", "assistant", "tool", "assistant"]
+    assert [t.role for t in with_turn(without_turn(called, 3)).turns] == ["user", "assistant", "tool", "assistant"]
     assert without_turn(longer, 1).turns == (EMPTY.turns[0], *EMPTY.turns)
     two = with_call(with_call(EMPTY, 1, TOOLS), 1, TOOLS)
     assert len(two.turns[1].calls) == 2

@@ -3,15 +3,17 @@
 import json
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 
 from workbench.dataset.changes import Change
 from workbench.errors import DataError, RowError
-from workbench.schema import Message
+from workbench.schema import Example, Message, ToolCall
 from workbench.ui import words
 from workbench.ui.data import grid as panel
 from workbench.ui.data import rows_panel
-from workbench.ui.data.editor import Form, neighbour, open_row
+from workbench.ui.data.bench import Bench, refusal
+from workbench.ui.data.editor import Editor, Form, neighbour, open_row, review
 
 OPENAI = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]}]}
 
@@ -153,8 +155,9 @@ def test_the_grid_says_what_it_shows(workspace):
 
 
 def test_next_and_previous_walk_the_rows_found():
-    assert [neighbour([2, 5, 9], 5, 1), neighbour([2, 5, 9], 5, -1), neighbour([2, 5, 9], 9, 1)] == [9, 2, 9]
+    assert [neighbour([2, 5, 9], 5, 1), neighbour([2, 5, 9], 5, -1), neighbour([2, 5, 9], 9, 1), neighbour([2, 5, 9], 2, -1)] == [9, 2, None, None]
     assert [neighbour([2, 5], 3, 1), neighbour([2, 5], None, 1), neighbour([], 3, 1)] == [5, 2, None]
+    assert [neighbour([2, 5], 7, 1), neighbour([2, 5], 3, -1), neighbour([9, 4, 2], 4, 1)] == [None, 2, 2]  # never back to the first
 
 
 def test_the_form_of_a_place_that_is_gone_is_empty(workspace):
@@ -189,3 +192,82 @@ def test_a_text_too_long_for_a_cell_is_edited_in_the_form(workspace):
     cells[70][2] = "коротко"
     with pytest.raises(RowError, match="too long for a cell"):
         panel.edit_cells(rows(workspace), cells)
+
+
+def test_several_calls_are_shown_by_their_names_and_edited_in_the_form(workspace):
+    calls = (ToolCall("pay", {"a": 1}), ToolCall("look_up"))
+    both = Example((Message("user", "Заплати и проверь"), Message("assistant", "", calls)))
+    workspace.rows.change(Change(add=(both,)), rows(workspace).version)
+    cells = grid(workspace)
+    assert cells[70][3] == "→ pay, look_up"
+    assert not panel.edit_cells(rows(workspace), cells)
+    cells[70][3] = "→ pay, check"
+    with pytest.raises(RowError) as caught:
+        panel.edit_cells(rows(workspace), cells)
+    assert str(caught.value) == words.MANY_CALLS
+    cells[70][3] = "Готово"
+    assert panel.edit_cells(rows(workspace), cells).put[70].answer.content == "Готово"
+
+
+def test_all_rows_found_where_none_is_has_a_sentence_of_its_own(workspace):
+    with pytest.raises(DataError, match=r"^No row is found, so nothing was changed"):
+        panel.bulk(rows(workspace), "approve", [], found_all=True)
+
+
+@pytest.fixture
+def bench(workspace):
+    with gr.Blocks() as page:
+        made = Bench(workspace, page, gr.HTML(), gr.State(), gr.Number(), gr.State(), gr.State(), gr.Tabs(), gr.State(""), {})
+    yield made
+
+
+ALL = ["", "", "", "", "", "", "place", None]
+
+
+def test_a_bulk_action_that_was_done_is_not_armed_any_more(workspace, bench):
+    now = rows(workspace)
+    cells = grid(workspace)
+    refused = rows_panel.do_bulk(bench)(cells, "delete", "ticked", now.version, *ALL, now.version, 0)
+    assert "No row is ticked" in refused[0] and refused[4:] == [gr.skip(), gr.skip()]
+    cells[3][0] = True
+    done = rows_panel.do_bulk(bench)(cells, "delete", "ticked", now.version, *ALL, now.version, 0)
+    assert len(rows(workspace).entries) == 69 and done[4:] == ["approve", "ticked"]
+
+
+def editor_of(bench, workspace):
+    return Editor(bench, gr.State(), gr.Number(), gr.State(), gr.HTML(), lambda *v: panel.found(workspace, rows(workspace), *v), [])
+
+
+def approve(editor, place, *query):
+    now = editor.bench.space.rows.read()
+    form = open_row(now, place)
+    return editor.change(lambda f, d: review(f, d, "approved"), "next")(form, form.draft, now.version, 0, *query)
+
+
+def test_approving_goes_on_among_the_rows_found_and_never_back_to_the_first(workspace, bench):
+    editor, drafts = editor_of(bench, workspace), ["Здравствуйте", "", "", "draft", "", "", "place", None]
+    found = panel.found(workspace, rows(workspace), *drafts)
+    assert len(found) >= 1
+    wider = ["", "", "", "draft", "", "", "place", None]
+    assert approve(editor, 4, *wider)[4].place == 5  # row 5 left the rows found; the next one is opened
+    said = approve(editor, 69, *wider)
+    assert words.LAST_ROW in said[0] and "Row 70 is approved." in said[0]
+    assert said[4].place == 69 and said[4].draft.status == "approved"
+    only = approve(editor, found[-1], *drafts)
+    assert words.LAST_ROW in only[0] and only[4].place == found[-1]
+
+
+def test_the_grid_turns_to_the_page_of_a_row_that_was_opened_not_to_one_that_was_only_drawn_anew(workspace, bench):
+    workspace.rows.change(Change(add=tuple(replace(rows(workspace).rows[0], note=str(i)) for i in range(60))), rows(workspace).version)
+    form = open_row(rows(workspace), 120)
+    assert rows_panel.page_with(bench, form, 0, [*ALL, 0]) == 1
+    assert rows_panel.page_with(bench, form.redrawn(form.draft), form.visit, [*ALL, 0]) == 0
+    assert rows_panel.page_with(bench, form, 0, ["", "text", "", "", "", "", "place", None, 0]) == 0  # the filters hide it
+    assert rows_panel.page_with(bench, Form(), 0, [*ALL, 1]) == 1
+
+
+@pytest.mark.parametrize(("reason", "said"), [
+    ("turn 1, what the user says, is empty", "Turn 1, what the user says, is empty."), ("Done.", "Done."), ("Press “Undo”", "Press “Undo”."), ("так?", "Так?"),
+])  # fmt: skip
+def test_a_refusal_is_a_whole_sentence(reason, said):
+    assert f">{said}<" in refusal(reason)

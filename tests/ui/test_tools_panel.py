@@ -54,10 +54,38 @@ def test_a_new_tool_never_takes_the_place_of_another(workspace):
 
 def test_renaming_tells_of_the_rows_that_call_the_old_name(workspace):
     view = panel.save_tool(workspace, "get_sensitive_data", Typed("my_data"), version(workspace))
-    assert view.message == "The tool “get_sensitive_data” is called “my_data” now. 33 rows still call “get_sensitive_data”: mend them in the rows."
+    assert view.message == "The tool “get_sensitive_data” is called “my_data” now. 33 rows still call “get_sensitive_data”: press “Rename it in the rows' calls too”."
+    assert view.renaming == ("get_sensitive_data", "my_data")
     assert panel.list_html(workspace, view.tools) == (
         '<div class="wb-note warn" role="status">33 rows call what is not in the list: get_sensitive_data.</div>'
     )
+
+
+def test_the_rows_calls_are_renamed_in_one_step_and_undone_in_one(workspace):
+    before = workspace.rows.path.read_text(encoding="utf-8")
+    view = panel.save_tool(workspace, "get_sensitive_data", Typed("my_data"), version(workspace))
+    change = panel.plan_rename(workspace, view.renaming)
+    assert (len(change.put), change.what) == (33, "33 rows call “my_data” instead of “get_sensitive_data”")
+    rows = workspace.rows.change(change, workspace.rows.read().version)
+    assert workspace.rows.path.read_text(encoding="utf-8") == before.replace('name=\\"get_sensitive_data\\"', 'name=\\"my_data\\"')
+    assert panel.list_html(workspace, view.tools) == "" and not panel.plan_rename(workspace, view.renaming)
+    workspace.rows.undo(rows.version)
+    assert workspace.rows.path.read_text(encoding="utf-8") == before
+    with pytest.raises(DataError, match="No tool is open"):
+        panel.plan_rename(workspace, None)
+
+
+def test_rejected_rows_are_counted_and_said_to_be(workspace):
+    panel.save_tool(workspace, None, WEATHER, version(workspace))
+    add_rows(workspace, calling("weather", city="Омск"), replace(calling("weather"), status="rejected"))
+    view = panel.save_tool(workspace, "weather", replace(WEATHER, name="forecast"), version(workspace))
+    assert view.message == "The tool “weather” is called “forecast” now. 2 rows, counting rejected ones, still call “weather”: press “Rename it in the rows' calls too”."
+
+
+@pytest.mark.parametrize("schema", ["[]", "5", '{"type": "string"}'])
+def test_parameters_that_are_no_object_s_schema_are_said_to_be_none(schema):
+    assert "must be a JSON schema of an object" in panel.fields_html(schema)
+    assert "must be a JSON schema" not in panel.fields_html("{}")
 
 
 @pytest.mark.parametrize(("typed", "says"), [
@@ -140,8 +168,8 @@ def handle(workspace, act, *args):
 
 def test_a_handler_fills_all_outputs_and_counts_a_change(workspace):
     values = handle(workspace, lambda o, v, a, t: panel.save_tool(workspace, o, t, v), None, version(workspace), "", "weather", "Погода", json.dumps(SCHEMA), "", 4)
-    assert (len(values), values[0], values[3], values[4], values[-1]) == (
-        12, '<div class="wb-note ok" role="status">The tool “weather” was saved.</div>', version(workspace), "weather", 5,
+    assert (len(values), values[0], values[3], values[4], values[11], values[12]) == (
+        14, '<div class="wb-note ok" role="status">The tool “weather” was saved.</div>', version(workspace), "weather", 5, None,
     )  # fmt: skip
     assert "&lt;b&gt;Где&lt;/b&gt;" in values[10]
 
@@ -150,21 +178,21 @@ def test_what_went_wrong_is_said_escaped_and_the_form_stays_as_typed(workspace):
     values = handle(workspace, lambda o, v, a, t: panel.save_tool(workspace, o, t, v), None, "old", "", "<img src=x>", "", "", "", 4)
     assert values[0].startswith('<div class="wb-note bad" role="status">The tool &#x27;&lt;img src=x&gt;&#x27; can&#x27;t be used')
     assert values[3] == version(workspace)  # the next press is meant for what stands there now
-    assert all(v == gr.skip() for v in values[6:])
+    assert all(v == gr.skip() for v in values[6:12])
 
 
 def test_a_broken_file_is_told_everywhere(workspace):
     workspace.tools.path.write_text("{")
     values = handle(workspace, lambda o, v, a, t: panel.first(workspace), None, "", "", "", "", "", "", 0)
     assert "tools.json is not valid JSON" in values[0]
-    assert len(values) == 12
+    assert len(values) == 14
 
 
 def test_the_fields_of_a_call_are_shown_escaped():
     shown = panel.fields_html(json.dumps({"type": "object", "properties": {"<i>": {"enum": ["<script>", "b"], "description": "x&y"}}, "required": ["<i>"]}))
     assert "<td>&lt;i&gt;</td><td>a choice: &lt;script&gt;, b</td><td>yes</td><td>x&amp;y</td>" in shown
     assert panel.fields_html("").startswith('<div class="wb-note warn"')
-    assert words.NO_ARGUMENTS in panel.fields_html("[]")
+    assert words.NO_OBJECT.replace('"', "&quot;") in panel.fields_html("[]")
     assert words.NO_ARGUMENTS in panel.fields_html('{"type": "object"}')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from workbench.errors import DataError
 from workbench.files import explain_os_error, safe_name, write_atomic
 
 NOW = ""  # in place of a snapshot's name: the set as it stands
+LONGEST_NAME = 64  # characters
 KEPT_DELETED = 20  # deleted snapshots that can still be brought back
 
 
@@ -27,6 +29,20 @@ class Snapshot:
     rows: int
     made: float
     version: str
+
+
+def _checked(name: str) -> str:
+    """`name` as a file's name; raises `DataError` that says which rule it breaks."""
+    try:
+        return safe_name(name, what="snapshot name", error=DataError)
+    except DataError:
+        text = str(name).strip()
+    shown = f"The snapshot name {text[:80]!r} can't be used"
+    if len(text) > LONGEST_NAME:
+        raise DataError(f"The snapshot name has {len(text)} characters, {LONGEST_NAME} are allowed: shorten it.")
+    if re.fullmatch(r"[^\W_][\w.-]*", text) and ".." not in text and not text.endswith("."):
+        raise DataError(f"{shown}: Windows keeps names like {text.split('.')[0]!r} for devices. Take another one, as in {text.split('.')[0]}-1.")
+    raise DataError(f"{shown}: take letters, digits, '-', '_' and '.', no blanks, beginning with a letter or a digit and not ending with a point.")
 
 
 class SnapshotStore:
@@ -104,7 +120,7 @@ class SnapshotStore:
         return self.folder / ".deleted" / f"{name}.jsonl"
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{safe_name(name, what='snapshot name', error=DataError)}.jsonl"
+        return self.folder / f"{_checked(name)}.jsonl"
 
     def _existing(self, name: str) -> Path:
         path = self._path(name)

@@ -12,7 +12,7 @@ from workbench.dataset.view import reviewed
 from workbench.errors import WorkbenchError
 from workbench.ui import words
 from workbench.ui.data import files_panel, generate_panel, health_panel, history_panel, rows_panel, tools_panel
-from workbench.ui.data.bench import QUIET, SMALL, Bench, Only, Pending
+from workbench.ui.data.bench import QUIET, SMALL, Bench, Only, Pending, refusal
 from workbench.ui.data.editor import Form, follow, open_row
 from workbench.ui.data.shortcuts import SHORTCUTS_JS
 from workbench.ui.errors import shown
@@ -38,9 +38,9 @@ def travel(space: Workspace, back: bool, version: str, count: float) -> list[Any
     try:
         rows = space.rows.undo(version) if back else space.rows.redo(version)
     except WorkbenchError as exc:
-        return [note(str(exc), "bad"), *[gr.skip()] * 3]
+        return [refusal(exc), *[gr.skip()] * 3]
     said = words.UNDONE if back else words.REDONE
-    return [note(f"{said[:-1]}: {what}." if what else said, "ok"), rows.version, count + 1, None]
+    return [note(f"{said}: “{what}”." if what else f"{said}.", "ok"), rows.version, count + 1, None]
 
 
 def merge(bench: Bench, pending: Pending | None, version: str, count: float) -> list[Any]:
@@ -55,7 +55,7 @@ def merge(bench: Bench, pending: Pending | None, version: str, count: float) -> 
             rows = bench.space.rows.read()
             said = [gr.skip(), rows.version, count + 1, None]
     except WorkbenchError as exc:
-        return [note(str(exc), "bad"), *[gr.skip()] * 6]
+        return [refusal(exc), *[gr.skip()] * 6]
     if rows is None:
         return [*said, *[gr.skip()] * 3]
     form = open_row(rows, next(iter(merged.change.put), None if not merged.change.add else len(rows.entries) - 1))
@@ -124,11 +124,12 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
         found = space.health(now)
         return [progress_html(now), health_panel.strip_html(found), gr.skip(), *rows.refresh(*asked)]
 
-    def changed(count: float, panel: str, form: Form | None, typed: Any, *asked: Any) -> list[Any]:
-        """The set was changed on this page: the form goes along with its row, and the open panel is told."""
+    def changed(count: float, panel: str, form: Form | None, typed: Any, seen: int, unknown: float, *asked: Any) -> list[Any]:
+        """The set was changed on this page: the form goes along with its row, the grid turns to it, and the open panel is told."""
+        number = rows_panel.page_with(bench, form, seen, asked)
         again = follow(space, form, typed)
         told = [count if key == panel else gr.skip() for key in panels]
-        return [*refresh(*asked), *(editor.show(again) if again else [gr.skip()] * 3), *told]
+        return [*refresh(unknown, *asked[:-1], number), *(editor.show(again) if again else [gr.skip()] * 3), *told]
 
     def recheck(number: float, panel: str, *asked: Any) -> list[Any]:
         """A large set's health, in an event of its own: the grid is there before it, and rows that are approved one after
@@ -146,7 +147,7 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
     again = [strip, bench.stale["health"], *rows.outputs]
     bench.page.load(shown(refresh), [unchecked, *rows.inputs], outputs, **QUIET)
     bench.changed.change(
-        shown(changed), [bench.changed, bench.panel, editor.opened, editor.typed, unchecked, *rows.inputs],
+        shown(changed), [bench.changed, bench.panel, editor.opened, editor.typed, rows.followed, unchecked, *rows.inputs],
         [*outputs, *editor.outputs, *bench.stale.values()], trigger_mode="always_last", **QUIET,
     )
     unchecked.change(shown(recheck), [unchecked, bench.panel, *rows.inputs], again, trigger_mode="always_last", show_progress="hidden")

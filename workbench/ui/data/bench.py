@@ -26,6 +26,12 @@ def waiting(text: str) -> str:
     return f'{note(text, "bad")}<i class="wb-waits"></i>'
 
 
+def refusal(reason: object, kind: str = "bad") -> str:
+    """Why something was not done, as a message: it begins with a capital and ends with a full stop."""
+    text = str(reason).strip()
+    return note(f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?', '…')) else '.'}", kind)
+
+
 class Only:
     """The places that the grid is narrowed to, as they stand in the rows of `version`. Told from another by identity."""
 
@@ -102,7 +108,7 @@ class Bench:
             try:
                 change = plan(*given)
             except WorkbenchError as exc:
-                return [note(str(exc), "bad"), *[gr.skip()] * 3]
+                return [refusal(exc), *[gr.skip()] * 3]
             return self.make(change, version, count)[1]
 
         return shown(run)
@@ -120,7 +126,7 @@ class Bench:
                     return change, None, [waiting(f"{words.ROW_CHANGED} {words.IF_MERGED}"), gr.skip(), gr.skip(), Pending(change, made_for)]
                 return merged.change, *self.make(merged.change, version, count)
         except WorkbenchError as exc:
-            return change, None, [note(str(exc), "bad"), *[gr.skip()] * 3]
+            return change, None, [refusal(exc), *[gr.skip()] * 3]
         return change, *self.make(change, made_for, count)
 
     def make(self, change: Change, version: str, count: float) -> tuple[RowSet | None, list[Any]]:
@@ -132,7 +138,7 @@ class Bench:
         except ConflictError as exc:
             return None, [waiting(str(exc)), gr.skip(), gr.skip(), Pending(change, version)]
         except WorkbenchError as exc:
-            return None, [note(str(exc), "bad"), *[gr.skip()] * 3]
+            return None, [refusal(exc), *[gr.skip()] * 3]
         if rows.version == version:
             return rows, [note(words.NOTHING_CHANGED), *[gr.skip()] * 3]
         what = change.what[:1].upper() + change.what[1:]

@@ -17,7 +17,7 @@ from workbench.dataset.store import RowSet
 from workbench.errors import DataError, RowError, WorkbenchError
 from workbench.schema import Example
 from workbench.ui import words
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import QUIET, Bench, refusal
 from workbench.ui.highlight import note
 from workbench.workspace import Workspace
 
@@ -26,18 +26,23 @@ _serials = itertools.count(1)
 
 class Form:
     """The row in the form: its place (None for a new one) in the rows of `version`, the row as it was opened, and the
-    draft the form begins with.
+    draft the form begins with. `visit` stays the same as long as the same row is drawn anew.
 
     Told from another by identity: gradio compares states by their hash.
     """
 
     def __init__(self, draft: Draft = EMPTY, place: int | None = None, was: Example | None = None, broken: str = "", version: str = "") -> None:
-        self.serial = next(_serials)
+        self.serial = self.visit = next(_serials)
         self.draft, self.place, self.was, self.broken, self.version = draft, place, was, broken, version
 
     def redrawn(self, draft: Draft) -> Form:
         """The same row with another draft."""
-        return Form(draft, self.place, self.was, self.broken, self.version)
+        return Form(draft, self.place, self.was, self.broken, self.version).visited(self)
+
+    def visited(self, before: Form) -> Form:
+        """This form, as another drawing of the row that `before` shows."""
+        self.visit = before.visit
+        return self
 
 
 def open_row(rows: RowSet, place: int | None) -> Form:
@@ -60,7 +65,7 @@ def follow(space: Workspace, form: Form | None, typed: Draft | str | None) -> Fo
         return None
     seen = space.rows.at(form.version)
     place = match(seen.entries, now.entries).get(form.place) if seen is not None else None
-    return open_row(now, place)
+    return open_row(now, place).visited(form)
 
 
 def is_unsaved(form: Form | None, typed: Draft | str | None) -> bool:
@@ -118,13 +123,17 @@ def mend_line(form: Form, text: str) -> Change:
 
 
 def neighbour(found: Sequence[int], place: int | None, step: int) -> int | None:
-    """The place after (or before) `place` among the rows found; the first one if it is not among them."""
-    if not found:
-        return None
-    if place is None or place not in found:
-        later = [p for p in found if place is not None and p > place]
-        return later[0] if step > 0 and later else found[0]
-    return found[min(max(found.index(place) + step, 0), len(found) - 1)]
+    """The place after (or before) `place` among the rows found; None where there is none.
+
+    From a row that is not among them one goes on to those further down (or up) in the file; from a new one to the first.
+    """
+    if place is None:
+        return next(iter(found), None)
+    if place in found:
+        index = found.index(place) + step
+        return found[index] if 0 <= index < len(found) else None
+    beyond = [p for p in found if (p > place if step > 0 else p < place)]
+    return beyond[0 if step > 0 else -1] if beyond else None
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,10 @@ class Editor:
             try:
                 change = plan(form, draft)
             except WorkbenchError as exc:
-                return [note(str(exc), "bad"), *[gr.skip()] * 6]
+                return [refusal(exc), *[gr.skip()] * 6]
             # A new row has no place that could have moved.
+            further = neighbour(self.found(*query), form.place, 1) if then == "next" else None  # before the change, which may take the row out of those found
+            count_before = len(self.bench.space.rows.read().entries)
             change, rows, said = self.bench.settle(change, version if form.place is None else form.version or version, version, count)
             if rows is None:
                 return [*said, *[gr.skip()] * 3]
@@ -167,10 +178,12 @@ class Editor:
             if then == "last" or form.place is None:
                 place = len(rows.entries) - 1 if change.add else place
             elif then == "next":
-                further = neighbour(self.found(*query), place, 1)
-                if further == place and isinstance(said[0], str):
+                if further is None and isinstance(said[0], str):
                     said = [f"{said[0]}{note(words.LAST_ROW)}", *said[1:]]
-                place = further
+                if place is not None and further is not None:
+                    moved = len(rows.entries) != count_before  # by another's change, which came in beside this one
+                    further = neighbour(self.found(*query), place, 1) if moved else further
+                    place = place if further is None else further
             return [*said, *self.show(open_row(rows, place))]
 
         return run

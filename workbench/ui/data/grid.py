@@ -73,10 +73,12 @@ def _grid_row(place: int, entry: Entry, seen: Marks = Marks()) -> list[Any]:
 
 
 def answer_cell(row: Example) -> str:
-    """The answer as the grid shows it: a call by its name and arguments behind an arrow, anything else as it stands."""
+    """The answer as the grid shows it: a call by its name and arguments behind an arrow, several by their names, anything else as it stands."""
     text, calls = split_calls(row.answer)
-    if text.strip() or len(calls) != 1:
+    if text.strip() or not calls:
         return message_text(row.answer)
+    if len(calls) > 1:
+        return f"{ARROW} {', '.join(call.name for call in calls)}"
     arguments = json.dumps(dict(calls[0].arguments), ensure_ascii=False) if calls[0].arguments else ""
     return f"{ARROW} {calls[0].name} {arguments}".rstrip()
 
@@ -144,6 +146,8 @@ def _typed_row(entry: Entry, texts: Mapping[str, str]) -> Example:
         raise RowError("The request is empty: write what the user says.", "request")
     if not texts.get("answer", "x").strip():
         raise RowError("The answer is empty: write a text, or choose “calls a tool” in the form.", "answer")
+    if texts.get("answer", "").lstrip().startswith(ARROW) and len(split_calls(entry.row.answer)[1]) > 1:
+        raise RowError(words.MANY_CALLS, "answer")
     status = texts.get("status", draft.status) or "draft"
     if status not in STATUSES:
         raise RowError(f"The status must be one of {', '.join(STATUSES)}.", "status")
@@ -158,10 +162,10 @@ def _typed_row(entry: Entry, texts: Mapping[str, str]) -> Example:
     return row_of(replace(draft, turns=tuple(turns), status=status), entry.row)
 
 
-def bulk(rows: RowSet, action: str, places: Sequence[int]) -> Change:
-    """One change over many rows; broken lines can only be deleted."""
+def bulk(rows: RowSet, action: str, places: Sequence[int], *, found_all: bool = False) -> Change:
+    """One change over many rows: the ticked ones, or (`found_all`) all that the filters let through. Broken lines can only be deleted."""
     if not places:
-        raise DataError(words.NOTHING_TICKED)
+        raise DataError(words.NOTHING_TO_DO if found_all else words.NOTHING_TICKED)
     count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
     if action == "delete":
         return Change(drop=frozenset(places), what=f"{count} deleted; Undo brings them back")

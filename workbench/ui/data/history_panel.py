@@ -38,7 +38,9 @@ def table_html(found: list[Snapshot]) -> str:
         return empty(words.EMPTY)
     head = "".join(f"<th>{escape(word)}</th>" for word in words.HEADERS)
     body = "".join(
-        f"<tr><td>{escape(s.name)}</td><td>{s.rows:,}</td><td>{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.made))}</td></tr>" for s in found
+        f'<tr><td class="wb-long" title="{escape(s.name)}">{escape(s.name)}</td><td>{s.rows:,}</td>'
+        f"<td>{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.made))}</td></tr>"
+        for s in found
     )
     return f'<div style="max-height:260px;overflow-y:auto"><table class="wb-runs"><tr>{head}</tr>{body}</table></div>'
 
@@ -167,7 +169,7 @@ def build(bench: Bench) -> None:
     message = gr.HTML(elem_id="history-message")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            name = gr.Textbox(label=words.NAME, placeholder=words.NAME_HINT, max_lines=1, max_length=64, elem_id="history-name")
+            name = gr.Textbox(label=words.NAME, info=words.NAME_INFO, placeholder=words.NAME_HINT, max_lines=1, elem_id="history-name")
             save_it = gr.Button(words.SAVE, variant="primary", size="sm", elem_id="history-save")
             table = gr.HTML()
             chosen = gr.Dropdown([], label=words.CHOSEN, elem_id="history-chosen")

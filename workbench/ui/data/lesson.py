@@ -8,6 +8,7 @@ from workbench.schema import Example
 from workbench.settings import Training
 from workbench.training.teach import Lesson, teach
 from workbench.ui import words
+from workbench.ui.data.bench import refusal
 from workbench.ui.highlight import escape, note
 from workbench.workspace import Workspace
 
@@ -26,7 +27,7 @@ def lesson_html(space: Workspace, draft: Draft | None, was: Example | None = Non
         row = row_of(draft, was)
         return _lesson(teach(row, tokenizer, max_tokens=Training().max_row_tokens), space.model_name)
     except RowError as exc:
-        return note(f"{words.LESSON_REFUSED} {exc}", "warn")
+        return refusal(f"{words.LESSON_REFUSED} {exc}", "warn")
 
 
 def _lesson(lesson: Lesson, model: str) -> str:

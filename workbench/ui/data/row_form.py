@@ -14,7 +14,7 @@ from workbench.dataset.draft import CallDraft, Draft, same
 from workbench.errors import WorkbenchError
 from workbench.schema import PINS, ROLES, STATUSES
 from workbench.ui import words
-from workbench.ui.data.bench import Bench
+from workbench.ui.data.bench import Bench, refusal
 from workbench.ui.data.editor import Editor, Form, delete, duplicate, mend_line, neighbour, open_row, opened_draft, review, save
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.turns import Shape, Tools, answer_with, change_call, field_value, read_draft, shape_of, with_call, with_turn, without_turn
@@ -44,14 +44,16 @@ def _kept(name: str) -> dict[str, Any]:
 
 def title_html(form: Form) -> str:
     if form.place is None:
-        return f'<div class="wb-rowtitle" data-serial="{form.serial}">{words.NEW_ROW.capitalize()}</div>'
+        return f'<div class="wb-rowtitle" data-serial="{form.serial}" data-row="">{words.NEW_ROW.capitalize()}</div>'
     source = chip(form.draft.source, "warn") if form.draft.source else ""
-    return f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {form.place + 1} {source}</div>'
+    return f'<div class="wb-rowtitle" data-serial="{form.serial}" data-row="{form.place + 1}">Row {form.place + 1} {source}</div>'
 
 
 def _draw_broken(editor: Editor, form: Form) -> None:
     bench = editor.bench
-    gr.HTML(f'<div class="wb-rowtitle" data-serial="{form.serial}">Row {(form.place or 0) + 1}: {words.CANT_BE_USED}</div>', elem_id="row-title", **_kept("row-title"))
+    number = (form.place or 0) + 1
+    title = f'<div class="wb-rowtitle" data-serial="{form.serial}" data-row="{number}">Row {number}: {words.CANT_BE_USED}</div>'
+    gr.HTML(title, elem_id="row-title", **_kept("row-title"))
     line = gr.Textbox(form.broken, label=words.BROKEN_LINE, lines=8, max_lines=16, interactive=True, elem_id="row-line", **_kept("row-line"))
     with gr.Row():
         mend = gr.Button(words.MEND, variant="primary", elem_id="row-save", **_kept("row-save"), min_width=90)
@@ -107,7 +109,8 @@ class _Drawn:
         usual = [t.role for t in self.form.draft.turns] == ["user", "assistant"]
         plain: dict[str, Any] = {"show_label": False, "container": False, "interactive": True}
         with gr.Row(equal_height=True, elem_classes="wb-turnhead", key=f"head-{place}"):
-            role = gr.Dropdown(list(ROLES), value=turn.role, min_width=100, scale=2, visible=not usual, elem_id=f"{element}-role", **_kept(f"{element}-role"), **plain)
+            role: Any = gr.Dropdown(list(ROLES), value=turn.role, min_width=100, scale=2, visible=not usual, elem_id=f"{element}-role", **_kept(f"{element}-role"), **plain)
+            self.moves.append(_Move(role.input, lambda d, _: d, role))  # another role has another label and other buttons
             if is_answer and turn.role == "assistant":
                 kinds = [(words.ANSWER_TEXT, "text"), (words.ANSWER_CALL, "call")]
                 kind = gr.Radio(kinds, value="call" if calls else "text", label=words.SAYS["assistant"], min_width=250, scale=5, elem_id="row-kind", **_kept("row-kind"), **plain)
@@ -118,10 +121,11 @@ class _Drawn:
             if not usual:
                 out = gr.Button(words.TAKE_OUT, size="sm", min_width=70, scale=0, elem_id=f"{element}-out", **_kept(f"{element}-out"))
                 self.moves.append(_Move(out.click, lambda d: without_turn(d, place)))
+        labelled = turn.role == "tool" or (usual and turn.role == "user")
         text = gr.Textbox(
-            turn.text, label=words.SAYS.get(turn.role, turn.role), show_label=usual and turn.role == "user", placeholder=words.PLACEHOLDERS.get(turn.role, ""),
+            turn.text, label=words.SAYS.get(turn.role, turn.role), show_label=labelled, placeholder=words.PLACEHOLDERS.get(turn.role, ""),
             lines=2 if not calls else 1, max_lines=7,
-            container=usual and turn.role == "user", interactive=True, elem_id=element, visible=bool(not calls or turn.text), **_kept(element),
+            container=labelled, interactive=True, elem_id=element, visible=bool(not calls or turn.text), **_kept(element),
         )
         self.fields += [role, text]
         for number, call in enumerate(turn.calls):
@@ -197,7 +201,7 @@ class _Drawn:
                 try:
                     draft = self._read(args[:count])
                 except WorkbenchError as exc:
-                    return [note(str(exc), "bad"), *[gr.skip()] * 6]
+                    return [refusal(exc), *[gr.skip()] * 6]
                 return act(form, draft, *args[count:])
 
             return shown(run)
@@ -219,7 +223,7 @@ class _Drawn:
             try:
                 draft = self._read(values)
             except WorkbenchError as exc:
-                return [gr.skip(), note(f"{words.LESSON_REFUSED} {exc}", "warn")]
+                return [gr.skip(), refusal(f"{words.LESSON_REFUSED} {exc}", "warn")]
             return [draft, lesson_html(bench.space, draft, form.was)]
 
         # Not `input`: gradio tells it for keys alone, not for what is pasted or dictated.
@@ -235,8 +239,14 @@ class _Drawn:
                 typed = None
             if typed is None or not same(typed, opened_draft(form)):
                 return [note(words.UNSAVED, "warn"), *[gr.skip()] * 3]
-            place = neighbour(editor.found(*args[count:]), form.place, step)
-            return [gr.skip(), *editor.show(open_row(editor.bench.space.rows.read(), place))]
+            found = editor.found(*args[count:])
+            place = neighbour(found, form.place, step)
+            rows = editor.bench.space.rows.read()
+            if place is not None:
+                return [gr.skip(), *editor.show(open_row(rows, place))]
+            said = words.NOTHING_FOUND if not found else words.LAST_ROW if step > 0 else words.FIRST_ROW
+            # The row is drawn again: the keys wait for that.
+            return [note(said), *editor.show(open_row(rows, form.place) if form.version == rows.version else form.redrawn(form.draft))]
 
         return shown(run)
 

@@ -15,7 +15,7 @@ from workbench.errors import DataError
 from workbench.schema import STATUSES, Example
 from workbench.ui import words
 from workbench.ui.data import row_form
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import QUIET, Bench, refusal
 from workbench.ui.data.editor import Editor, Form, is_unsaved, open_row
 from workbench.ui.data.grid import BULK, NUMBER, SIDES, TOOL, as_drawn, bulk, edit_cells, found, grid_values, marks, ticked
 from workbench.ui.data.lesson import lesson_html
@@ -26,12 +26,16 @@ from workbench.ui.words.health import FINDINGS
 
 @dataclass(frozen=True)
 class RowsPanel:
-    """What the tab needs to draw the grid anew: `refresh` from the filters' values and the page number."""
+    """What the tab needs to draw the grid anew: `refresh` from the filters' values and the page number.
+
+    `followed` holds the visit of the row that the grid has turned its page for.
+    """
 
     refresh: Callable[..., list[Any]]
     inputs: list[Any]
     outputs: list[Any]
     editor: Editor
+    followed: gr.State
 
 
 def build(bench: Bench) -> RowsPanel:
@@ -99,9 +103,27 @@ def build(bench: Bench) -> RowsPanel:
     forth.click(shown(lambda *v: refresh(*v[:-1], (v[-1] or 0) + 1)), inputs, outputs, **QUIET)
     grid.select(shown(select_row(bench)), [opened, typed, drawn], [bench.message, *editor.outputs], **QUIET)
     grid.input(shown(typed_cells(bench, refresh)), [grid, opened, typed, drawn, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
-    apply.click(shown(do_bulk(bench)), [grid, action, scope, drawn, *query, bench.only, *bench.inputs], bench.outputs, **QUIET)
+    apply.click(shown(do_bulk(bench)), [grid, action, scope, drawn, *query, bench.only, *bench.inputs], [*bench.outputs, action, scope], **QUIET)
     opening.change(shown(lambda form: lesson_html(space, *_what(form))), opened, lesson, **QUIET)
-    return RowsPanel(refresh, inputs, outputs, editor)
+    followed = gr.State(0)
+
+    def follow_row(form: Form | None, seen: int, *asked: Any) -> list[Any]:
+        """The grid turns to the page of a row that was opened by Next, Add row and the like."""
+        number = page_with(bench, form, seen, asked)
+        return [form.visit if form else 0, *([gr.skip()] * len(outputs) if number == asked[-1] else refresh(*asked[:-1], number))]
+
+    opening.change(shown(follow_row), [opened, followed, *inputs], [followed, *outputs], trigger_mode="always_last", **QUIET)
+    return RowsPanel(refresh, inputs, outputs, editor, followed)
+
+
+def page_with(bench: Bench, form: Form | None, seen: int, asked: Sequence[Any]) -> int:
+    """The page of the open row, where it was opened since the visit `seen` and the filters let it through; else the page that is shown."""
+    *query, number = asked
+    if form is None or form.place is None or form.visit == seen:
+        return int(number or 0)
+    rows = bench.space.rows.read()
+    matching = found(bench.space, rows, *query) if form.version == rows.version else []
+    return matching.index(form.place) // PAGE if form.place in matching else int(number or 0)
 
 
 def _what(form: Form | None) -> tuple[Draft | None, Example | None]:
@@ -147,10 +169,13 @@ def do_bulk(bench: Bench) -> Callable[..., list[Any]]:
         *asked, version, count = rest
         try:
             rows = as_drawn(bench.space, drawn)
-            change = bulk(rows, action, ticked(cells) if scope == "ticked" else found(bench.space, rows, *asked))
+            places = ticked(cells) if scope == "ticked" else found(bench.space, rows, *asked)
+            change = bulk(rows, action, places, found_all=scope != "ticked")
         except DataError as exc:
-            return [note(str(exc), "bad"), *[gr.skip()] * 3]
-        return bench.settle(change, drawn, version, count)[2]
+            return [refusal(exc), *[gr.skip()] * 5]
+        _, made, said = bench.settle(change, drawn, version, count)
+        # What was done once must not be done again by a second press: the harmless choices come back.
+        return [*said, *([gr.skip()] * 2 if made is None else [BULK[0], "ticked"])]
 
     return run
 
@@ -162,7 +187,7 @@ def typed_cells(bench: Bench, refresh: Callable[..., list[Any]]) -> Callable[...
         try:
             change = edit_cells(as_drawn(bench.space, drawn), cells)
         except DataError as exc:
-            return [note(str(exc), "bad"), *[gr.skip()] * 6, *refresh(*asked)]
+            return [refusal(exc), *[gr.skip()] * 6, *refresh(*asked)]
         if not change:
             return [gr.skip()] * 13
         made, rows, said = bench.settle(change, drawn, version, count)

@@ -38,6 +38,16 @@ SHORTCUTS_JS = """
     }
     waiting = { id: button.id, serial: serial(), at: performance.now() };
   }, true);
+  // Which row is open is told by the form; the grid is drawn anew, paged and scrolled, so its row is looked for again and again.
+  const mark = () => {
+    const open = document.querySelector('#row-title [data-row]')?.dataset.row;
+    for (const row of document.querySelectorAll('#grid .virtual-row')) {
+      const number = row.querySelector('.body-cell[data-col="1"]')?.innerText.trim();
+      const is = !!open && number === open;
+      if (row.classList.contains('wb-openrow') !== is) row.classList.toggle('wb-openrow', is);
+    }
+  };
+  setInterval(() => { if (visible()) mark(); }, 120);
   const visible = () => { const g = document.getElementById('grid'); return g && g.offsetParent !== null; };
   const single = { KeyA: 'row-approve', KeyR: 'row-reject', KeyD: 'row-duplicate', KeyN: 'row-new', ArrowDown: 'row-next', ArrowUp: 'row-previous' };
   document.addEventListener('keydown', (event) => {
@@ -52,12 +62,13 @@ SHORTCUTS_JS = """
     const typing = at && (at.tagName === 'INPUT' && at.type !== 'checkbox' && at.type !== 'radio' || at.tagName === 'TEXTAREA' || at.isContentEditable);
     if (typing) { if (event.code === 'Escape') at.blur(); return; }
     if (control || event.altKey || event.shiftKey) return;
-    const inside = !at || at === document.body || at.closest('#grid') || at.closest('#row-editor');
+    // A button that was just pressed keeps the focus; Enter and Space still press it.
+    const inside = !at || at === document.body || at.closest('#grid') || at.closest('#row-editor') || at.tagName === 'BUTTON';
     if (!inside) return;
     if (event.code === 'Slash') { stop(); document.querySelector('#search textarea, #search input')?.focus(); return; }
     if (event.code === 'KeyE') { stop(); document.querySelector('#row-request textarea')?.focus(); return; }
     if (single[event.code]) {
-      if (event.code.startsWith('Arrow') && at && at.closest('[role=radiogroup], #row-editor')) return;
+      if (event.code.startsWith('Arrow') && at && (at.type === 'radio' || at.closest('[role=radiogroup], [role=tab], [role=listbox]'))) return;
       stop(); ask(single[event.code]);
     }
   }, true);

@@ -12,6 +12,8 @@ import gradio as gr
 
 from workbench.calls.dialects import message_calls
 from workbench.calls.tools import ToolSet, argument_fields, infer_spec, no_parameters
+from workbench.dataset.changes import Change
+from workbench.dataset.rename import rename_calls
 from workbench.dataset.rowtools import row_tools
 from workbench.dataset.view import facts_of
 from workbench.errors import ConflictError, DataError, WorkbenchError
@@ -45,6 +47,8 @@ class View:
     kind: str = ""
     armed: str = ""
     touched: bool = False
+    renaming: tuple[str, str] | None = None
+    """The tool's name before and now, while rows still call it by the one before."""
 
 
 # -- what the rows say ----------------------------------------------------------------------------
@@ -53,6 +57,19 @@ class View:
 def rows_calling(space: Workspace) -> Counter[str]:
     """How many rows' answers call each tool."""
     return Counter(name for entry in space.rows.read().entries for name in facts_of(entry).tools)
+
+
+def active_rows(space: Workspace) -> dict[int, Example]:
+    """Every row that can be read, by its place."""
+    return {place: entry.row for place, entry in enumerate(space.rows.read().entries) if entry.row is not None}
+
+
+def plan_rename(space: Workspace, renaming: tuple[str, str] | None) -> Change:
+    """The change that lets the rows call a renamed tool by its new name; raises `DataError`."""
+    if renaming is None:
+        raise DataError(words.NO_TOOL_OPEN)
+    put = rename_calls(active_rows(space), *renaming)
+    return Change(put=put, what=words.calls_renamed(*renaming, len(put)) if put else "")
 
 
 def unknown_rows(space: Workspace, tools: ToolSet) -> dict[str, list[Example]]:
@@ -130,8 +147,14 @@ def save_tool(space: Workspace, opened: str | None, typed: Typed, version: str) 
     if opened is None and spec.name in space.tools.read().tools:
         raise DataError(f"There is a tool {spec.name!r} already: take another name, or open that one to change it.")
     tools = space.tools.save(spec, version, opened)
-    said = words.saved(spec.name) if opened in (None, spec.name) else words.renamed(str(opened), spec.name, rows_calling(space)[str(opened)])
-    return View(tools, spec.name, form_of(tools.tools[spec.name]), said, "ok", touched=True)
+    form = form_of(tools.tools[spec.name])
+    if opened is None or opened == spec.name:
+        return View(tools, spec.name, form, words.saved(spec.name), "ok", touched=True)
+    left = rename_calls(active_rows(space), opened, spec.name)
+    rejected = sum(row.status == "rejected" for row in left.values())
+    return View(
+        tools, spec.name, form, words.renamed(opened, spec.name, len(left), rejected), "ok", touched=True, renaming=(opened, spec.name) if left else None,
+    )  # fmt: skip
 
 
 def delete_tool(space: Workspace, opened: str | None, version: str, armed: str = "") -> View:
@@ -198,7 +221,9 @@ def fields_html(parameters: str) -> str:
         value = _load(words.PARAMETERS, parameters or "")
     except WorkbenchError as exc:
         return note(str(exc), "warn")
-    fields = argument_fields(ToolSpec("", "", value)) if isinstance(value, dict) else ()
+    if not isinstance(value, dict) or value.get("type", "object") != "object":
+        return note(words.NO_OBJECT, "warn")
+    fields = argument_fields(ToolSpec("", "", value))
     if not fields:
         return f'<div class="wb-dim">{escape(words.NO_ARGUMENTS)}</div>'
     head = "".join(f"<th>{escape(word)}</th>" for word in words.FIELDS)
@@ -217,7 +242,8 @@ def show(space: Workspace, view: View, count: float) -> list[Any]:
         form = [*_texts(view.form), fields_html(view.form.parameters)]
     message = note(view.message, view.kind) if view.message else ""
     tools = gr.Radio(choices=choices(space, view.tools), value=view.opened)
-    return [message, tools, list_html(space, view.tools), view.tools.version, view.opened, view.armed, *form, count + 1 if view.touched else gr.skip()]
+    told = [count + 1 if view.touched else gr.skip(), view.renaming, gr.Button(visible=view.renaming is not None)]
+    return [message, tools, list_html(space, view.tools), view.tools.version, view.opened, view.armed, *form, *told]
 
 
 def handled(space: Workspace, act: Callable[..., View]) -> Callable[..., list[Any]]:
@@ -235,7 +261,7 @@ def handled(space: Workspace, act: Callable[..., View]) -> Callable[..., list[An
                 # After a conflict the list shows what stands there now, and the next press is meant for that.
                 view = View(space.tools.read(), opened, None, str(exc), "bad")
             except WorkbenchError as broken:
-                return [note(str(broken), "bad"), *[gr.skip()] * 11]
+                return [note(str(broken), "bad"), *[gr.skip()] * 13]
         return show(space, view, count)
 
     return shown(run)
@@ -244,7 +270,7 @@ def handled(space: Workspace, act: Callable[..., View]) -> Callable[..., list[An
 def build(bench: Bench) -> None:
     """The panel, within the column or tab that is open."""
     space = bench.space
-    version, opened, armed = gr.State(""), gr.State(None), gr.State("")
+    version, opened, armed, renaming = gr.State(""), gr.State(None), gr.State(""), gr.State(None)
     gr.HTML(f'<div class="wb-dim">{escape(words.HELP)}</div>')
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
@@ -259,13 +285,14 @@ def build(bench: Bench) -> None:
                 delete = gr.Button(words.DELETE, size="sm", min_width=90, elem_id="tools-delete")
                 back = gr.Button(words.UNDO, size="sm", min_width=90, elem_id="tools-undo")
             message = gr.HTML(elem_id="tools-message")
+            rename = gr.Button(words.RENAME, size="sm", visible=False, elem_id="tools-rename")
             name = gr.Textbox(label=words.NAME, info=words.NAME_INFO, max_lines=1, elem_id="tools-name")
             description = gr.Textbox(label=words.DESCRIPTION, info=words.DESCRIPTION_INFO, lines=2, elem_id="tools-description")
             parameters = gr.Code(label=words.PARAMETERS, language="json", lines=6, max_lines=20, elem_id="tools-parameters")
             fields = gr.HTML()
             mock = gr.Code(label=words.MOCK, language="json", lines=3, max_lines=14, elem_id="tools-mock")
     state = [opened, version, armed, name, description, parameters, mock, bench.changed]
-    outputs = [message, book, aside, version, opened, armed, name, description, parameters, mock, fields, bench.changed]
+    outputs = [message, book, aside, version, opened, armed, name, description, parameters, mock, fields, bench.changed, renaming, rename]
 
     def wire(event: Any, act: Callable[..., View], *own: Any) -> None:
         event(handled(space, act), [*own, *state], outputs, **QUIET)
@@ -277,16 +304,18 @@ def build(bench: Bench) -> None:
     wire(back.click, lambda o, v, a, t: undo(space, o, v))
     wire(seen.click, lambda o, v, a, t: add_seen(space, v))
     parameters.change(shown(fields_html), parameters, fields, **QUIET)
+    rename.click(bench.changing(lambda pair: plan_rename(space, pair)), [renaming, *bench.inputs], bench.outputs, **QUIET)
     wire(bench.page.load, lambda o, v, a, t: first(space))
 
-    def recount() -> list[Any]:
+    def recount(pair: tuple[str, str] | None) -> list[Any]:
+        left = pair is not None and bool(rename_calls(active_rows(space), *pair))
         try:
             tools = space.tools.read()
         except WorkbenchError as exc:
-            return [gr.skip(), note(str(exc), "bad")]
-        return [gr.Radio(choices=choices(space, tools)), list_html(space, tools)]
+            return [gr.skip(), note(str(exc), "bad"), gr.Button(visible=left)]
+        return [gr.Radio(choices=choices(space, tools)), list_html(space, tools), gr.Button(visible=left)]
 
-    bench.drawn_when_seen("tools", recount, [], [book, aside])
+    bench.drawn_when_seen("tools", recount, [renaming], [book, aside, rename])
 
 
 def first(space: Workspace) -> View:

@@ -129,9 +129,12 @@ def answer_with(draft: Draft, kind: str, tools: Tools) -> Draft:
 
 
 def with_turn(draft: Draft) -> Draft:
-    """The draft with an exchange more: the answer so far becomes an earlier turn."""
-    before = draft.turns[-1].role if draft.turns else "assistant"
-    extra = (TurnDraft("user"), TurnDraft("assistant")) if before == "assistant" else (TurnDraft("assistant"),)
+    """The draft with an exchange more: the answer so far becomes an earlier turn. After calls come a result each, and the answer to them."""
+    last = draft.turns[-1] if draft.turns else TurnDraft("assistant")
+    before: tuple[TurnDraft, ...] = ()
+    if last.role == "assistant":
+        before = tuple(TurnDraft("tool") for _ in last.calls) or (TurnDraft("user"),)
+    extra = (*before, TurnDraft("assistant"))
     return replace(draft, turns=(*draft.turns, *extra))
 
 

@@ -12,28 +12,28 @@ DATA_EMPTY = "No rows yet. Bring in a file (“Import and export”), let some b
 SAVED = "Saved."
 NOTHING_CHANGED = "Nothing was changed."
 KIND_CALL, KIND_TEXT, KIND_BROKEN = "call", "text", "broken"
-UNDONE, REDONE = "The last change was taken back.", "The change was made again."
+UNDONE, REDONE = "Undone", "Made again"
 UNSAVED = "The form holds text that is not saved: press Save (Ctrl+S), or New to let it go."
 GRID_SHAPE = "Rows are added and deleted with the buttons, columns not at all: the grid was put back."
 GRID_OLD = "The grid is too old to act on: press “Show all” to see the rows as they are now."
 ROW_CHANGED = "The row has changed since it was opened: nothing was overwritten."
 IF_MERGED = "If you merge, it stays as it is now, and yours comes in at the end as a draft with a note."
-NOTHING_FOUND = "No row matches: change the search or the filters, or press “Show all”."
+NOTHING_FOUND = "No row matches: change the filters, or press “Show all”."
 NEW_ROW = "new row"
 NO_ROW_CHOSEN = "No row is chosen: click a row in the grid first."
 CANT_BE_USED = "this line can't be used"
 BROKEN_LINE, MEND = "The line as it stands in the file", "Save the mended line"
 STATUS, PIN, NOTE = "Review", "Split", "Note for people; the model never sees it"
-PIN_NONE = "either side of the split"
+PIN_NONE = "either side"
 A_NUMBER, A_WHOLE_NUMBER = "a number", "a whole number"
-LAST_ROW = "That was the last of the rows found."
+LAST_ROW, FIRST_ROW = "That was the last of the rows found.", "That was the first of the rows found."
 PIN_WORDS = {"train": "pin to training", "validation": "pin to validation"}
 ANSWER_TEXT, ANSWER_CALL = "answers in words", "calls a tool"
 PLACEHOLDERS = {
     "user": "What the user says", "assistant": "What the assistant answers", "system": "Instructions before the conversation",
-    "tool": "What the tool gave back",
+    "tool": "What the tool gave back, as JSON or in words",
 }
-SAYS = {"user": "The user says", "assistant": "The assistant"}
+SAYS = {"user": "The user says", "assistant": "The assistant", "tool": "The tool's result"}
 TAKE_OUT, ADD_CALL, ADD_TURN, TOOL = "Take out", "Another call", "Add a turn", "Tool"
 ARGUMENTS_JSON, NO_ARGUMENTS = "Arguments (JSON)", "This tool takes no arguments."
 UNKNOWN_TOOL = "This tool is not in data/tools.json: add it on the Tools panel."
@@ -50,8 +50,10 @@ ANY_FINDING, SOME_FINDING = "any finding", "with a finding"
 SIDE_WORDS = {"train": "training", "validation": "validation", "left out": "left out"}
 SORT_WORDS = {"place": "file order", "request": "by request", "answer": "by answer", "status": "by status", "length": "longest first"}
 SHOW_ALL, TICKED_ROWS, FOUND_ROWS, BULK_APPLY = "Show all", "the ticked rows", "all rows found", "Apply"
+NOTHING_TO_DO = "No row is found, so nothing was changed: change the filters, or press “Show all”."
+MANY_CALLS = "This answer makes several calls, which a cell shows by their names alone: edit it in the form on the right."
 NOTHING_TICKED = "No row is ticked: tick rows in the first column, or choose “all rows found”."
-NARROWED = "only the finding's rows (“Show all” ends it)"
+NARROWED = "one finding's rows (“Show all” ends it)"
 MINE_DROPPED = "Your change was dropped: the rows are as the other side left them."
 MERGE, DROP_MINE = "Merge my change in", "Drop my change"
 PANELS = {

@@ -7,6 +7,7 @@ HELP = "A snapshot keeps the set as it stands under a name, in data/snapshots/. 
 EMPTY = "No snapshot yet. Give one a name and press “Save snapshot” before a large change."
 HEADERS = ("Snapshot", "Rows", "Made")
 NAME, NAME_HINT = "Name of the new snapshot", "before-import (empty: the time)"
+NAME_INFO = "Letters, digits, - _ . and no blanks; 64 at most."
 CHOSEN, AGAINST, NOW = "Snapshot", "Compare with", "the set as it stands now"
 SAVE, COMPARE, RESTORE, DELETE, BACK = "Save snapshot", "Show what differs", "Go back to this snapshot", "Delete snapshot", "Bring the deleted one back"
 NONE_CHOSEN = "No snapshot is chosen: choose one of the list first."

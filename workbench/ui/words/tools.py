@@ -12,13 +12,15 @@ LIST = "Tools of this set"
 NAME, NAME_INFO = "Name", "As calls write it: letters, digits, underscore, point or hyphen; the first one a Latin letter or an underscore."
 DESCRIPTION, DESCRIPTION_INFO = "Description", "What the tool does and when to call it."
 PARAMETERS, MOCK = "Parameters (a JSON schema of an object)", "Answer in a demonstration (JSON; empty for none)"
+RENAME = "Rename it in the rows' calls too"
 SAVE, NEW, DELETE, UNDO, ADD_SEEN = "Save tool", "New tool", "Delete tool", "Undo the last change", "Add the tools that rows call"
 NO_TOOL_OPEN = "No tool is open: choose one of the list first."
 NEW_FORM = "A new tool: give it a name and press “Save tool”."
 NONE_UNKNOWN = "Every tool that rows call is in the list already."
 UNSAVED = "The form holds changes that are not saved: press “Save tool”, or do the same again to let them go."
-UNDONE = "The last change of the tools was taken back."
+UNDONE = "Undone: the last change of the tools."
 NO_ARGUMENTS = "A call has no arguments."
+NO_OBJECT = "The parameters must be a JSON schema of an object, as in {\"type\": \"object\", \"properties\": {}}."
 FIELDS = ("Argument", "Asked for as", "Must be given", "Help")
 KINDS = {
     "text": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false", "choice": "a choice", "json": "JSON",
@@ -34,9 +36,15 @@ def saved(name: str) -> str:
     return f"The tool “{name}” was saved."
 
 
-def renamed(was: str, name: str, rows: int) -> str:
-    left = f" {_rows(rows)} still {'calls' if rows == 1 else 'call'} “{was}”: mend them in the rows." if rows else ""
+def renamed(was: str, name: str, rows: int, rejected: int) -> str:
+    counting = ", counting rejected ones," if rejected else ""
+    left = f" {_rows(rows)}{counting} still {'calls' if rows == 1 else 'call'} “{was}”: press “{RENAME}”." if rows else ""
     return f"The tool “{was}” is called “{name}” now.{left}"
+
+
+def calls_renamed(was: str, name: str, rows: int) -> str:
+    """For the line that tells of a change: in the past tense, without a full stop."""
+    return f"{_rows(rows)} {'calls' if rows == 1 else 'call'} “{name}” instead of “{was}”"
 
 
 def deleted(name: str) -> str:
