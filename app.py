@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     launch: dict[str, Any] = {"server_name": options.host, "server_port": options.port, "auth": login, "theme": theme(), "css": CSS}
     page.queue(default_concurrency_limit=40).launch(
         **launch, share=False, quiet=True, prevent_thread_lock=True, show_error=True, max_file_size="64mb",
-        strict_cors=True, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
+        strict_cors=True, allowed_paths=[str(space.root / ".cache" / "export")], footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
     )
     print(f"Tool-Call Workbench on {space.model_name}: http://{options.host}:{options.port}   (Ctrl+C ends it)", flush=True)
     threading.Thread(target=warm_up, args=(space,), daemon=True).start()

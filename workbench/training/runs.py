@@ -87,7 +87,7 @@ class RunStore:
         except (OSError, ValidationError, ValueError) as exc:
             raise RunError(f"The file {name}/run.json is broken: restore it or remove the run's folder.") from exc
 
-    def rewrite_info(self, name: str, **changes: Any) -> RunInfo:
+    def rewrite_info(self, name: str, /, **changes: Any) -> RunInfo:
         """Change fields of run.json; the file keeps its time, by which runs are listed. Raises `WorkbenchError`."""
         path = self.path(name) / "run.json"
         info = self.info(name).model_copy(update=changes)

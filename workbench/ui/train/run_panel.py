@@ -87,7 +87,7 @@ def smaller_of(space: Workspace, view: RunView) -> tuple[Any, str] | None:
     """The settings that the run should be tried with next and what they change; None unless it ran out of memory."""
     if view.ended is None or view.ended.cause != "memory":
         return None
-    return next_smaller(view.info.settings, space.has_gpu)
+    return next_smaller(view.info.settings, space.has_gpu, largest_forward=max((s.tokens for s in view.steps), default=None))
 
 
 def start_smaller(space: Workspace, name: str | None) -> tuple[str, str]:
