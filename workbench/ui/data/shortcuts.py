@@ -39,12 +39,14 @@ SHORTCUTS_JS = """
     waiting = { id: button.id, serial: serial(), at: performance.now() };
   }, true);
   // Which row is open is told by the form; the grid is drawn anew, paged and scrolled, so its row is looked for again and again.
+  let marked;
   const mark = () => {
     const open = document.querySelector('#row-title [data-row]')?.dataset.row;
     for (const row of document.querySelectorAll('#grid .virtual-row')) {
       const number = row.querySelector('.body-cell[data-col="1"]')?.innerText.trim();
       const is = !!open && number === open;
       if (row.classList.contains('wb-openrow') !== is) row.classList.toggle('wb-openrow', is);
+      if (is && marked !== serial()) { marked = serial(); row.scrollIntoView({ block: 'nearest' }); }
     }
   };
   setInterval(() => { if (visible()) mark(); }, 120);
