@@ -118,6 +118,24 @@ def test_rows_are_reviewed_by_keys_alone(page: Page, file: Path) -> None:
     assert found[2]["messages"][0]["content"].endswith(" ааа")
 
 
+def test_the_grid_marks_the_row_in_the_form_and_keys_go_on_after_undo(page: Page, file: Path) -> None:
+    marked = page.locator("#grid .wb-openrow .body-cell[data-col='1']")
+    open_row(page, "Здравствуйте!", 2)
+    expect(marked).to_have_text("2")
+    page.keyboard.press("a")
+    expect(page.locator("#row-title")).to_contain_text("Row 3")
+    expect(marked).to_have_text("3")
+    page.locator("#undo").click()
+    said(page, "Undone: “row 2 is approved”.")
+    page.keyboard.press("ArrowDown")  # the focus is on the button that was pressed
+    expect(page.locator("#row-title")).to_contain_text("Row 4")
+    page.locator("#search textarea, #search input").first.fill("такого нет нигде")
+    expect(page.locator("#grid-where")).to_contain_text("No row matches")
+    page.locator("#row-next").click()
+    said(page, "No row matches")
+    expect(page.locator("#row-title")).to_contain_text("Row 4")
+
+
 def test_search_filters_and_bulk_actions(page: Page, file: Path) -> None:
     page.locator("#search textarea, #search input").first.fill("счёт")
     expect(page.locator("#grid-where")).not_to_contain_text("70 of 70")
