@@ -62,7 +62,7 @@ def measure(rows: int, turns: int) -> None:
                     cell = page.locator(f"#grid [data-testid=cell-{place - 1}-3]")
                     times.setdefault("open a row", []).append(timed(page, cell.click, TEXT, ["#row-title", f"Row {place}"]))
                 times.setdefault("approve, next row", []).append(timed(page, lambda: page.locator("#row-approve").click(), TEXT, ["#row-title", "Row 6"]))
-                times.setdefault("undo", []).append(timed(page, lambda: page.locator("#undo").click(), TEXT, ["#data-message", "taken back"]))
+                times.setdefault("undo", []).append(timed(page, lambda: page.locator("#undo").click(), TEXT, ["#data-message", "Undone"]))
                 page.wait_for_timeout(400)
             print(f"{rows} rows: on the screen {drawn:.2f} s after the page was asked for, health after {checked:.2f} s")
             for name, took in times.items():

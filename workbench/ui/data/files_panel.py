@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,10 @@ from workbench.dataset.checks import is_call
 from workbench.dataset.exports import EXPORTS, export_with
 from workbench.dataset.imports import Candidate, Preview, alone, preview_file, preview_hub, to_change
 from workbench.errors import DataError, WorkbenchError
-from workbench.files import explain_os_error, write_atomic
+from workbench.files import write_atomic
 from workbench.schema import Example, ToolSpec
 from workbench.ui.data.bench import QUIET, Bench, Pending
+from workbench.ui.downloads import download_folder
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, note
 from workbench.ui.words import files as words
@@ -28,7 +26,6 @@ from workbench.workspace import Workspace
 LISTED = 200  # records in the table
 SHOWN = 300  # characters of a cell
 TICK = 0
-EXPORT_KEPT = 3600.0  # seconds that a file stays to be fetched
 
 
 # -- what the table shows ------------------------------------------------------------------------
@@ -173,23 +170,10 @@ def export_file(space: Workspace, style: str, only_approved: bool) -> tuple[str,
     if not rows:
         raise DataError(words.NONE_APPROVED if only_approved and found.rows else words.NO_ROWS)
     made = export_with(space.tools, rows, style)
-    target = _export_folder(space) / f"{space.rows.path.stem}-{style}{made.suffix}"
+    target = download_folder(space) / f"{space.rows.path.stem}-{style}{made.suffix}"
     write_atomic(target, made.data)
     left = [f"{words.counted(len(found.problems), 'line')} that can't be read stayed behind."] if found.problems else []
     return str(target), " ".join([f"{words.counted(len(rows), 'row')} in {target.name}.", *made.notes, *left])
-
-
-def _export_folder(space: Workspace) -> Path:
-    """A new folder for one file to download, so that two pages don't write one file; those that were fetched long ago are taken away."""
-    folder = space.root / ".cache" / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            if old.stat().st_mtime < time.time() - EXPORT_KEPT:
-                shutil.rmtree(old, ignore_errors=True) if old.is_dir() and not old.is_symlink() else old.unlink(missing_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder))
-    except OSError as exc:
-        raise DataError(explain_os_error(exc, folder)) from exc
 
 
 # -- what the handlers fill ----------------------------------------------------------------------
