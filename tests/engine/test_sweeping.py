@@ -260,6 +260,64 @@ def test_a_fault_of_ours_does_not_leave_it_looking_alive(store, monkeypatch):
     assert "ZeroDivisionError" in store.view("s").ended.reason and store.view("s").state == "failed"
 
 
+def fill(store, monkeypatch, engine):
+    """From the engine's next job on, nothing can be written into the sweep's folder until the returned patch is undone."""
+    submit = engine.submit
+
+    def full(name, line):
+        raise RunError("The disk is full: make room.")
+
+    def last(job, label):
+        monkeypatch.setattr(store, "append", full)
+        return submit(job, label)
+
+    monkeypatch.setattr(engine, "submit", last)
+
+
+def test_a_full_disk_does_not_leave_it_running_and_its_reason_is_told(store, monkeypatch):
+    engine = FakeEngine()
+    engine.allow(5)
+    sweeps = Sweeps(store, lambda: engine)
+    with monkeypatch.context() as patch:
+        fill(store, patch, engine)
+        sweeps.start("s")
+        assert sweeps.join(10)
+        view = store.view("s")
+        assert (view.state, view.ended.reason, view.left, view.resumable) == ("failed", "The disk is full: make room.", 4, True)
+        with pytest.raises(RunError, match="^The disk is full"):
+            sweeps.start("s")
+    sweeps.start("s")
+    assert sweeps.join(10)
+    assert (store.view("s").state, SweepStore(store.folder).view("s").state) == ("finished", "finished")
+
+
+def test_a_fault_of_ours_on_a_full_disk_is_raised_as_it_is(store, monkeypatch):
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_type))
+    engine = SimpleNamespace(submit=lambda job, label: 1 / 0)
+    fill(store, monkeypatch, engine)
+    sweeps = Sweeps(store, lambda: engine)
+    sweeps.start("s")
+    assert sweeps.join(10)
+    assert raised == [ZeroDivisionError]
+    assert "ZeroDivisionError" in store.view("s").ended.reason and store.view("s").state == "failed"
+
+
+def test_a_sweep_ended_on_a_full_disk_can_be_deleted_and_its_name_used_anew(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        fill(store, patch, engine := FakeEngine())
+        engine.allow(1)
+        sweeps = Sweeps(store, lambda: engine)
+        sweeps.start("s")
+        assert sweeps.join(10)
+    spec, rows = store.spec("s"), store.rows("s")
+    store.delete("s")
+    store.bring_back("s")
+    assert store.view("s").state == "failed"
+    store.delete("s")
+    assert store.create(spec, rows).state == "waiting"
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_through_the_real_engine(workspace):
     store = SweepStore(workspace.root / "sweeps")

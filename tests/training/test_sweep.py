@@ -225,6 +225,26 @@ def test_the_state_is_that_of_the_last_line_and_of_its_owner(store, sweep):
     assert store.view("s").state == "finished"
 
 
+def test_of_two_that_begin_it_at_once_one_is_refused(store, sweep, monkeypatch):
+    sweep(lambda values, fold: None)
+    other = SweepStore(store.folder)
+    told = []
+
+    def meanwhile(name, line):
+        with pytest.raises(BusyError) as caught:
+            other.begin(name)
+        told.append(str(caught.value))
+        return SweepStore.append(store, name, line)
+
+    monkeypatch.setattr(store, "append", meanwhile)
+    view = store.begin("s")
+    assert told == ["The sweep s is being run already: wait for its end, or stop it first."]
+    assert [line.type for line in view.lines] == ["begun"]
+    assert sorted(path.name for path in view.folder.iterdir()) == ["results.jsonl", "rows.jsonl", "sweep.json"]
+    with pytest.raises(RunError, match="^There is no sweep named gone"):
+        store.begin("gone")
+
+
 def test_a_failed_cell_is_no_longer_failed_once_it_is_done(store, sweep):
     view = sweep(lambda values, fold: None)
     cell = view.cells[0]

@@ -6,6 +6,7 @@ line runs the same cells in its own process.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -42,10 +43,10 @@ def run_sweep(
     try:
         ended = _cells(store, view, do, stop, heard)
     except WorkbenchError as exc:
-        ended = Ended(state="failed", reason=str(exc))
-        store.append(name, ended)
+        with contextlib.suppress(RunError):  # the first reason is the one to tell
+            store.end(name, Ended(state="failed", reason=str(exc)))
         raise
-    store.append(name, ended)
+    store.end(name, ended)
     return ended
 
 
@@ -155,7 +156,8 @@ class Sweeps:
         except WorkbenchError:
             pass  # it is the sweep's last line, or the folder is gone with it
         except Exception as exc:  # a fault of ours must not leave the sweep looking alive
-            self.store.append(name, Ended(state="failed", reason=f"The sweep met an unexpected fault: {type(exc).__name__}: {str(exc)[:300]}"))
+            with contextlib.suppress(WorkbenchError):
+                self.store.end(name, Ended(state="failed", reason=f"The sweep met an unexpected fault: {type(exc).__name__}: {str(exc)[:300]}"))
             raise
         finally:
             self._ticket = None

@@ -23,6 +23,7 @@ from workbench.dataset.formats import dump_jsonl, load_rows, refuse_problems
 from workbench.errors import BusyError, DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, safe_name, write_atomic
 from workbench.schema import Example
+from workbench.training.resuming import _alone
 from workbench.training.runs import Owner
 from workbench.training.sweep import Cell, SweepSpec, cell_key, cells
 
@@ -151,6 +152,7 @@ class SweepStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._cache: dict[str, tuple[tuple[int, int], tuple[Line, ...]]] = {}
+        self._unwritten: dict[str, Ended] = {}
 
     def path(self, name: str) -> Path:
         return self.folder / safe_name(name, what="sweep's name", error=RunError)
@@ -171,6 +173,7 @@ class SweepStore:
         except WorkbenchError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        self._unwritten.pop(spec.name, None)  # it was another sweep's
         return self.view(spec.name)
 
     def names(self) -> list[str]:
@@ -204,6 +207,9 @@ class SweepStore:
         """The sweep as its folder tells it now; raises `RunError`."""
         spec = self.spec(name)
         stamp, lines = self._lines(name)
+        mark = self._unwritten.get(name)
+        if mark is not None and not any(isinstance(line, (Begun, Ended)) and line.time > mark.time for line in lines):
+            lines = (*lines, mark)
         return SweepView(spec, self.path(name), lines, stamp)
 
     def views(self) -> list[SweepView]:
@@ -246,11 +252,25 @@ class SweepStore:
 
     def begin(self, name: str) -> SweepView:
         """Mark the sweep as run by this process; raises `BusyError` where it is being run already."""
-        view = self.view(name)
-        if view.state == "running":
-            raise BusyError(f"The sweep {name} is being run already: wait for its end, or stop it first.")
-        self.append(name, Begun(owner=Owner.this_process()))
-        return self.view(name)
+        self.spec(name)
+        busy = f"The sweep {name} is being run already: wait for its end, or stop it first."
+        with contextlib.ExitStack() as claimed:
+            try:
+                claimed.enter_context(_alone(self.path(name), name))
+            except RunError as exc:  # another process begins it at this moment
+                raise BusyError(busy) from exc
+            if self.view(name).state == "running":
+                raise BusyError(busy)
+            self.append(name, Begun(owner=Owner.this_process()))
+            self._unwritten.pop(name, None)
+            return self.view(name)
+
+    def end(self, name: str, ended: Ended) -> None:
+        """Close a sweep; raises `RunError` where that can't be written, and remembers it all the same."""
+        # On a full disk the line can't be written, and the sweep must not look alive for ever.
+        self._unwritten[name] = ended
+        self.append(name, ended)
+        del self._unwritten[name]
 
     def delete(self, name: str) -> None:
         """Put a sweep away, so that `bring_back` finds it; raises `RunError` while it runs."""
