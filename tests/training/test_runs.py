@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -329,3 +330,10 @@ def test_a_run_can_be_resumed_if_it_has_a_checkpoint_and_neither_goes_on_nor_fin
     (runs.path("first") / "checkpoint").mkdir()
     (runs.path("first") / "checkpoint" / "state.json").write_text("{}")
     assert runs.view("first").resumable is can
+
+
+def test_a_copied_folder_is_a_run_of_its_own_name(runs):
+    create(runs)
+    shutil.copytree(runs.path("first"), runs.path("copy"))
+    assert {view.info.name for view in runs.views()} == {"first", "copy"}
+    assert runs.info("copy").settings == runs.info("first").settings

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from workbench.dataset.store import make_row
-from workbench.errors import RunError
+from workbench.errors import RunError, WorkbenchError
 from workbench.settings import RunSettings
 from workbench.training import events, shelf
 from workbench.training.card import model_card
@@ -113,6 +113,32 @@ def test_a_run_whose_name_was_taken_comes_back_under_a_free_one(runs):
     assert shelf.restore(runs, gone.key) == "first-2"
     assert runs.info("first-2").name == "first-2"
     assert sorted(runs.names()) == ["first", "first-2"]
+
+
+def test_a_restore_that_the_disk_refuses_leaves_the_run_in_the_bin(runs, monkeypatch):
+    create(runs)
+    gone = shelf.delete(runs, "first")
+    create(runs)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(WorkbenchError, match=r"^The disk is full: "):
+            shelf.restore(runs, gone.key)
+    assert (runs.names(), shelf.deleted(runs)) == (["first"], [gone])
+    assert shelf.restore(runs, gone.key) == "first-2"
+    assert json.loads((runs.folder / "first-2" / "run.json").read_text(encoding="utf-8"))["name"] == "first-2"
+
+
+def test_a_broken_run_comes_back_under_a_free_name(runs):
+    create(runs)
+    (runs.path("first") / "run.json").write_text("{")
+    gone = shelf.delete(runs, "first")
+    create(runs)
+    assert shelf.restore(runs, gone.key) == "first-2"
+    assert (runs.folder / "first-2" / "run.json").read_text() == "{"
 
 
 def test_the_bin_lists_the_newest_first_and_nothing_that_is_no_run_of_it(runs):

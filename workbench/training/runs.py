@@ -77,15 +77,16 @@ class RunStore:
         return info
 
     def info(self, name: str) -> RunInfo:
-        """run.json of a run; raises `RunError` for an unknown name or a broken file."""
+        """run.json of a run, under the folder's name; raises `RunError` for an unknown name or a broken file."""
         folder = self.path(name)
         if not (folder / "run.json").is_file():
             known = ", ".join(self.names()[:8]) or "none yet"
             raise RunError(f"There is no run named {name}; there are: {known}.")
         try:
-            return RunInfo.model_validate_json((folder / "run.json").read_text(encoding="utf-8"))
+            info = RunInfo.model_validate_json((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError, ValueError) as exc:
             raise RunError(f"The file {name}/run.json is broken: restore it or remove the run's folder.") from exc
+        return info.model_copy(update={"name": folder.name})  # a folder copied or moved by hand is a run of its own name
 
     def rewrite_info(self, name: str, /, **changes: Any) -> RunInfo:
         """Change fields of run.json; the file keeps its time, by which runs are listed. Raises `WorkbenchError`."""
@@ -138,7 +139,7 @@ class RunStore:
         mark = self._unwritten.get(name)
         if mark is not None and not any(isinstance(e, (events.Ended, events.Resumed)) and e.time >= mark.time for e in happened):
             happened = (*happened, mark)
-        return RunView(info, folder, happened, state_of(info, happened))
+        return RunView(info, folder, happened, state_of(info, happened, folder))
 
     def _events(self, name: str, path: Path) -> tuple[events.Event, ...]:
         try:

@@ -114,7 +114,7 @@ def deleted(store: RunStore) -> list[Deleted]:
 def restore(store: RunStore, key: str) -> str:
     """Bring a run back from the bin; returns its name, which is another one where its own has been taken meanwhile.
 
-    Raises `RunError` where the bin does not hold it.
+    Raises `RunError` where the bin does not hold it, and `WorkbenchError` where the disk refuses: then the bin holds it still.
     """
     gone = next((g for g in deleted(store) if g.key == key), None)
     if gone is None:
@@ -123,11 +123,16 @@ def restore(store: RunStore, key: str) -> str:
     place = store.folder / BIN / gone.key
     source = place / gone.name
     _move(source, store.path(name))
+    try:
+        if name != gone.name:
+            with contextlib.suppress(RunError):  # a broken run.json keeps what it says
+                _rewrite_name(store, name)
+    except Exception:
+        with contextlib.suppress(OSError):
+            store.path(name).rename(source)
+        raise
     with contextlib.suppress(OSError):
         place.rmdir()
-    if name != gone.name:
-        with contextlib.suppress(RunError):
-            _rewrite_name(store, name)
     return name
 
 
