@@ -83,6 +83,12 @@ def test_equal_differences_need_enough_pairs():
     assert not paired([0.0], [1.0]).shown
 
 
+@pytest.mark.parametrize(("confidence", "pairs"), [(0.9, 5), (0.95, 6), (0.99, 8), (0.995, 9)])
+def test_equal_differences_need_more_pairs_for_more_confidence(confidence, pairs):
+    assert not paired([0.0] * (pairs - 1), [0.5] * (pairs - 1), confidence=confidence).shown
+    assert paired([0.0] * pairs, [0.5] * pairs, confidence=confidence).shown
+
+
 def test_unequal_sides_are_refused():
     with pytest.raises(ValueError):
         paired([1.0], [1.0, 2.0])

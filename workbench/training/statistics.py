@@ -9,7 +9,6 @@ from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
 CONFIDENCE = 0.95
-SIGNS = 6  # equal differences from which chance is ruled out by their signs alone: 2 · 0.5⁶ is 3 %
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,15 @@ def wilson(k: int, n: int, *, repeats: int = 1, confidence: float = CONFIDENCE) 
 def paired(first: Sequence[float], second: Sequence[float], *, overlap: float = 0.0, confidence: float = CONFIDENCE) -> Difference:
     """`second` minus `first`, value by value (same fold, same seed), by the t interval of `mean_interval`.
 
-    Equal differences leave no scatter to judge by: then the signs decide (sign test). Raises `ValueError` for unequal lengths or no values.
+    Equal differences leave no scatter to judge by: then the signs decide (sign test: n of one sign come by chance with
+    probability 2 · 0.5ⁿ, so 6 are enough at 95 %). Raises `ValueError` for unequal lengths or no values.
     """
     differences = [b - a for a, b in zip(first, second, strict=True)]
     interval = mean_interval(differences, overlap=overlap, confidence=confidence)
     if interval.low is None or interval.high is None:
         return Difference(interval, False)
     if interval.low == interval.high:
-        return Difference(interval, interval.mean != 0 and interval.n >= SIGNS)
+        return Difference(interval, interval.mean != 0 and interval.n >= 1 - math.log2(1 - confidence))
     return Difference(interval, interval.low > 0 or interval.high < 0)
 
 
