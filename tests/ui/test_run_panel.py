@@ -15,6 +15,7 @@ from workbench.ui.highlight import escape
 from workbench.ui.train import run_panel, showing
 from workbench.ui.train.run_charts import POINTS, overlay_chart, run_chart, smooth, thin
 from workbench.ui.train.run_panel import Look
+from workbench.ui.train_tab import brought
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 
@@ -357,3 +358,18 @@ def test_a_run_without_a_checkpoint_is_not_resumed(space):
         run_panel.resume_run(space, "first")
     with pytest.raises(RunError, match="Click a run"):
         run_panel.resume_run(space, None)
+
+
+def test_a_run_chosen_elsewhere_comes_to_the_front_and_the_panels_own_drawing_does_not(space):
+    create(space, "one", BEGUN, events.Ended(state="finished"))
+    create(space, "two", BEGUN, events.Ended(state="finished"))
+    first = run_panel.refresh(space, None, Look(), {})
+    shown = first.chooser.value
+    assert all(skipped(value) for value in brought(shown, first.seen))  # a person may be on another panel by now
+    other = "two" if shown == "one" else "one"
+    for seen in (first.seen, {}):  # chosen on the Tune tab, after and before the panel was drawn
+        tabs, panel = brought(other, seen)
+        assert (tabs.selected, panel) == ("run", "run")
+    (space.runs.path(shown) / "run.json").write_text("{")
+    broken = run_panel.refresh(space, shown, Look(), {})
+    assert all(skipped(value) for value in brought(shown, broken.seen))

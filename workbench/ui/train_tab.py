@@ -40,10 +40,19 @@ def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, opened: gr.Tab, cu
         tab.select(_selected(draw, key), inputs, [chosen, *outputs], **QUIET)
     # A run that is chosen elsewhere (it was started on the Tune tab, or is to be shown from the table) is brought to the front.
     show: dict[str, Any] = {"outputs": [panels, chosen], **QUIET}
-    run.runs.change(lambda: [gr.Tabs(selected="run"), "run"], None, **show)
+    run.runs.change(shown(brought), [run.runs, run.seen], **show)
     bring = shown(lambda query: [gr.Dropdown(choices=space.runs.names(), value=query.opened), gr.Tabs(selected="run"), "run"])
     runs.show.click(bring, runs.query, [run.runs, panels, chosen], **QUIET)
     return run.runs
+
+
+def brought(name: str | None, seen: dict[str, Any]) -> list[Any]:
+    """The tab and the panel to show once the list of runs has changed: none where the panel's own drawing changed it.
+
+    The first drawing fills the list; whoever has gone to another panel by then stays there.
+    """
+    drawn = seen.get("chooser", (None,))[0]
+    return [gr.skip(), gr.skip()] if name == drawn else [gr.Tabs(selected="run"), "run"]
 
 
 def _selected(draw: Any, key: str) -> Any:

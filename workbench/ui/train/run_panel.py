@@ -215,12 +215,13 @@ def _smaller_button(smaller: tuple[Any, str] | None) -> gr.Button:
 
 @dataclass(frozen=True)
 class RunPanel:
-    """What the tab needs: `refresh` from the inputs' values, and the list of runs."""
+    """What the tab needs: `refresh` from the inputs' values, the list of runs, and what the page has drawn."""
 
     refresh: Callable[..., list[Any]]
     inputs: list[Any]
     outputs: list[Any]
     runs: gr.Dropdown
+    seen: gr.State
 
 
 def build(space: Workspace) -> RunPanel:
@@ -273,7 +274,7 @@ def build(space: Workspace) -> RunPanel:
     stop.click(shown(lambda: said_by(stop_run, space)), None, message, **QUIET)
     resume.click(shown(lambda wanted: said_by(resume_run, space, wanted)), runs, message, **QUIET)
     smaller.click(shown(smaller_clicked), runs, [message, runs], **QUIET)
-    return RunPanel(redraw, inputs, outputs, runs)
+    return RunPanel(redraw, inputs, outputs, runs, seen)
 
 
 def said_by(verb: Callable[..., str], *args: Any) -> str:
