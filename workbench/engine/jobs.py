@@ -25,7 +25,7 @@ from workbench.settings import Quantization
 from workbench.training import events
 from workbench.training.fold import run_fold
 from workbench.training.job import run_training
-from workbench.training.resuming import take
+from workbench.training.resuming import alone_in_training, take
 from workbench.training.runs import RunStore
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
@@ -124,7 +124,8 @@ class Host:
             self.tell(report)
             return {"allocated_bytes": torch.cuda.memory_allocated() if torch.cuda.is_available() else 0}
         if isinstance(job, TrainJob):
-            return self._train(job, report)
+            with alone_in_training(self.runs, job.run):
+                return self._train(job, report)
         if isinstance(job, AnswerJob):
             return self._answer(job, report)
         if isinstance(job, GenerateJob):

@@ -24,7 +24,7 @@ from workbench.training.checkpoint import Moment, check_saved, drop_checkpoint, 
 from workbench.training.encode import Encoded, encode_all
 from workbench.training.loop import NotFiniteError, Outcome, memory_gib, train
 from workbench.training.plan import step_count
-from workbench.training.resuming import note_base, read_state, take
+from workbench.training.resuming import alone_in_training, note_base, read_state, take
 from workbench.training.runs import CHECKPOINT, RunInfo, RunStore
 from workbench.training.tracker import open_tracker
 
@@ -44,19 +44,20 @@ def run_training(
     With `resume` the run goes on from its checkpoint. A run that may not be trained now is refused with `RunError` and
     left as it is; every later fault ends as an `Ended` event in the run's file before it is raised on.
     """
-    take(runs, name, resume=resume)
-    one = _Training(base, runs, name, stop, tell)
-    try:
-        return one.whole()
-    except Exception as exc:
-        if accelerator_fault(exc):
-            raise  # the caller frees the memory, or lets the card's process go, and marks the run then
-        reason, cause = one.explain(exc)
-        with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit
-            runs.mark_failed(name, reason, cause)
-        if cause == "disk":
-            raise WorkbenchError(reason) from exc
-        raise
+    with alone_in_training(runs, name):
+        take(runs, name, resume=resume)
+        one = _Training(base, runs, name, stop, tell)
+        try:
+            return one.whole()
+        except Exception as exc:
+            if accelerator_fault(exc):
+                raise  # the caller frees the memory, or lets the card's process go, and marks the run then
+            reason, cause = one.explain(exc)
+            with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit
+                runs.mark_failed(name, reason, cause)
+            if cause == "disk":
+                raise WorkbenchError(reason) from exc
+            raise
 
 
 class _Training:

@@ -15,6 +15,7 @@ from workbench.errors import ModelError, RunError, WorkbenchError
 from workbench.files import explain_os_error
 from workbench.models.fingerprint import fingerprint
 from workbench.training import events
+from workbench.training.holding import HeldError, held
 from workbench.training.keeping import Best
 from workbench.training.runs import CHECKPOINT, Owner, RunInfo, RunStore, RunView
 
@@ -79,19 +80,20 @@ def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
     with _alone(folder, name):
         view = runs.view(name)
         if view.live:
-            raise RunError(f"The run {name} is going on already: wait for its end, or stop it first.")
+            raise RunError(f"The run {name} is going on already: wait for its end, or stop it first." if view.info.owner.alive() else _ending(name))
         if view.state == "finished":
             raise RunError(f"The run {name} is finished: start a new one to train for longer.")
         step = _start_of(view)
         if base is not None:
             refuse_other_base(view.info, base)
-        runs.rewrite_info(name, owner=Owner.this_process())
-        try:
-            runs.append(name, events.Resumed(step=step))
-            if not step:
-                runs.append(name, events.Notice(text="Nothing had been saved yet: the run begins anew from its first step."))
-        except OSError as exc:
-            raise WorkbenchError(explain_os_error(exc, folder)) from exc
+        with alone_in_training(runs, name):  # its last worker may have told its end and be at the files still
+            runs.rewrite_info(name, owner=Owner.this_process())
+            try:
+                runs.append(name, events.Resumed(step=step))
+                if not step:
+                    runs.append(name, events.Notice(text="Nothing had been saved yet: the run begins anew from its first step."))
+            except OSError as exc:
+                raise WorkbenchError(explain_os_error(exc, folder)) from exc
     return step
 
 
@@ -132,10 +134,31 @@ def take(runs: RunStore, name: str, *, resume: bool) -> RunView:
     if view.state == "waiting":
         return view
     if not resume:
+        if view.live and not view.info.owner.alive():
+            raise RunError(_ending(name))
         what = "is being trained already: wait for its end" if view.live else f"has {'been interrupted' if view.state == 'interrupted' else view.state} already: resume it"
         raise RunError(f"The run {name} {what}, or start a new one under another name.")
     reopen(runs, name)
     return runs.view(name)
+
+
+@contextlib.contextmanager
+def alone_in_training(runs: RunStore, name: str) -> Iterator[None]:
+    """Nobody else trains the run meanwhile; raises `RunError` where somebody does, and leaves the run as it is."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(runs.path(name)))
+        except HeldError as exc:
+            view = runs.view(name)
+            if view.live and view.info.owner.alive():
+                raise RunError(f"The run {name} is being trained already: wait for its end, or start a new one under another name.") from exc
+            raise RunError(_ending(name)) from exc
+        yield
+
+
+def _ending(name: str) -> str:
+    """What to say of a run that nobody answers for any more while its worker is at its last step."""
+    return f"The old engine is still ending its step of the run {name}: try again in a moment."
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.settings import RunSettings
 from workbench.training import events
+from workbench.training.holding import held_elsewhere
 
 State = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 CHECKPOINT, BEST = "checkpoint", "best"  # folders of a run: what a resume needs, and the best adapter
@@ -163,7 +164,8 @@ def holds_adapter(folder: Path) -> bool:
     return all((folder / file).is_file() for file in ADAPTER_FILES)
 
 
-def state_of(info: RunInfo, happened: tuple[events.Event, ...]) -> State:
+def state_of(info: RunInfo, happened: tuple[events.Event, ...], folder: Path) -> State:
+    """The state that the events amount to; a run whose owner is gone goes on while another process still trains it."""
     begun = False
     for event in reversed(happened):
         if isinstance(event, events.Ended):
@@ -171,6 +173,6 @@ def state_of(info: RunInfo, happened: tuple[events.Event, ...]) -> State:
         if isinstance(event, events.Resumed):
             break
         begun = begun or isinstance(event, events.Started)
-    if not info.owner.alive():
+    if not info.owner.alive() and not held_elsewhere(folder):
         return "interrupted"
     return "running" if begun else "waiting"
