@@ -21,10 +21,12 @@ import torch
 
 from workbench.dataset.formats import dump_jsonl, load_rows
 from workbench.errors import DataError, RunError, WorkbenchError
+from workbench.files import write_atomic
 from workbench.models.fingerprint import fingerprint
-from workbench.models.loading import Base, load_base, put_saved_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.settings import Quantization, RunSettings, make_settings
 from workbench.training import answers, checkpoint, events, job, resuming
+from workbench.training.keeping import Keeper
 from workbench.training.runs import Owner, RunStore
 from workbench.workspace import Workspace
 
@@ -70,6 +72,12 @@ def never() -> bool:
 def told_steps(runs: RunStore, name: str, count: int) -> Callable[[], bool]:
     """A stop that is asked for once `count` steps are told."""
     return lambda: len(runs.view(name).steps) >= count
+
+
+def tensors_of(folder: Path, step: int = 3) -> Path:
+    """The one file of tensors in a checkpoint's folder."""
+    (found,) = folder.glob(f"step-{step}-*.safetensors")
+    return found
 
 
 class Crash(BaseException):
@@ -195,13 +203,13 @@ def test_a_checkpoint_holds_safetensors_and_json_and_goes_when_the_run_is_finish
     create(runs)
     job.run_training(base, runs, "r1", stop=told_steps(runs, "r1", 3))
     folder = runs.path("r1") / "checkpoint"
-    assert {p.name for p in folder.iterdir()} == {"state.json", "step-3.safetensors"}
-    tensors = safetensors.torch.load_file(str(folder / "step-3.safetensors"))
+    assert {p.name for p in folder.iterdir()} == {"state.json", tensors_of(folder).name}
+    tensors = safetensors.torch.load_file(str(tensors_of(folder)))
     own = {k for k in tensors if k.startswith("adapter/")}
     assert len(own) == 2 * 7 * 3 and all(tensors[k].dtype == torch.float32 for k in own)
     assert set(tensors) == own | {k.replace("adapter/", f"{m}/") for k in own for m in ("exp_avg", "exp_avg_sq", "step")} | {"random/cpu"}
     state = resuming.read_state(runs.path("r1"), "r1")
-    assert state is not None and (state.step, state.size) == (3, (folder / "step-3.safetensors").stat().st_size)
+    assert state is not None and (state.step, state.size) == (3, tensors_of(folder).stat().st_size)
     job.run_training(base, runs, "r1", stop=never, resume=True)
     assert not folder.exists() and not runs.view("r1").resumable
 
@@ -276,7 +284,7 @@ def test_a_missing_checkpoint_is_told(stopped: RunStore) -> None:
 @pytest.mark.parametrize("how", ["no json", "half a state", "cut tensors", "no tensors", "a way out"])
 def test_a_broken_checkpoint_is_told(stopped: RunStore, how: str) -> None:
     folder = stopped.path("r1") / "checkpoint"
-    tensors = folder / "step-3.safetensors"
+    tensors = tensors_of(folder)
     if how == "no json":
         (folder / "state.json").write_bytes(b"\xff")
     elif how == "half a state":
@@ -295,7 +303,7 @@ def test_a_broken_checkpoint_is_told(stopped: RunStore, how: str) -> None:
 
 
 def test_tensors_that_are_spoiled_at_their_full_length_are_told(base: Base, stopped: RunStore) -> None:
-    path = stopped.path("r1") / "checkpoint" / "step-3.safetensors"
+    path = tensors_of(stopped.path("r1") / "checkpoint")
     path.write_bytes(b"\xff" * path.stat().st_size)
     assert refused(lambda: job.run_training(base, stopped, "r1", stop=never, resume=True)).startswith("The checkpoint of run r1 is broken")
     assert stopped.view("r1").state == "failed"
@@ -352,6 +360,52 @@ def test_a_run_whose_own_rows_were_touched_is_refused(base: Base, stopped: RunSt
     assert job.run_training(base, stopped, "r1", stop=never, resume=True).state == "finished"
 
 
+def moment(step: int) -> checkpoint.Moment:
+    model = torch.nn.Linear(3, 3)
+    return checkpoint.Moment(step, model, torch.optim.AdamW(model.parameters()), Keeper(None, False, 0), 0, False)
+
+
+def test_no_file_of_tensors_is_ever_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for _ in range(4):
+        checkpoint.write_checkpoint(tmp_path, moment(2), seconds=1.0)
+        names.append(tensors_of(tmp_path / "checkpoint", 2).name)
+    assert len(set(names)) == 4
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
+    with pytest.raises(OSError, match="x"):
+        checkpoint.write_checkpoint(tmp_path, moment(2), seconds=1.0)
+    state = resuming.read_state(tmp_path, "r1")
+    assert state is not None and state.tensors == tensors_of(tmp_path / "checkpoint", 2).name == names[-1]
+
+
+def test_an_interruption_right_after_the_state_was_replaced_leaves_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, text: str) -> None:
+        write_atomic(path, text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_atomic", write)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_checkpoint(tmp_path, moment(3), seconds=1.0)
+    found = checkpoint.read_checkpoint(tmp_path, "r1")
+    assert found is not None and found.state.step == 3 and "adapter/weight" in found.tensors
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_what_was_measured_of_an_adapter_goes_when_another_takes_its_place(base: Base, tmp_path: Path, best: bool) -> None:
+    into = tmp_path / "best" if best else tmp_path
+    model = put_new_adapter(base, settings().lora, name="r1", seed=1, checkpointing=False)
+    checkpoint.save_adapter(base, tmp_path, best=best)
+    for name in ("scores.json", "answers.json"):
+        (into / name).write_text("{}")
+    checkpoint.save_adapter(base, tmp_path, best=best)
+    assert (into / "scores.json").is_file() and (into / "answers.json").is_file(), "the same adapter once more"
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).add_(1.0)
+    checkpoint.save_adapter(base, tmp_path, best=best)
+    assert sorted(p.name for p in into.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    take_off_adapter(base)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize("what", ["the tensors", "the state"])
 def test_a_disk_that_refuses_a_checkpoint_leaves_the_old_one_whole(
@@ -381,7 +435,7 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_old_one_whole(
             job.run_training(base, runs, "r1", stop=never)
     view = runs.view("r1")
     assert (view.state, view.ended and view.ended.cause, view.resumable) == ("failed", "disk", True)
-    assert {p.name for p in (view.folder / "checkpoint").iterdir()} == {"state.json", "step-2.safetensors"}
+    assert {p.name for p in (view.folder / "checkpoint").iterdir()} == {"state.json", tensors_of(view.folder / "checkpoint", 2).name}
     take_off_adapter(base)
     assert put_saved_adapter(base, view.folder, "r1") > 0, "the last good adapter stays"
     job.run_training(base, runs, "r1", stop=never, resume=True)

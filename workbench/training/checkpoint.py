@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import os
 import random
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from workbench.errors import AdapterError, RunError
 from workbench.files import write_atomic
 from workbench.models.loading import ADAPTER, Base
 from workbench.training.keeping import Keeper
+from workbench.training.measured import ANSWERS, SCORES
 from workbench.training.resuming import STATE, State, read_state
 from workbench.training.run_view import ADAPTER_FILES, BEST, CHECKPOINT
 
@@ -58,8 +61,7 @@ def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:
     """
     into = folder / CHECKPOINT
     into.mkdir(exist_ok=True)
-    path = into / f"step-{moment.step}.safetensors"
-    path = path if not path.exists() else into / f"step-{moment.step}-again.safetensors"
+    path = into / f"step-{moment.step}-{time.time_ns()}.safetensors"  # never a name that state.json may already hold
     device = next(moment.model.parameters()).device
     try:
         with _system_errors():
@@ -71,12 +73,20 @@ def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:
         )
         write_atomic(into / STATE, state.model_dump_json())
     except BaseException:
-        path.unlink(missing_ok=True)
+        if not _named(into / STATE, path.name):
+            path.unlink(missing_ok=True)
         raise
     for old in into.glob("*.safetensors"):
         if old != path:
             old.unlink(missing_ok=True)
     return state.size + (into / STATE).stat().st_size
+
+
+def _named(state: Path, tensors: str) -> bool:
+    """Whether state.json already says that the file `tensors` holds: an interruption may come right after it was replaced."""
+    with contextlib.suppress(OSError):
+        return f'"{tensors}"' in state.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def _tensors(moment: Moment, device: torch.device) -> dict[str, torch.Tensor]:
@@ -132,7 +142,10 @@ def restore(checkpoint: Checkpoint, model: Any, optimizer: torch.optim.AdamW) ->
 
 
 def save_adapter(base: Base, folder: Path, *, best: bool) -> None:
-    """Replace the adapter in `folder`, or with `best` the one in its best/, by the one on the base; raises `OSError` where the disk refuses."""
+    """Replace the adapter in `folder`, or with `best` the one in its best/, by the one on the base; raises `OSError` where the disk refuses.
+
+    What was measured of the old one goes first, unless the new one is the same.
+    """
     scratch = folder / ".saving"
     shutil.rmtree(scratch, ignore_errors=True)
     into = folder / BEST if best else folder
@@ -142,10 +155,18 @@ def save_adapter(base: Base, folder: Path, *, best: bool) -> None:
         into.mkdir(exist_ok=True)
         for file in ADAPTER_FILES:
             _flush(scratch / ADAPTER / file)
+        if not _same(scratch / ADAPTER, into):
+            for measured in (SCORES, ANSWERS):
+                (into / measured).unlink(missing_ok=True)
         for file in ADAPTER_FILES:
             (scratch / ADAPTER / file).replace(into / file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _same(new: Path, old: Path) -> bool:
+    """Whether both folders hold one adapter; one whose matrices are alike differs if its scale does, so both files count."""
+    return all((old / file).is_file() and filecmp.cmp(new / file, old / file, shallow=False) for file in ADAPTER_FILES)
 
 
 def drop_checkpoint(folder: Path) -> None:
