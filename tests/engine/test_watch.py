@@ -57,17 +57,32 @@ def test_any_message_is_a_sign(message: Progress | Holds) -> None:
     assert watch.overrun(None) == ""
 
 
-def test_a_stop_has_a_limit_of_its_own_that_signs_do_not_prolong() -> None:
+def test_a_stop_has_a_limit_of_its_own_that_signs_before_it_do_not_prolong() -> None:
+    clock = Clock()
+    watch = Watch(LIMITS, fresh=False, clock=clock)
+    watch.heard(beat("computing"))
+    clock.now += 1
+    asked = clock.now
+    clock.now += 5
+    assert watch.overrun(asked) == ""
+    clock.now += 0.1
+    assert watch.overrun(asked) == "did not stop within 5 s of being asked to (the limit)"
+    assert watch.overrun(None) == ""
+
+
+def test_signs_after_a_stop_begin_its_limit_anew_but_not_for_ever() -> None:
     clock = Clock()
     watch = Watch(LIMITS, fresh=False, clock=clock)
     asked = clock.now
-    clock.now += 5
-    watch.heard(beat("computing"))
-    assert watch.overrun(asked) == ""
+    for _ in range(10):
+        clock.now += 5
+        assert watch.overrun(asked) == ""
+        watch.heard(beat("computing"))
     clock.now += 0.1
-    watch.heard(beat("computing"))
+    assert watch.overrun(asked) == "did not stop within 50 s of being asked to (the limit)"
+    clock.now = asked + 12.0
+    watch.last = asked + 6.9
     assert watch.overrun(asked) == "did not stop within 5 s of being asked to (the limit)"
-    assert watch.overrun(None) == ""
 
 
 def test_a_job_of_long_steps_has_longer_to_obey_a_stop() -> None:

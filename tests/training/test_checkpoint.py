@@ -25,8 +25,10 @@ from workbench.files import write_atomic
 from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.settings import Quantization, RunSettings, make_settings
-from workbench.training import answers, checkpoint, events, job, resuming
+from workbench.training import answers, checkpoint, events, job, loop, resuming
+from workbench.training import step as measuring
 from workbench.training.keeping import Keeper
+from workbench.training.pack import pack_within
 from workbench.training.runs import Owner, RunStore
 from workbench.workspace import Workspace
 
@@ -188,6 +190,23 @@ def test_a_run_can_be_resumed_more_than_once(base: Base, runs: RunStore, whole: 
     assert [e.step for e in runs.view("r1").happened if isinstance(e, events.Resumed)] == [1, 3, 5]
     assert ended.seconds > spent
     same(curve(runs), whole)
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_validation_that_a_stop_cuts_short_is_the_first_thing_after_a_resume(
+    base: Base, runs: RunStore, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    create(runs)
+    monkeypatch.setattr(loop, "pack_within", lambda rows, budget: [pack for row in rows for pack in pack_within([row], budget)])  # a row a pack
+    packs = []
+    real = measuring.loss_sum
+    monkeypatch.setattr(measuring, "loss_sum", lambda *given: packs.append(torch.is_grad_enabled()) or real(*given))
+    ended = job.run_training(base, runs, "r1", stop=told_steps(runs, "r1", step))
+    assert (ended.state, ended.step) == ("stopped", step) and packs[-2:] == [True, False], "one pack of two was measured"
+    assert step not in [v.step for v in runs.view("r1").validations]
+    assert runs.view("r1").has_adapter and runs.view("r1").resumable
+    assert job.run_training(base, runs, "r1", stop=never, resume=True).state == "finished"
+    assert [v.step for v in runs.view("r1").validations] == [2, 4, 6]
 
 
 def test_a_stop_right_after_a_resume_loses_nothing(base: Base, runs: RunStore, whole: list[Any]) -> None:

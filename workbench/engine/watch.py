@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from workbench.engine.messages import Beat, Failed, Holds, Phase, Progress, Ready, Texts
 
+LONGEST_STOP = 10  # times the limit of a stop: a worker that gives signs but never looks for one is ended too
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -18,7 +20,8 @@ class Limits:
     loading: between two tensors or blocks (the hub's client gives a silent connection up after 10 s and tries again).
     computing: between two forward passes on a card, each a second at most; compiling kernels at the first takes minutes.
     computing_cpu: the same on a CPU, where one pass with its backward pass of a 4B model takes ten minutes.
-    stopping: from a stop to the end of the job, beyond twice its longest step (saving and proving the adapter takes seconds).
+    stopping: from a stop, or the last sign after it, to the end of the job (ten times that in all), beyond twice its longest
+        step (saving and proving the adapter takes seconds).
     dying: from the kill to the process's end.
     """
 
@@ -60,14 +63,17 @@ class Watch:
             self.phase = "computing"
 
     def stop_limit(self) -> float:
-        """Seconds within which a stop must be obeyed: one is looked for between two steps only."""
+        """Seconds without a sign within which a stop must be obeyed: one is looked for between two steps only."""
         return self.limits.stopping + 2 * self.gap
 
     def overrun(self, stop_asked: float | None) -> str:
         """Which limit was overrun, as the end of a sentence; "" while none is. `stop_asked` is when, by the same clock."""
         now, limit = self.clock(), self.limits.of(self.phase)
-        if stop_asked is not None and now - stop_asked > self.stop_limit():
+        # Signs after the stop tell that it works its way to the next look for one; but not for ever.
+        if stop_asked is not None and now - max(stop_asked, self.last) > self.stop_limit():
             return f"did not stop within {self.stop_limit():g} s of being asked to (the limit)"
+        if stop_asked is not None and now - stop_asked > LONGEST_STOP * self.stop_limit():
+            return f"did not stop within {LONGEST_STOP * self.stop_limit():g} s of being asked to (the limit)"
         if now - self.last > limit:
             return f"gave no sign of progress for {limit:g} s while {self.phase} (the limit)"
         return ""

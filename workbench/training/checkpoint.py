@@ -52,6 +52,8 @@ class Moment:
     asked_at: int
     """The last step after which the model answered validation rows."""
     best: bool
+    cut_at: int = 0
+    """The step whose validation a stop cut short; 0 if it was not."""
 
 
 def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:
@@ -68,7 +70,7 @@ def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:
             save_file(_tensors(moment, device), str(path))
         _flush(path)
         state = State(
-            step=moment.step, seconds=seconds, best=moment.keeper.best, since=tuple(moment.keeper.since), asked_at=moment.asked_at,
+            step=moment.step, seconds=seconds, best=moment.keeper.best, since=tuple(moment.keeper.since), asked_at=moment.asked_at, cut_at=moment.cut_at,
             python_random=random.getstate(), device=device.type, tensors=path.name, size=path.stat().st_size,
         )
         write_atomic(into / STATE, state.model_dump_json())

@@ -75,7 +75,9 @@ def run_fold(
         if outcome.stopped or stop():
             return None
         tell("measuring the loss", TRAINING_SHARE)
-        loss = mean_loss(model, pack_within(ask, training.tokens_per_forward), base.device)
+        loss = mean_loss(model, pack_within(ask, training.tokens_per_forward), base.device, stop)
+        if loss is None:
+            return None
         if not math.isfinite(loss):
             raise NotFiniteError("The loss of the rows held back is not a finite number: lower the learning rate or try other quantization.")
         scored = _answered(base, [rows[i] for i in held], training.tokens_per_forward, stop, tell)

@@ -81,7 +81,7 @@ def train(
         loop.look(epoch, epoch_ends)
     if loop.saved_at < loop.step:
         loop.keep(best=False)
-    short = loop.step < loop.total
+    short = loop.step < loop.total or loop.cut_at == loop.step  # without its last measurement it is not finished either
     early = loop.keeper.sentence(loop.step) if short and loop.keeper.exhausted else ""
     return Outcome(loop.step, stopped=short and not early, early=early, best=loop.keeper.best if loop.keeper.keeps else None)
 
@@ -101,7 +101,7 @@ class _Loop:
         self.total = step_count(len(rows), training)
         self.per_epoch = self.total // training.epochs
         self.keeper, self.notice = make_keeper(training, validates=bool(validation), asks=ask is not None)
-        self.step = self.saved_at = self.asked_at = 0
+        self.step = self.saved_at = self.asked_at = self.cut_at = 0
 
     def begin(self) -> None:
         if self.notice:
@@ -113,6 +113,8 @@ class _Loop:
         restore(checkpoint, self.model, self.optimizer)
         state = checkpoint.state
         self.step, self.asked_at, self.keeper.best, self.keeper.since = state.step, state.asked_at, state.best, list(state.since)
+        if state.cut_at == self.step and self.held_back:
+            self._validate()
         if self.step > self.asked_at and self.step % self.per_epoch == 0:
             self._answers(self.step // self.per_epoch - 1)  # a stop cut them short
         # A kill may have come between a checkpoint and what is written after it: the same once more is harmless.
@@ -139,12 +141,19 @@ class _Loop:
         """After a step: measure and save where that is due. A better measurement is saved at once, with a checkpoint."""
         better = False
         if self.held_back and _fires(self.training.evaluate_every, self.step, epoch_ends):
-            loss = mean_loss(self.model, self.held_back, self.device)
-            self.emit(events.Validation(step=self.step, epoch=self.step / self.per_epoch, loss=loss))
-            better |= self._measured("validation loss", loss)
+            better |= self._validate()
         better |= epoch_ends and self._answers(epoch)
         if better or _fires(self.training.save_every, self.step, epoch_ends):
             self.keep(best=better)
+
+    def _validate(self) -> bool:
+        """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
+        loss = mean_loss(self.model, self.held_back, self.device, self.stop)
+        self.cut_at = self.step if loss is None else 0
+        if loss is None:
+            return False
+        self.emit(events.Validation(step=self.step, epoch=self.step / self.per_epoch, loss=loss))
+        return self._measured("validation loss", loss)
 
     def _answers(self, epoch: int) -> bool:
         """Let the model answer at the end of `epoch` (from 0) if that is due; True if it is the best so far."""
@@ -161,7 +170,7 @@ class _Loop:
         return self.keeper.take(measure, self.step, value) and self.keeper.keeps
 
     def keep(self, *, best: bool) -> None:
-        self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best))
+        self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best, self.cut_at))
         self.saved_at = self.step
 
     def _not_finite(self) -> str:

@@ -39,6 +39,8 @@ class State(BaseModel):
     """The measurements since the best."""
     asked_at: int = 0
     """The last step after which the model answered validation rows."""
+    cut_at: int = 0
+    """The step whose validation a stop cut short; 0 if it was not."""
     python_random: tuple[Any, ...]
     device: str
     tensors: str

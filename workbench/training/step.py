@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,13 +41,18 @@ def accumulate(model: Any, packs: Sequence[Pack], device: torch.device) -> float
 
 
 @torch.no_grad()
-def mean_loss(model: Any, packs: Sequence[Pack], device: torch.device) -> float:
-    """Mean cross-entropy (nats per label) without dropout; the model's mode is put back."""
+def mean_loss(model: Any, packs: Sequence[Pack], device: torch.device, stop: Callable[[], bool] = lambda: False) -> float | None:
+    """Mean cross-entropy (nats per label) without dropout, None if `stop`, asked between packs, came first; the model's mode is put back."""
     was_training = model.training
     model.eval()
     try:
         labels = sum(len(p.targets) for p in packs)
-        return sum(float(loss_sum(model, p, device)) for p in packs) / labels
+        total = 0.0
+        for i, packed in enumerate(packs):
+            if i and stop():
+                return None
+            total += float(loss_sum(model, packed, device))
+        return total / labels
     finally:
         model.train(was_training)
 
