@@ -63,7 +63,7 @@ def test_a_reply_cut_at_the_cap_says_so(host: Host) -> None:
     done = host.do(job(1, SAMPLED.model_copy(update={"max_new_tokens": 15})), Report())
     assert [(r["ended"], r["tokens"]) for r in done["replies"]] == [("length", 15)]
     rows, refused = read_reply(done["replies"][0]["text"], REQUEST)
-    assert rows == [] and refused[0].reason.startswith("the reply is not valid JSON")
+    assert rows == [] and refused[0].reason == "the reply breaks off within this row"
 
 
 def test_a_form_without_a_grammar_and_an_unknown_adapter_are_refused(host: Host) -> None:

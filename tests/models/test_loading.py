@@ -190,14 +190,14 @@ def test_an_adapter_for_modules_that_the_model_lacks_is_refused(base: Base, save
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_missing_file_is_refused(base: Base, saved: Path, name: str) -> None:
     (saved / name).unlink()
-    refuse(base, saved, "saved holds no finished adapter: train it again or choose another run")
+    refuse(base, saved, "r1 holds no finished adapter: train it again or choose another run")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 300, -8])
 def test_a_truncated_file_of_weights_is_refused(base: Base, saved: Path, keep: int) -> None:
     file = saved / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    refuse(base, saved, r"adapter_model\.safetensors of saved is broken: ")
+    refuse(base, saved, r"adapter_model\.safetensors of r1 is broken: ")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"peft_type": "NOPE"}'])
