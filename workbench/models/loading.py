@@ -22,6 +22,8 @@ ADAPTER = "adapted"  # the one adapter that is on the base, under this name
 
 # bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+# And that a faster kernel for CPUs could be fetched: as a worker's last words it would pass for the cause of its death.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass
