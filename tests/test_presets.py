@@ -158,8 +158,10 @@ def test_what_is_wrong_in_a_file_is_told_by_name(tmp_path: Path, text: str, says
     assert says in str(caught.value)
 
 
-def test_an_empty_file_is_the_defaults():
-    assert parse_preset("", "x") == Preset("x", "x", "", {}, own=True)
+@pytest.mark.parametrize("text", ["", "\n", "# nothing here\n"])
+def test_an_empty_file_is_refused(text: str):
+    with pytest.raises(SettingsError, match="It is empty: a preset holds title, note and settings"):
+        parse_preset(text, "nothing")
 
 
 @pytest.mark.parametrize(("raw", "says"), [(b"\xff\xfe\x00", "is not UTF-8 text"), (b"#" * (MAX_BYTES + 1), r"larger than a preset can be \(64 KiB\)")])

@@ -201,6 +201,8 @@ def read_preset(path: Path) -> Preset:
 def parse_preset(text: str, key: str) -> Preset:
     """The preset that a file's text holds; raises `SettingsError`. What it leaves out is the model's default."""
     document = _plain(text)
+    if not document:
+        raise SettingsError("It is empty: a preset holds title, note and settings.")
     if unknown := set(document) - {"title", "note", "settings"}:
         raise SettingsError(f"It holds {min(unknown)!r}, and a preset holds title, note and settings alone.")
     title, note, values = document.get("title") or key, document.get("note") or "", document.get("settings") or {}

@@ -287,3 +287,18 @@ def test_the_scores_of_an_adapter_stand_beside_it(base: Base, runs: RunStore) ->
     for name, folder in (("r1", runs.path("r1")), ("r1@best", runs.path("r1") / "best")):
         runs.write_scores(name, {"cases": 1})
         assert (folder / "scores.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ('<tool_call name="get_sensitive_data" arguments="{}"/>', True),
+        ('<tool_call name="get_sensitive_sensitive" arguments="{}"/>', False),
+        ("Сейчас посмотрю.", False),
+    ],
+)
+def test_a_call_of_a_tool_that_was_made_up_is_not_right(reply: str, right: bool) -> None:
+    from workbench.evaluation.scores import score_reply
+
+    case = next(c for c in make_cases(load_rows(Path(__file__).parents[2] / "data" / "examples.json").rows) if c.expected)
+    assert answers._as_the_row_does(score_reply(case, reply)) is right

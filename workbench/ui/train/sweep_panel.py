@@ -199,7 +199,7 @@ def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.B
     gr.HTML(f'<div class="wb-cardhead" title="{words.HELP}">{words.TITLE}</div>', elem_classes="wb-tight")
     with gr.Row(equal_height=True):
         title = gr.Textbox(label=words.NAME, max_lines=1, max_length=64, scale=3, min_width=110, elem_id="sweep-name")
-        folds = gr.Number(5, label=words.FOLDS, precision=0, minimum=2, maximum=100, scale=1, min_width=80, elem_id="sweep-folds")
+        folds = gr.Number(5, label=words.FOLDS, precision=0, scale=1, min_width=80, elem_id="sweep-folds")
     shared = gr.Dropdown([(words.DEFAULTS, "")], value="", label=words.SHARED, min_width=150, elem_id="sweep-shared", allow_custom_value=True)
     paths, values, notes = [], [], []
     for i, (path, text) in enumerate(form.BEGIN_WITH):
