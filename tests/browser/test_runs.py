@@ -153,7 +153,7 @@ def test_quick_ticks_stay_with_their_runs_through_sorting_and_are_compared(train
     for name in ("calls", "talks"):
         page.locator(f'[data-pick="{name}"]').click()
     names = "() => document.querySelector('#overlay-chart .js-plotly-plot')?.data.map(t => t.name.split(' ')[0]).join()"
-    page.wait_for_function(f"({names})() === 'calls,calls,talks,talks' || ({names})() === 'talks,talks,calls,calls'")
+    page.wait_for_function(f"({names})() === 'calls,calls,talks,talks' || ({names})() === 'talks,talks,calls,calls'", timeout=60_000)
     for _ in range(2):
         page.locator('[data-sort="name"]').click()
         expect(page.locator("[aria-sort]")).to_contain_text("Run")
