@@ -10,7 +10,7 @@ import pytest
 
 from workbench.__main__ import main
 from workbench.dataset.formats import dump_jsonl, load_rows
-from workbench.training import answers, loop
+from workbench.training import batching, loop
 from workbench.training.runs import AT_BEST
 from workbench.workspace import Workspace
 
@@ -27,7 +27,7 @@ Run = Callable[..., tuple[int, dict[str, Any], list[str], list[str]]]
 def run(workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a verb in this process; gives its status, its JSON, and its lines on standard output and standard error."""
     monkeypatch.delenv("MODEL", raising=False)
-    monkeypatch.setattr(answers, "MOST_NEW_TOKENS", 6)
+    monkeypatch.setattr(batching, "MOST_NEW_TOKENS", 6)
 
     def call(*arguments: str) -> tuple[int, dict[str, Any], list[str], list[str]]:
         status = main(["--root", str(workspace.root), *arguments, "--json"])

@@ -16,7 +16,7 @@ from workbench.evaluation.scores import make_cases
 from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.schema import Example, Message
 from workbench.settings import Lora, Quantization, Sampling, Training, make_settings
-from workbench.training import answers, events, job, loop
+from workbench.training import answers, batching, events, job, loop
 from workbench.training.answers import Asker, chosen
 from workbench.training.runs import RunStore
 
@@ -28,7 +28,7 @@ SMALL = {"epochs": 3, "rows_per_step": 2, "validation_share": 0.34, "warmup_step
 @pytest.fixture(scope="module", autouse=True)
 def short_replies() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "MOST_NEW_TOKENS", 6)
+        patch.setattr(batching, "MOST_NEW_TOKENS", 6)
         yield
 
 
@@ -167,7 +167,7 @@ def test_batches_hold_no_more_tokens_than_a_training_step(base: Base) -> None:
 
 
 def test_the_longest_expected_call_fits(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "MOST_NEW_TOKENS", 256)
+    monkeypatch.setattr(batching, "MOST_NEW_TOKENS", 256)
     assert Asker(base, [row("Баланс?", CALL)], Training(), lambda: False).sampling == Sampling(max_new_tokens=len(CALL) + 8)
     assert Asker(base, [row("Привет", "Привет! " * 40)], Training(), lambda: False).sampling == Sampling(max_new_tokens=48)
 
@@ -184,7 +184,7 @@ def test_a_reply_in_the_middle_of_a_call_is_not_cut(text: str, inside: bool) -> 
 
 
 def test_replies_end_once_none_of_them_is_in_a_call(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "MOST_NEW_TOKENS", 48)
+    monkeypatch.setattr(batching, "MOST_NEW_TOKENS", 48)
     put_new_adapter(base, Lora(rank=4), name="t", seed=1, checkpointing=False)
     ask = Asker(base, ROWS[:2], Training(), lambda: False)
     for inside, tokens in ((False, 24), (True, 48)):

@@ -25,7 +25,7 @@ from workbench.files import write_atomic
 from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.settings import Quantization, RunSettings, make_settings
-from workbench.training import answers, checkpoint, events, job, loop, resuming
+from workbench.training import batching, checkpoint, events, job, loop, resuming
 from workbench.training import step as measuring
 from workbench.training.keeping import Keeper
 from workbench.training.pack import pack_within
@@ -45,7 +45,7 @@ PLAIN = {"sample_every": 0, "keep_best": "off"}
 def short_replies() -> Iterator[None]:
     """A byte is a token of the tiny model's: what it answers is cut early, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "MOST_NEW_TOKENS", 6)
+        patch.setattr(batching, "MOST_NEW_TOKENS", 6)
         yield
 
 

@@ -13,7 +13,8 @@ from workbench.models.loading import load_base
 from workbench.schema import Example, Message
 from workbench.settings import Quantization, make_settings
 from workbench.training import fold as fold_module
-from workbench.training.fold import FoldResult, _alike, run_fold
+from workbench.training.batching import alike
+from workbench.training.fold import FoldResult, run_fold
 from workbench.training.loop import NotFiniteError
 
 pytestmark = pytest.mark.slow
@@ -120,5 +121,5 @@ def test_a_row_that_can_t_be_learned_is_named(base):
 
 
 def test_batches_hold_like_lengths_within_their_budget():
-    assert _alike([5, 30, 6, 31, 100], 62) == [[0, 2], [1, 3], [4]]
-    assert _alike([10, 10, 10], 20) == [[0, 1], [2]]
+    assert alike([5, 30, 6, 31, 100], 62) == [[0, 2], [1, 3], [4]]
+    assert alike([10, 10, 10], 20) == [[0, 1], [2]]

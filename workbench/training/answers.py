@@ -20,11 +20,12 @@ from workbench.models.loading import Base
 from workbench.schema import Example
 from workbench.settings import Sampling, Training
 from workbench.training import events
+from workbench.training.batching import alike, reply_tokens
 from workbench.training.encode import turns_before_answer
 
 ROWS = 24  # validation rows asked at most, calls and texts evenly
 SHOWN = 3
-NEW_TOKENS, MOST_NEW_TOKENS = 48, 256  # of a reply at most; the second where an expected call is longer
+NEW_TOKENS = 48  # of a reply at most; more where an expected call is longer
 SETTLED = 24  # tokens after which replies end as soon as none of them is in the middle of a call
 _OPEN, _CLOSE = "<tool_call", "/>"
 
@@ -45,9 +46,7 @@ class Asker:
         self.questions = [
             _Question(c, tuple(base.tokenizer.prompt_ids(list(turns_before_answer(c.row)))), message_text(c.row.answer)) for c in cases
         ]
-        # A call that is cut can't be right: the longest expected one must fit, with a little to spare.
-        longest = max((len(base.tokenizer.ids(q.expected)) for q in self.questions if q.case.expected), default=0)
-        self.sampling = Sampling(max_new_tokens=min(MOST_NEW_TOKENS, max(NEW_TOKENS, longest + 8)))
+        self.sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS))
         self.budget = training.tokens_per_forward
 
     def __call__(self, step: int, epoch: float) -> events.Sampled | None:
@@ -84,15 +83,8 @@ class Asker:
         return [score_reply(q.case, replies[i]) for i, q in enumerate(self.questions)]
 
     def _groups(self) -> list[list[int]]:
-        """Questions by length, in batches of no more tokens (padding and replies counted) than a training step may hold."""
-        order = sorted(range(len(self.questions)), key=lambda i: len(self.questions[i].prompt_ids))
-        groups: list[list[int]] = []
-        for i in order:
-            width = len(self.questions[i].prompt_ids) + self.sampling.max_new_tokens
-            if not groups or width * (len(groups[-1]) + 1) > self.budget:
-                groups.append([])
-            groups[-1].append(i)
-        return groups
+        """The questions in batches of no more tokens than a training step may hold."""
+        return alike([len(q.prompt_ids) + self.sampling.max_new_tokens for q in self.questions], self.budget)
 
 
 class _Watch:

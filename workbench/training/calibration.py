@@ -85,7 +85,7 @@ def kind_of(view: RunView) -> Kind | None:
 def measured_gib(view: RunView) -> float | None:
     """The most memory that a run told; None before its first step."""
     told = view.ended.peak_memory_gib if view.ended else None
-    return told if told is not None else max((s.memory_gib for s in view.steps), default=None)
+    return told if told is not None else view.peak_memory_gib
 
 
 def estimate_against_measured(view: RunView) -> Comparison | None:

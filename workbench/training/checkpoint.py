@@ -27,7 +27,7 @@ from workbench.files import write_atomic
 from workbench.models.loading import ADAPTER, Base
 from workbench.training.keeping import Keeper
 from workbench.training.measured import ANSWERS, SCORES
-from workbench.training.resuming import STATE, State, read_state
+from workbench.training.resuming import STATE, State, broken, read_state
 from workbench.training.run_view import ADAPTER_FILES, BEST, CHECKPOINT
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW knows of a parameter
@@ -116,7 +116,7 @@ def read_checkpoint(folder: Path, name: str) -> Checkpoint | None:
     try:
         return Checkpoint(state, load_file(str(folder / CHECKPOINT / state.tensors)))
     except (SafetensorError, OSError, ValueError) as exc:
-        raise RunError(f"The checkpoint of run {name} is broken, so it can't be resumed: start a new run, or use the adapter it saved.") from exc
+        raise broken(name) from exc
 
 
 def restore(checkpoint: Checkpoint, model: Any, optimizer: torch.optim.AdamW) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from workbench.training.lines import append_line, read_lines
 
 
 class _Event(BaseModel):
@@ -146,29 +146,13 @@ def _void(event: Event, step: int) -> bool:
 
 
 def append_event(path: Path, event: _Event) -> None:
-    """Append one line and flush it to the system, so that a killed process loses at most the line in hand."""
-    with path.open("a+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - 1))
-        # A killed process may have left half a line: what comes next must not be glued to it.
-        gap = b"\n" if size and stream.read(1) != b"\n" else b""
-        stream.write(gap + event.model_dump_json().encode("utf-8") + b"\n")
-        stream.flush()
-        if isinstance(event, Ended):
-            os.fsync(stream.fileno())
+    """Append one line, so that a killed process loses at most the line in hand; the last one of a run is on the disk then."""
+    append_line(path, event, to_disk=isinstance(event, Ended))
 
 
 def read_events(path: Path) -> list[Event]:
     """All whole events of a run; a half-written last line is left for the next read."""
-    events: list[Event] = []
     try:
-        raw = path.read_bytes()
+        return read_lines(path, _ADAPTER)
     except FileNotFoundError:
-        return events
-    for line in raw.split(b"\n")[:-1]:
-        try:
-            events.append(_ADAPTER.validate_python(json.loads(line)))
-        except (ValueError, ValidationError):
-            # A line that a crash cut and a later writer continued: the other lines still tell the run.
-            continue
-    return events
+        return []

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workbench.training import events
+from workbench.training.calibration import measured_gib
 from workbench.training.measured import read_rates
-from workbench.training.run_table import peak_of, seconds_of
+from workbench.training.run_table import seconds_of
 from workbench.training.runs import RunStore, RunView
 from workbench.training.shelf import read_note
 
@@ -57,7 +58,7 @@ def run_values(store: RunStore, view: RunView) -> dict[str, Any]:
     return {
         "name": info.name, "state": view.state, "created": info.created, "model": info.model_name,
         "data": {"name": info.data_name, "rows": info.data_rows, "sha256": info.data_sha256}, "settings": info.settings.model_dump(mode="json"),
-        "versions": info.versions, "note": read_note(store, name), "seconds": seconds_of(view), "peak_memory_gib": peak_of(view),
+        "versions": info.versions, "note": read_note(store, name), "seconds": seconds_of(view), "peak_memory_gib": measured_gib(view),
         "ended": view.ended.model_dump(exclude={"type"}) if view.ended else None,
         "rates": {title: rate.as_json() for title, rate in read_rates(store, name).items()},
     } | {

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from workbench.calls.dialects import message_text
 from workbench.dataset.formats import refuse_problems
 from workbench.errors import DataError
 from workbench.evaluation.scores import Rate, Scored, make_cases, score, score_reply
@@ -19,13 +18,14 @@ from workbench.models.loading import Base, put_new_adapter, take_off_adapter
 from workbench.schema import Example
 from workbench.settings import RunSettings, Sampling, Training
 from workbench.training import events
+from workbench.training.batching import alike, reply_tokens
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.loop import NotFiniteError, memory_gib, train
 from workbench.training.pack import pack_within
 from workbench.training.plan import step_count
 from workbench.training.step import mean_loss
 
-NEW_TOKENS, MOST_NEW_TOKENS = 64, 256  # of a reply: whether it calls shows early, but an expected call must fit whole
+NEW_TOKENS = 64  # of a reply: whether it calls shows early
 TRAINING_SHARE = 0.85  # of a cell's time, for its progress: the rest is answering
 
 Tell = Callable[[str, float | None], None]
@@ -122,10 +122,9 @@ def _answered(base: Base, rows: Sequence[Example], budget: int, stop: Callable[[
     """Every row's own request answered greedily by the adapted model, and judged; None if a stop came first."""
     cases = make_cases(rows)
     prompts = [tuple(base.tokenizer.prompt_ids(list(turns_before_answer(row)))) for row in rows]
-    longest = max((len(base.tokenizer.ids(message_text(c.row.answer))) for c in cases if c.expected), default=0)
-    sampling = Sampling(max_new_tokens=min(MOST_NEW_TOKENS, max(NEW_TOKENS, longest + 8)))
+    sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS))
     replies: dict[int, str] = {}
-    for group in _alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
+    for group in alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
         tell(f"answered {len(replies)} of {len(rows)} rows held back", TRAINING_SHARE + (1 - TRAINING_SHARE) * len(replies) / len(rows))
         made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, stop=stop)
         if any(reply.ended == "stopped" for reply in made):
@@ -133,12 +132,3 @@ def _answered(base: Base, rows: Sequence[Example], budget: int, stop: Callable[[
         replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}
     return [score_reply(case, replies[i]) for i, case in enumerate(cases)]
 
-
-def _alike(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places of like lengths (tokens, the reply's room included) together, at most `budget` tokens a batch with their padding."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or lengths[i] * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-        groups[-1].append(i)
-    return groups

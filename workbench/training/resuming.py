@@ -58,17 +58,21 @@ def read_state(folder: Path, name: str) -> State | None:
         return None
     except OSError as exc:
         raise RunError(f"The checkpoint of run {name} can't be read: {exc.strerror}. Check the folder's rights.") from exc
-    broken = f"The checkpoint of run {name} is broken, so it can't be resumed: start a new run, or use the adapter it saved."
     try:
         state = State.model_validate_json(raw)
         if state.version != 1:
             raise RunError(f"The checkpoint of run {name} was written by a newer workbench: resume it there, or start a new run.")
         # The name comes out of a file: it must not lead anywhere else.
         if Path(state.tensors).name != state.tensors or (path.parent / state.tensors).stat().st_size != state.size:
-            raise RunError(broken)
+            raise broken(name)
     except (ValidationError, ValueError, OSError) as exc:
-        raise RunError(broken) from exc
+        raise broken(name) from exc
     return state
+
+
+def broken(name: str) -> RunError:
+    """The error for a checkpoint that can't be read."""
+    return RunError(f"The checkpoint of run {name} is broken, so it can't be resumed: start a new run, or use the adapter it saved.")
 
 
 def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
@@ -79,7 +83,7 @@ def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
     """
     folder = runs.path(name)
     runs.info(name)
-    with _alone(folder, name):
+    with claimed(folder, name):
         view = runs.view(name)
         if view.live:
             raise RunError(f"The run {name} is going on already: wait for its end, or stop it first." if view.info.owner.alive() else _ending(name))
@@ -164,7 +168,7 @@ def _ending(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
+def claimed(folder: Path, name: str) -> Iterator[None]:
     """Only one process at a time looks at a run's state and takes it up."""
     path = folder / ".reopening"
     try:

@@ -16,6 +16,7 @@ from workbench.errors import InputError, RunError, WorkbenchError
 from workbench.evaluation.scores import Rate
 from workbench.files import safe_name
 from workbench.settings import RunSettings
+from workbench.training.calibration import measured_gib
 from workbench.training.measured import SCORES, read_rates
 from workbench.training.runs import AT_BEST, BEST, RunStore, RunView, State
 from workbench.training.shelf import NOTE, read_note
@@ -106,7 +107,7 @@ def row_of(store: RunStore, view: RunView, data: str = "") -> RunRow:
         data_sha256=info.data_sha256, data=data, settings=info.settings, steps=steps[-1].step if steps else 0,
         total_steps=view.started.total_steps if view.started else 0, train_loss=steps[-1].loss if steps else None,
         best_loss=best.loss if best else None, best_epoch=best.epoch if best else None, rates=read_rates(store, name),
-        seconds=seconds_of(view), peak_gib=peak_of(view), note=read_note(store, name), has_adapter=view.has_adapter, has_best=view.has_best,
+        seconds=seconds_of(view), peak_gib=measured_gib(view), note=read_note(store, name), has_adapter=view.has_adapter, has_best=view.has_best,
     )  # fmt: skip
 
 
@@ -117,13 +118,6 @@ def seconds_of(view: RunView) -> float | None:
     if not view.steps or view.started is None:
         return None
     return max(0.0, view.steps[-1].time - view.started.time) if view.steps[-1].time >= view.started.time else None
-
-
-def peak_of(view: RunView) -> float | None:
-    """Most GiB that the run took."""
-    if view.ended is not None and view.ended.peak_memory_gib is not None:
-        return view.ended.peak_memory_gib
-    return max((s.memory_gib for s in view.steps), default=None)
 
 
 class DataHashes:

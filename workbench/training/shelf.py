@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def rename(store: RunStore, name: str, new: str, held: Collection[str] = ()) -> 
         raise RunError(f"There is already a run named {new}: choose another name.")
     _move(old, target)
     try:
-        _rewrite_name(store, new)
+        store.rewrite_info(new, name=new)
     except Exception:
         with contextlib.suppress(OSError):
             target.rename(old)
@@ -126,7 +125,7 @@ def restore(store: RunStore, key: str) -> str:
     try:
         if name != gone.name:
             with contextlib.suppress(RunError):  # a broken run.json keeps what it says
-                _rewrite_name(store, name)
+                store.rewrite_info(name, name=name)
     except Exception:
         with contextlib.suppress(OSError):
             store.path(name).rename(source)
@@ -146,14 +145,6 @@ def free_name(store: RunStore, wanted: str) -> str:
         if not _taken(store.path(name)):
             return name
     raise RunError(f"There are too many runs named {wanted}: choose another name.")
-
-
-def _rewrite_name(store: RunStore, name: str) -> None:
-    """Put the folder's name into its run.json, which keeps its time: runs are listed by it."""
-    path = store.path(name) / "run.json"
-    info, times = store.info(name), path.stat()
-    write_atomic(path, info.model_copy(update={"name": name}).model_dump_json(indent=2))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _known(store: RunStore, name: str) -> None:

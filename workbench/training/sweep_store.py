@@ -6,8 +6,6 @@ Screen and command line read everything from there, so a reload, a second browse
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +21,8 @@ from workbench.dataset.formats import dump_jsonl, load_rows, refuse_problems
 from workbench.errors import BusyError, DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, safe_name, write_atomic
 from workbench.schema import Example
-from workbench.training.resuming import _alone
+from workbench.training.lines import append_line, read_lines
+from workbench.training.resuming import claimed as claim
 from workbench.training.runs import Owner
 from workbench.training.sweep import Cell, SweepSpec, cell_key, cells
 
@@ -240,13 +239,7 @@ class SweepStore:
         """Add one line, on the disk before this returns; raises `RunError`. Half a line of a killed process is not glued to it."""
         path = self.path(name) / "results.jsonl"
         try:
-            with path.open("a+b") as stream:
-                size = stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, size - 1))
-                gap = b"\n" if size and stream.read(1) != b"\n" else b""
-                stream.write(gap + line.model_dump_json().encode("utf-8") + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_line(path, line, to_disk=True)
         except OSError as exc:
             raise RunError(explain_os_error(exc, path)) from exc
 
@@ -256,7 +249,7 @@ class SweepStore:
         busy = f"The sweep {name} is being run already: wait for its end, or stop it first."
         with contextlib.ExitStack() as claimed:
             try:
-                claimed.enter_context(_alone(self.path(name), name))
+                claimed.enter_context(claim(self.path(name), name))
             except RunError as exc:  # another process begins it at this moment
                 raise BusyError(busy) from exc
             if self.view(name).state == "running":
@@ -299,12 +292,7 @@ class SweepStore:
 
 def _read(path: Path) -> tuple[Line, ...]:
     """All whole lines; a cut or foreign one is passed over, the others still tell the sweep."""
-    found: list[Line] = []
     try:
-        raw = path.read_bytes()
+        return tuple(read_lines(path, _LINE))
     except OSError:
         return ()
-    for line in raw.split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError, ValidationError):
-            found.append(_LINE.validate_python(json.loads(line)))
-    return tuple(found)
