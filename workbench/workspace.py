@@ -299,6 +299,16 @@ class Workspace:
             folds=folds, seed=seed, max_cells=max_cells, seconds_per_step=seconds_per_step(self.sweeps.store.views(), display_name(model), self.has_gpu),
         )
 
+    def begin_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
+        """Create a run and hand it to the engine; where that can't be, nothing is left of it and the name stays free. Raises `WorkbenchError`."""
+        info = self.create_run(name, rows, settings, data_name=data_name, model=model)
+        try:
+            self.start_training(info.name)
+        except WorkbenchError:
+            self.runs.remove(info.name)
+            raise
+        return info
+
     def start_training(self, name: str) -> Ticket:
         """Train a created run; raises `BusyError` while another is being trained."""
         return self.engine.submit(TrainJob(run=name), f"training run {name}")

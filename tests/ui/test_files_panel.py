@@ -196,7 +196,7 @@ def test_the_panel_can_be_built(workspace):
     with gr.Blocks() as page:
         own = [gr.HTML(), gr.State(""), gr.Number(), gr.State(None), gr.State(None)]
         with gr.Tabs() as tabs, gr.Tab("files"):
-            panel.build(Bench(workspace, page, *own, tabs, gr.State("files"), {}))
+            panel.build(Bench(workspace, page, *own, tabs, gr.State("files")))
     ids = {block.elem_id for block in page.blocks.values()}
     assert {"import-file", "import-look", "import-table", "import-take", "import-cancel", "export", "export-file"} <= ids
 

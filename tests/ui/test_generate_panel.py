@@ -45,7 +45,7 @@ def row(request: str, answer: str = CALL, source: str = "generated:families:ques
 @pytest.fixture
 def bench(workspace: Workspace) -> Iterator[Bench]:
     with gr.Blocks() as page:
-        made = Bench(workspace, page, gr.HTML(), gr.State(), gr.Number(), gr.State(), gr.State(), gr.Tabs(), gr.State(""), {"generate": gr.Number()})
+        made = Bench(workspace, page, gr.HTML(), gr.State(), gr.Number(), gr.State(), gr.State(), gr.Tabs(), gr.State(""))
         made.panels["generate"] = gr.Tab()
     yield made
 

@@ -202,7 +202,7 @@ def test_what_was_set_by_a_preset_fills_every_field(workspace: Workspace, tmp_pa
 def test_the_tab_is_built_with_its_main_parts(workspace: Workspace) -> None:
     with gr.Blocks() as page:
         with gr.Tabs() as tabs, gr.Tab("x") as tab:
-            tune_tab.build(workspace, page, tabs, tab, gr.Dropdown(), gr.State("tune"))
+            tune_tab.build(workspace, page, tabs, tab, gr.Dropdown(), gr.State("tune"), gr.Timer())
     ids = {getattr(block, "elem_id", None) for block in page.blocks.values()}
     assert {"preset", "preset-differs", "preset-save", "preset-import", "preset-export", "start-training", "run-name", "plan", "make-fit", "module-tree"} <= ids
     assert all(event.queue is False for event in page.fns.values() if event.show_progress == "hidden")

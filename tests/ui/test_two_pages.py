@@ -19,7 +19,7 @@ class Page:
 
     def __init__(self, space) -> None:
         self.space = space
-        self.bench = Bench(space, None, None, None, None, None, None, None, None, None)
+        self.bench = Bench(space, None, None, None, None, None, None, None, None)
         self.editor = Editor(self.bench, None, None, None, None, lambda *_: list(range(len(space.rows.read().entries))), [])
         self.count, self.pending, self.message, self.form = 0, None, "", None
         self.look()

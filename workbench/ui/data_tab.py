@@ -12,11 +12,12 @@ from workbench.dataset.view import reviewed
 from workbench.errors import WorkbenchError
 from workbench.ui import words
 from workbench.ui.data import files_panel, generate_panel, health_panel, history_panel, rows_panel, tools_panel
-from workbench.ui.data.bench import QUIET, SMALL, Bench, Only, Pending, refusal
+from workbench.ui.data.bench import SMALL, Bench, Only, Pending, refusal
 from workbench.ui.data.editor import Form, follow, open_row
 from workbench.ui.data.shortcuts import SHORTCUTS_JS
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, note
+from workbench.ui.quiet import QUIET
 from workbench.workspace import Workspace
 
 SETTLED = 1.0  # seconds without a change before a large set is checked again
@@ -84,9 +85,8 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
         with gr.Row(elem_classes="wb-choice"):
             join = gr.Button(words.MERGE, variant="primary", size="sm", min_width=140, elem_id="merge")
             drop = gr.Button(words.DROP_MINE, size="sm", min_width=140, elem_id="drop-mine")
-    stale = {key: gr.Number(0, precision=0, visible="hidden", elem_id=f"stale-{key}") for key in ("health", "generate", "tools", "history")}
     with gr.Tabs(selected="rows", elem_id="data-panels") as tabs:
-        bench = Bench(space, page, message, version, changed, pending, only, tabs, panel, stale)
+        bench = Bench(space, page, message, version, changed, pending, only, tabs, panel)
         with bench.open_panel("rows", words.PANELS["rows"]) as grid:
             rows = rows_panel.build(bench)
         grid.select(lambda: "rows", None, bench.panel, **QUIET)

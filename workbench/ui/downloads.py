@@ -6,6 +6,9 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from workbench.errors import DataError
 from workbench.files import explain_os_error
@@ -28,3 +31,8 @@ def download_folder(space: Workspace) -> Path:
         return Path(tempfile.mkdtemp(dir=folder))
     except OSError as exc:
         raise DataError(explain_os_error(exc, folder)) from exc
+
+
+def fetched(made: Any, file: gr.DownloadButton) -> None:
+    """Let the browser fetch what the event `made` has put behind the hidden `file`: the file is made at the click, and only then fetched."""
+    made.then(None, file, None, js=f"(made) => {{ if (made) document.querySelector('#{file.elem_id}').click(); }}")

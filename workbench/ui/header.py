@@ -14,6 +14,7 @@ from workbench.models.hardware import card, host_memory_gib
 from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, escape
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import engine as said
 from workbench.workspace import Workspace
 
@@ -155,10 +156,9 @@ def build(space: Workspace, timer: gr.Timer) -> None:
         return draw(before, first)
 
     outputs = [line, stop, free, seen, sure]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    timer.tick(shown(draw), [seen, sure], outputs, **quiet)
-    stop.click(shown(pressed), [seen, sure], outputs, **quiet)
-    free.click(shown(freed), [seen, sure], outputs, **quiet)
+    timer.tick(shown(draw), [seen, sure], outputs, **QUIET)
+    stop.click(shown(pressed), [seen, sure], outputs, **QUIET)
+    free.click(shown(freed), [seen, sure], outputs, **QUIET)
 
 
 def _memory(space: Workspace) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself, without the detour over the queue
 
 # Gradio's page notes, when an event ends, its state at each of the event's inputs (it means streams from a microphone
 # or a camera), never forgets one, and from then on updates every component noted at every step of every event, each

@@ -7,13 +7,13 @@ from typing import Any
 import gradio as gr
 
 from workbench.ui.errors import shown
+from workbench.ui.quiet import QUIET
 from workbench.ui.train import run_panel, runs_panel, sweep_panel
-from workbench.ui.train.run_panel import QUIET
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 
 
-def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, opened: gr.Tab, current: gr.State) -> gr.Dropdown:
+def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) -> gr.Dropdown:
     """The tab's components and their wires; returns the list of runs. `current` is the tab that the page shows."""
     chosen = gr.State("run")  # the panel within this tab
     watched = gr.State("")  # the panel that a person sees: none while another tab is open
@@ -23,7 +23,7 @@ def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, opened: gr.Tab, cu
         with gr.Tab(words.PANELS["runs"], id="runs") as runs_tab:
             runs = runs_panel.build(space)
         with gr.Tab(words.PANELS["sweep"], id="sweep") as sweep_tab:
-            sweep_panel.build(space, page, timer, current=watched)
+            sweep_panel.build(space, sweep_tab, timer, current=watched)
     count = len(run.inputs)
     outputs = [*run.outputs, *runs.outputs, watched]
 

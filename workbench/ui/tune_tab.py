@@ -11,11 +11,13 @@ import gradio as gr
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.settings import RunSettings
 from workbench.ui import words
+from workbench.ui.downloads import fetched
 from workbench.ui.errors import shown
 from workbench.ui.forms import form_values, read_settings
 from workbench.ui.highlight import note
+from workbench.ui.quiet import QUIET
 from workbench.ui.tune import cards, plan_panel, presets_panel
-from workbench.ui.tune.cards import QUIET, Form
+from workbench.ui.tune.cards import Form
 from workbench.ui.tune.presets_panel import PresetBar
 from workbench.ui.words import tune as tune_words
 from workbench.workspace import Workspace
@@ -37,17 +39,11 @@ def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
     busy = space.engine.training()
     if busy is not None:
         raise RunError(f"{busy.label} is still going on: stop it on the Train tab or wait for its end.")
-    info = space.create_run(name, rows.rows, settings, data_name=space.rows.path.name)
-    try:
-        space.start_training(info.name)
-    except WorkbenchError:
-        space.runs.remove(info.name)  # nothing was begun: the name stays free
-        raise
-    return info.name
+    return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name).name
 
 
-def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State) -> None:
-    """The tab's components and their wires. `run_choice` is the Train tab's list of runs."""
+def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> None:
+    """The tab's components and their wires. `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by."""
     defaults = space.default_settings()
     with gr.Row():
         with gr.Column(scale=17, min_width=700, elem_id="tune-form"):
@@ -69,9 +65,10 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         try:
             started = start_run(space, run_name, values)
         except WorkbenchError as exc:
-            return [note(str(exc), "bad"), *[gr.skip()] * 4]
+            return [note(str(exc), "bad"), *[gr.skip()] * 5]
         names = space.runs.names()
-        return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), gr.Dropdown(choices=names, value=started), suggest_name(space), "train"]
+        chosen = gr.Dropdown(choices=names, value=started)
+        return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), chosen, suggest_name(space), "train", gr.Timer(active=True)]
 
     inputs, outputs = [bar.chosen, *form.fields], [plan, fit, bar.differs]
     gr.on([f.change for f in form.fields], shown(drawn), inputs, outputs, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
@@ -80,8 +77,8 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space))]
 
     opened.select(shown(entered), inputs, [*outputs, bar.chosen], **QUIET)
-    page.load(shown(lambda *v: [*drawn(*v), suggest_name(space)]), inputs, [*outputs, name], **QUIET)
-    start.click(shown(start_clicked), [name, *form.fields], [message, tabs, run_choice, name, current], **QUIET)
+    page.load(shown(lambda: suggest_name(space)), None, name, **QUIET)
+    start.click(shown(start_clicked), [name, *form.fields], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
     _wire_presets(space, bar, form)
 
@@ -131,7 +128,4 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
     bar.bring.upload(told(taken_in), bar.bring, [bar.chosen, bar.said], **QUIET).success(
         shown(lambda key: _filled(space, presets_panel.preset_settings(space, key))), bar.chosen, form.fields, **QUIET
     )
-    # The file is made at the click, and only then does the browser fetch it.
-    bar.export.click(shown(exported), [bar.chosen, bar.name, bar.about, *form.fields], [bar.file, bar.said], **QUIET).then(
-        None, bar.file, None, js="(made) => { if (made) document.querySelector('#preset-file').click(); }"
-    )
+    fetched(bar.export.click(shown(exported), [bar.chosen, bar.name, bar.about, *form.fields], [bar.file, bar.said], **QUIET), bar.file)

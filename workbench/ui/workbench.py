@@ -8,15 +8,17 @@ from typing import Any
 import gradio as gr
 
 from workbench.ui import chat_tab, data_tab, header, train_tab, tune_tab, words
-from workbench.ui.quiet import quieten
+from workbench.ui.quiet import QUIET, quieten
 from workbench.workspace import Workspace
+
+FOLLOWING = ("train", "chat")  # tabs that show what changes by itself
 
 
 def build(space: Workspace) -> gr.Blocks:
     """The whole page over one workspace."""
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
-        timer = gr.Timer(1.0)
-        header.build(space, timer)
+        header.build(space, gr.Timer(1.0))
+        timer = gr.Timer(1.0, active=False)  # for the tabs that follow what goes on: while none of them is open, nothing asks
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
@@ -24,15 +26,17 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
-                runs = train_tab.build(space, page, timer, train, current)
+                runs = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
                 chat_tab.build(space, chat, timer, current, bench)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
-            tune_tab.build(space, page, tabs, tune, runs, current)
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
+            tune_tab.build(space, page, tabs, tune, runs, current, timer)
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
-            tab.select(functools.partial(str, name), None, current, queue=False, **quiet)
+            tab.select(functools.partial(_open, name), None, [current, timer], **QUIET)
         quieten(page)
     return page
 
+
+def _open(name: str) -> list[Any]:
+    return [name, gr.Timer(active=name in FOLLOWING)]

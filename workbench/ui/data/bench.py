@@ -15,10 +15,10 @@ from workbench.errors import ConflictError, WorkbenchError
 from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
+from workbench.ui.quiet import QUIET
 from workbench.workspace import Workspace
 
 SMALL = 400  # rows: up to here the health check is part of every answer; a larger set's follows in an event of its own
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself
 
 
 def waiting(text: str) -> str:
@@ -73,9 +73,9 @@ class Bench:
     only: gr.State
     tabs: gr.Tabs  # the panels; the grid's id is "rows"
     panel: gr.State  # the id of the open panel
-    stale: dict[str, gr.Number]
-    """Hidden numbers by panel: one counts up when the set has changed while its panel was open."""
     panels: dict[str, gr.Tab] = field(default_factory=dict)
+    stale: dict[str, gr.Number] = field(default_factory=dict)
+    """Hidden numbers by panel: one counts up when the set has changed while its panel was open."""
 
     def open_panel(self, key: str, title: str) -> gr.Tab:
         """The tab of a panel, to be filled."""
@@ -84,6 +84,7 @@ class Bench:
 
     def drawn_when_seen(self, key: str, draw: Callable[..., list[Any]], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Draw a panel when it is opened, and when the set changes while it is open: what nobody sees costs no click anything."""
+        self.stale[key] = gr.Number(0, precision=0, visible="hidden", elem_id=f"stale-{key}")
         self.panels[key].select(shown(lambda *given: [key, *draw(*given)]), [*inputs], [self.panel, *outputs], **QUIET)
         self.stale[key].change(shown(draw), [*inputs], [*outputs], trigger_mode="always_last", **QUIET)
 

@@ -17,8 +17,9 @@ from workbench.dataset.store import RowSet
 from workbench.errors import DataError, RowError, WorkbenchError
 from workbench.schema import Example
 from workbench.ui import words
-from workbench.ui.data.bench import QUIET, Bench, refusal
+from workbench.ui.data.bench import Bench, refusal
 from workbench.ui.highlight import note
+from workbench.ui.quiet import QUIET
 from workbench.workspace import Workspace
 
 _serials = itertools.count(1)

@@ -16,10 +16,11 @@ from workbench.dataset.imports import Candidate, Preview, alone, preview_file, p
 from workbench.errors import DataError, WorkbenchError
 from workbench.files import write_atomic
 from workbench.schema import Example, ToolSpec
-from workbench.ui.data.bench import QUIET, Bench, Pending
-from workbench.ui.downloads import download_folder
+from workbench.ui.data.bench import Bench, Pending
+from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import files as words
 from workbench.workspace import Workspace
 
@@ -314,7 +315,4 @@ def _build_export(bench: Bench) -> None:
             return [None, note(str(exc), "bad")]
         return [path, note(text, "ok")]
 
-    # The file is made at the click, and only then does the browser fetch it.
-    give.click(shown(make), [style, approved], [file, said], **QUIET).then(
-        None, file, None, js="(made) => { if (made) document.querySelector('#export-file').click(); }"
-    )
+    fetched(give.click(shown(make), [style, approved], [file, said], **QUIET), file)

@@ -19,10 +19,11 @@ from workbench.dataset.generate import LANGUAGES, MAX_ROWS, Refused, admit
 from workbench.errors import DataError, InputError, WorkbenchError
 from workbench.schema import Example
 from workbench.ui import words as common
-from workbench.ui.data.bench import QUIET, Bench, Pending
+from workbench.ui.data.bench import Bench, Pending
 from workbench.ui.data.writing import Asked, Step, kept_apart, write
 from workbench.ui.errors import sentence, shown
 from workbench.ui.highlight import bar, chip, empty, escape, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import generate as words
 from workbench.workspace import Workspace
 

@@ -12,10 +12,11 @@ from workbench.dataset.families import no_call_rows
 from workbench.dataset.health import Finding, Fix, Health
 from workbench.errors import DataError
 from workbench.ui.charts import length_histogram
-from workbench.ui.data.bench import QUIET, SMALL, Bench, Only
+from workbench.ui.data.bench import SMALL, Bench, Only
 from workbench.ui.data.writing import kept_apart
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, escape, facts, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import health as words
 from workbench.workspace import Workspace
 

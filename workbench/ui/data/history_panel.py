@@ -16,9 +16,10 @@ from workbench.dataset.changes import Change, Entry
 from workbench.dataset.history import Diff
 from workbench.dataset.snapshots import NOW, Snapshot, SnapshotStore
 from workbench.errors import DataError, WorkbenchError
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import Bench
 from workbench.ui.errors import shown
 from workbench.ui.highlight import chip, empty, escape, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import history as words
 
 SHOWN = 200  # rows that a difference shows; the rest is counted

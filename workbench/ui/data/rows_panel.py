@@ -15,12 +15,13 @@ from workbench.errors import DataError
 from workbench.schema import STATUSES, Example
 from workbench.ui import words
 from workbench.ui.data import row_form
-from workbench.ui.data.bench import QUIET, Bench, refusal
+from workbench.ui.data.bench import Bench, refusal
 from workbench.ui.data.editor import Editor, Form, is_unsaved, open_row
 from workbench.ui.data.grid import BULK, NUMBER, SIDES, TOOL, as_drawn, bulk, edit_cells, found, grid_values, marks, ticked
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words.health import FINDINGS
 
 

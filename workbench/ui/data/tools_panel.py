@@ -18,9 +18,10 @@ from workbench.dataset.rowtools import row_tools
 from workbench.dataset.view import facts_of
 from workbench.errors import ConflictError, DataError, WorkbenchError
 from workbench.schema import Example, ToolSpec
-from workbench.ui.data.bench import QUIET, Bench
+from workbench.ui.data.bench import Bench
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, escape, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import tools as words
 from workbench.workspace import Workspace
 

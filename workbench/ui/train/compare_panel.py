@@ -18,11 +18,11 @@ from workbench.ui import words as common
 from workbench.ui.errors import sentence, shown
 from workbench.ui.highlight import chip, empty, escape, note, reply_html, verdict_chip, verdict_of
 from workbench.ui.measure_panel import measure
+from workbench.ui.quiet import QUIET
 from workbench.ui.room import Room
 from workbench.ui.train import live_plot
 from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, overlay_chart
-from workbench.ui.train.run_panel import QUIET
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 

@@ -17,14 +17,13 @@ from workbench.training.smaller import next_smaller
 from workbench.ui import words as common
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.train import live_plot
 from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, run_chart
 from workbench.ui.train.showing import epoch_choices, facts_html, log_html, progress_html, says_html
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,7 @@ def start_smaller(space: Workspace, name: str | None) -> tuple[str, str]:
     info, (settings, what) = view.info, smaller
     loaded = load_rows(view.folder / "rows.jsonl")
     refuse_problems(loaded.problems, f"{view.folder.name}/rows.jsonl")
-    made = space.create_run(free_name(space.runs, view.folder.name), loaded.rows, settings, data_name=info.data_name, model=info.model)
-    try:
-        space.start_training(made.name)
-    except WorkbenchError:
-        space.runs.remove(made.name)  # nothing was begun
-        raise
+    made = space.begin_run(free_name(space.runs, view.folder.name), loaded.rows, settings, data_name=info.data_name, model=info.model)
     return made.name, words.SMALLER_STARTED.format(name=made.name, what=what)
 
 

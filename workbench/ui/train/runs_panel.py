@@ -16,11 +16,11 @@ from workbench.training.run_table import SORTS, DataHashes, RunRow, RunTable, fi
 from workbench.training.runs import run_of
 from workbench.training.shelf import delete, deleted, read_note, rename, restore, write_note
 from workbench.ui import words as common
-from workbench.ui.downloads import download_folder
+from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import shown
 from workbench.ui.highlight import escape, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.train import compare_panel
-from workbench.ui.train.run_panel import QUIET
 from workbench.ui.train.table import TABLE_JS, table_html
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
@@ -212,9 +212,7 @@ def build(space: Workspace) -> RunsPanel:
     remove.click(doing(lambda run: delete_run(space, run)), query, outputs, **QUIET)
     back.click(doing(lambda run, key: restore_run(space, key)), [query, bin_list], outputs, **QUIET)
     for form, button in exports.items():
-        button.click(shown(_exporting(shelf, form)), query, [file, said], **QUIET).then(
-            None, file, None, js="(made) => { if (made) document.querySelector('#runs-export-file').click(); }"
-        )
+        fetched(button.click(shown(_exporting(shelf, form)), query, [file, said], **QUIET), file)
     compare.wire(query)
     return panel
 

@@ -14,9 +14,10 @@ import gradio as gr
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import write_atomic
 from workbench.training.sweep_report import METRICS, as_csv, as_json
-from workbench.ui.downloads import download_folder
+from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, note
+from workbench.ui.quiet import QUIET
 from workbench.ui.train import sweep_form as form
 from workbench.ui.train.sweep_charts import sweep_chart
 from workbench.ui.train.sweep_form import Form
@@ -24,7 +25,6 @@ from workbench.ui.train.sweep_table import draw, progress_html
 from workbench.ui.words import sweep as words
 from workbench.workspace import Workspace
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}
 SHOWN = 9  # values that `refresh` returns besides what it remembers
 FORMS = ("csv", "json")
 
@@ -113,7 +113,7 @@ def export(space: Workspace, name: str | None, kind: str) -> str:
 # -- the panel -------------------------------------------------------------------------------------
 
 
-def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, *, current: gr.State | None = None, name: str = "sweep") -> None:
+def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.State, name: str = "sweep") -> None:
     """The panel, within the tab that is open.
 
     `current` holds the id of the panel that the page shows: while it is another than `name` nothing is drawn.
@@ -149,13 +149,10 @@ def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, *, current: gr.Sta
     def ticked(tab: str, *values: Any) -> list[Any]:
         return refresh(space, *values) if tab == name else [gr.skip()] * len(filled)
 
-    if current is not None:
-        timer.tick(shown(ticked), [current, *looked], filled, trigger_mode="once", **QUIET)
-    else:
-        timer.tick(shown(lambda *v: refresh(space, *v)), looked, filled, trigger_mode="once", **QUIET)
-    page.load(shown(lambda which, figure, compared, known: refresh(space, which, figure, compared, {})), looked, filled, **QUIET)
+    timer.tick(shown(ticked), [current, *looked], filled, trigger_mode="once", **QUIET)
+    opened.select(shown(lambda which, figure, compared, known: refresh(space, which, figure, compared, {})), looked, filled, **QUIET)
     gr.on([chooser.input, metric.input, axis.input], shown(lambda *v: refresh(space, *v)), looked, filled, **QUIET)
-    _wire_form(space, page, fields, notes, plan, start, [message, *filled], looked)
+    _wire_form(space, opened, fields, notes, plan, start, [message, *filled], looked)
 
     def told(verb: Callable[..., str]) -> Callable[..., list[Any]]:
         """A handler that says what the verb did, or why it could not, and draws what came of it."""
@@ -189,9 +186,7 @@ def build(space: Workspace, page: gr.Blocks, timer: gr.Timer, *, current: gr.Sta
     drop.click(shown(dropped), looked, [gone, back, message, *filled], **QUIET)
     back.click(shown(returned), [gone, *looked], [back, message, *filled], **QUIET)
     for kind, button in exports.items():
-        button.click(_exporting(space, kind), chooser, [file, message], **QUIET).then(
-            None, file, None, js="(made) => { if (made) document.querySelector('#sweep-file').click(); }"
-        )
+        fetched(button.click(_exporting(space, kind), chooser, [file, message], **QUIET), file)
 
 
 def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.Button]:
@@ -219,7 +214,7 @@ def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.B
 
 
 def _wire_form(
-    space: Workspace, page: gr.Blocks, fields: list[gr.components.Component], notes: list[gr.HTML], plan: gr.HTML, start: gr.Button,
+    space: Workspace, opened: gr.Tab, fields: list[gr.components.Component], notes: list[gr.HTML], plan: gr.HTML, start: gr.Button,
     filled: list[gr.components.Component], looked: list[gr.components.Component],
 ) -> None:
     """`filled` is the line that says what happened, then what `refresh` fills from `looked`."""
@@ -230,7 +225,7 @@ def _wire_form(
 
     def begun(*values: Any) -> list[Any]:
         runs = [(words.DEFAULTS, ""), *((run, run) for run in space.runs.names())]
-        return [form.suggest_name(space), gr.Dropdown(choices=runs), *look(*values)]
+        return [values[0] or form.suggest_name(space), gr.Dropdown(choices=runs), *look(*values)]
 
     def started(*values: Any) -> list[Any]:
         given, (_, metric, axis, seen) = values[: len(fields)], values[len(fields) :]
@@ -243,7 +238,7 @@ def _wire_form(
 
     changes = [f.change for f in fields[1:]]  # type: ignore[attr-defined]
     gr.on(changes, shown(look), fields, [*notes, plan], trigger_mode="always_last", **QUIET)
-    page.load(shown(begun), fields, [fields[0], fields[2], *notes, plan], **QUIET)
+    opened.select(shown(begun), fields, [fields[0], fields[2], *notes, plan], **QUIET)
     start.click(shown(started), [*fields, *looked], [fields[0], *filled], **QUIET)
 
 

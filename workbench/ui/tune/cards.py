@@ -17,10 +17,10 @@ from workbench.ui import words as common
 from workbench.ui.errors import shown
 from workbench.ui.forms import FIELDS, field_component, problem_html
 from workbench.ui.highlight import escape
+from workbench.ui.quiet import QUIET
 from workbench.ui.words import tune as words
 from workbench.workspace import Workspace
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself
 FIRST: dict[str, tuple[str, ...]] = {
     "quantization": ("mode",),
     "lora": ("rank", "alpha", "dropout", "text_only", "target_modules"),
