@@ -60,6 +60,25 @@ def test_differences_name_the_setting_yours_and_the_preset_s():
     assert differences(mine, mine) == ()
 
 
+def test_presets_are_listed_so_that_no_two_are_called_alike(store: PresetStore):
+    store.save("mine", DEFAULTS)
+    for name, title in (("one", "Ours"), ("two", "ours"), ("third", "Best quality")):
+        (store.folder / f"{name}.yaml").write_text(f"title: {title}\nsettings: {{lora: {{rank: 4}}}}\n", encoding="utf-8")
+    built_in = [(p.title, p.key) for p in BUILT_IN]
+    assert store.choices() == [
+        *built_in, ("mine · your own", "mine"), ("Ours · your own, one.yaml", "one"), ("Best quality · your own, third.yaml", "third"),
+        ("ours · your own, two.yaml", "two"),
+    ]
+
+
+def test_a_preset_can_be_a_choice_beside_runs(store: PresetStore):
+    store.save("mine", settings("lora.rank=8"))
+    assert store.sources()[0] == ("First article, 4-bit", "preset:first-article-4-bit")
+    assert store.sources()[-1] == ("mine · your own", "preset:mine")
+    assert store.find("preset:mine") == store.find("mine")
+    assert store.find("preset:best-quality") == BUILT_IN[-1]
+
+
 def test_a_saved_preset_comes_back_whole(store: PresetStore):
     mine = settings("lora.rank=8", "training.keep_best=off", "lora.target_modules=qkv_proj", "training.learning_rate=1e-5")
     saved = store.save(" mine-1 ", mine, note="для 8 ГБ: проверить")

@@ -6,6 +6,7 @@ anchors, no objects), and every value passes through the settings' own checks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8
 MAX_TITLE, MAX_NOTE = 100, 1000  # characters
 SUFFIXES = (".yaml", ".yml")
+SOURCE = "preset:"  # before a preset's name where a run's could stand too: no run's name holds a colon
 HEAD = "# A preset of the Tool-Call Workbench: settings that a training run starts from.\n"
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -88,6 +90,12 @@ BUILT_IN = (
 )  # fmt: skip
 
 
+def _apart(preset: Preset, repeated: bool) -> str:
+    if not preset.own:
+        return ""
+    return f" · your own, {preset.key}.yaml" if repeated else " · your own"
+
+
 def told(value: Any) -> str:
     """A setting's value as a person reads it."""
     if isinstance(value, bool):
@@ -127,8 +135,19 @@ class PresetStore:
                 problems.append(str(exc))
         return found, problems
 
+    def choices(self) -> list[tuple[str, str]]:
+        """(what to call it in a list, key) of all presets. No two are called alike: where titles repeat, a file's name tells."""
+        found = self.read()[0]
+        titles = Counter(p.title.casefold() for p in found)
+        return [(f"{p.title}{_apart(p, titles[p.title.casefold()] > 1)}", p.key) for p in found]
+
+    def sources(self) -> list[tuple[str, str]]:
+        """`choices` as `Workspace.settings_from` takes them where a run's name could stand too: `preset:KEY`."""
+        return [(title, f"{SOURCE}{key}") for title, key in self.choices()]
+
     def find(self, name: str) -> Preset:
-        """The preset of that name, or in that file (a path, or a name that ends in .yaml); raises `SettingsError`."""
+        """The preset of that name (`preset:` may stand before it), or in that file (a path, or a name that ends in .yaml); raises `SettingsError`."""
+        name = name.removeprefix(SOURCE)
         if name.lower().endswith(SUFFIXES):
             return read_preset(Path(name).expanduser())
         if built_in := next((p for p in BUILT_IN if name in (p.key, p.title)), None):

@@ -195,7 +195,10 @@ class Workspace:
         return RunSettings(lora=lora, training=Training(learning_rate=suggested_rate(width)))
 
     def settings_from(self, preset: str | None, overrides: Iterable[str] = ()) -> RunSettings:
-        """The model's defaults, a preset's settings over them (by name or file), and `group.field=value` texts over both; raises `SettingsError`."""
+        """The model's defaults, a preset's settings over them (by name, as `preset:NAME`, or by file), and `group.field=value` texts over both.
+
+        Raises `SettingsError`. `presets.sources()` lists the presets as a choice beside runs.
+        """
         defaults = self.default_settings()
         return apply_overrides(self.presets.find(preset).settings(defaults) if preset else defaults, overrides)
 

@@ -38,7 +38,7 @@ class PresetBar:
 
 def preset_choices(space: Workspace) -> list[tuple[str, str]]:
     """(title, key) of all presets, the model's defaults first."""
-    return [(words.PRESET_NONE, ""), *((f"{p.title} · your own" if p.own else p.title, p.key) for p in space.presets.read()[0])]
+    return [(words.PRESET_NONE, ""), *space.presets.choices()]
 
 
 def preset_settings(space: Workspace, key: str | None) -> RunSettings:
