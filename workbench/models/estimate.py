@@ -51,19 +51,21 @@ def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, label
     weights = inside * bytes_per_weight(settings, has_gpu) + (parameter_count(shapes) - inside) * width
     trainable = lora_parameters(shapes, settings.lora)
     vocabulary = max((s[0] for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n), default=0)
-    return Memory(
-        weights / GIB, trainable * 8 / GIB, trainable * 8 / GIB,
-        _activation_bytes(shapes, settings, tokens, width, has_gpu) / GIB, labels * vocabulary * (8.0 + 2 * width) / GIB,
-    )
+    head = labels * vocabulary * (8.0 + 2 * width)
+    kept, moment = _activation_bytes(shapes, settings, tokens, width, has_gpu)
+    # A layer's moment never meets the logits: they are made after the last layer's forward, and are gone before a layer is
+    # computed again. So only what the moment needs beyond the head's memory comes on top.
+    return Memory(weights / GIB, trainable * 8 / GIB, trainable * 8 / GIB, (kept + max(0.0, moment - head)) / GIB, head / GIB)
 
 
-def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width: float, has_gpu: bool) -> float:
-    """Bytes that autograd keeps for `tokens` tokens, summed over the decoder layers.
+def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width: float, has_gpu: bool) -> tuple[float, float]:
+    """Bytes for `tokens` tokens, summed over the decoder layers: (what autograd keeps, what DoRA needs while one layer is computed).
 
     Per adapted matrix its input in fp32 after dropout (4 bytes) and the dropout's mask (1), in 8-bit also the int8
     input (1), and its rank in fp32. Per layer its norms over the hidden width (8 bytes a value), gate, up and their
     product, and queries, keys and values with their rotated copies in the model's type. With checkpointing only the
-    layers' inputs stay, and one layer at a time is whole.
+    layers' inputs stay, and one layer at a time is whole: of DoRA's 32-bit matrices too there are one layer's at a time,
+    which live and die with the layer that is computed again.
     """
     text = {n: s for n, s in shapes.items() if tower_of(n) == TEXT}
     layers = sum(n.endswith("down_proj.weight") for n in text) or 1
@@ -72,14 +74,14 @@ def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width:
     per_input = 4.0 + (1.0 if settings.lora.dropout else 0.0) + (1.0 if mode == "8-bit" else 0.0)
     per_token = sum(per_input * into + 4.0 * rank_of(path, settings.lora) for path, (_, into) in adapted.items())
     hidden, inner = _inner_widths(text, layers, width)
-    kept = 0.0
+    matrices, moment = 0.0, 0.0
     if settings.lora.dora:
-        more, kept = _dora_bytes(adapted, settings, width, exact=mode == "none" and not has_gpu)
+        more, matrices = _dora_bytes(adapted, settings, width, exact=mode == "none" and not has_gpu)
         per_token += more
-    most = max((_dora_moment(out, into, width) for out, into in adapted.values()), default=0.0) if settings.lora.dora else 0.0
+        moment = max((_dora_moment(out, into, width) for out, into in adapted.values()), default=0.0)
     if settings.training.checkpointing:
-        return tokens * (width * hidden + (per_token + inner) / layers) + kept / layers + most
-    return tokens * (per_token + inner) + kept + most
+        return tokens * (width * hidden + (per_token + inner) / layers), matrices / layers + moment
+    return tokens * (per_token + inner) + matrices, moment
 
 
 def _inner_widths(text: Shapes, layers: int, width: float) -> tuple[float, float]:
