@@ -191,6 +191,7 @@ def test_a_best_adapter_by_calls_wants_answers():
 def test_dora_with_dropout_is_told_to_take_memory():
     assert [w for w in warnings("lora.dora=true") if "32-bit copy" in w]
     assert warnings("lora.dora=true", "lora.dropout=0") == []
+    assert warnings("lora.dora=true", "training.checkpointing=true") == []
 
 
 FOUR_B = gemma3_shapes(KNOWN["gemma-3-4b"])

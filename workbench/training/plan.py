@@ -221,8 +221,11 @@ def _module_warnings(settings: RunSettings, trainable: int, tree: Sequence[Modul
         found.append(f"No layer of this model is named {', '.join(lora.target_modules)}: there is nothing to train. Choose other target modules. {have}")
     elif missing := missing_modules(tree, lora):
         found.append(f"No layer of this model is named {', '.join(missing)}: the other target modules are trained without it. {have}")
-    if lora.dora and lora.dropout:
-        found.append("DoRA with dropout keeps a 32-bit copy of every adapted matrix of quantized or 16-bit weights: set the dropout to 0 to save that memory.")
+    if lora.dora and lora.dropout and not settings.training.checkpointing:  # with it, only one layer's at a time
+        found.append(
+            "DoRA with dropout keeps a 32-bit copy of every adapted matrix of quantized or 16-bit weights: "
+            "turn gradient checkpointing on or set the dropout to 0 to save that memory."
+        )
     return found
 
 

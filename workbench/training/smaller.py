@@ -20,11 +20,12 @@ def next_smaller(
     without any effect; `longest_row` (tokens) says when halving it no longer helps, since a row is never cut.
     On a GPU the base weights go first; on a CPU they are kept for last, since quantized arithmetic is slow there.
     """
-    order = (_four_bit, _dora_dropout, _checkpointing) if has_gpu else (_dora_dropout, _checkpointing)
-    for change in order:
+    for change in (_four_bit, _checkpointing) if has_gpu else (_checkpointing,):
         if made := change(settings, has_gpu):
             return made
-    return _less_at_once(settings, largest_forward, longest_row) or _smaller_adapter(settings) or _four_bit(settings, has_gpu)
+    return (
+        _less_at_once(settings, largest_forward, longest_row) or _dora_dropout(settings, has_gpu) or _smaller_adapter(settings) or _four_bit(settings, has_gpu)
+    )
 
 
 def _changed(settings: RunSettings, group: str, **values: Any) -> RunSettings:
@@ -65,7 +66,7 @@ def _dora_dropout(settings: RunSettings, has_gpu: bool) -> tuple[RunSettings, st
     if not settings.lora.dora or not settings.lora.dropout or exact:
         return None
     return _changed(settings, "lora", dropout=0.0), (
-        "The dropout goes to 0: with it, DoRA keeps a 32-bit copy of every adapted matrix. The adapter learns rows by heart a little sooner."
+        "The dropout goes to 0: with it, DoRA holds a 32-bit copy of the adapted matrices of the layer at work. The adapter learns rows by heart a little sooner."
     )
 
 
