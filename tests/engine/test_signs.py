@@ -11,9 +11,12 @@ from workbench.dataset.formats import load_rows
 from workbench.engine import worker
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, Beat, Phase, TrainJob, UnloadJob
+from workbench.engine.watch import Limits, Watch
 from workbench.engine.worker import Signs
 from workbench.settings import Sampling, make_settings
 from workbench.workspace import Workspace
+
+LAYERS = 3  # of the tiny model
 
 
 def test_signs_are_told_at_once_when_the_phase_changes_and_else_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,21 +67,52 @@ def test_loading_gives_a_sign_for_every_tensor_and_answering_for_every_token(hos
     assert set(first) == {"loading", "computing on a CPU"} and first.count("loading") > 20
     short, long = signs_of(host, answer(4)), signs_of(host, answer(24))
     assert set(short + long) == {"computing on a CPU"}
-    assert len(long) - len(short) == 40, "a forward pass and a look for a stop a token"
+    assert len(long) - len(short) == 20 * (LAYERS + 1), "every layer and a look for a stop a token"
 
 
 @pytest.mark.parametrize("packs", [1, 4])
-def test_training_gives_a_sign_for_every_forward_pass(workspace: Workspace, host: Host, packs: int) -> None:
+def test_training_gives_a_sign_for_every_layer_of_every_pass(workspace: Workspace, host: Host, packs: int) -> None:
     """A step of many packs, or a validation, may take longer than any limit: each pass of it counts."""
     rows = load_rows(workspace.data_dir / "examples.json").rows[:4]
     training = {"epochs": 1, "rows_per_step": 4, "tokens_per_forward": 64 if packs > 1 else 16384, "validation_share": 0.0, "warmup_steps": 0}
     name = f"run-{packs}"
     workspace.create_run(name, rows, make_settings({"training": training, "lora": {"rank": 2}}), data_name="examples.json")
     signs_of(host, answer(1))
-    passes: list[int] = []
-    host.base.model.get_input_embeddings().register_forward_hook(lambda *_: passes.append(1))  # type: ignore[union-attr]
-    signs = signs_of(host, TrainJob(run=name))
-    assert len(signs) >= len(passes) >= packs and set(signs) == {"computing on a CPU"}
+    looks: list[int] = []
+
+    def stop() -> bool:
+        looks.append(1)
+        return False
+
+    signs: list[Phase] = []
+    host.do(TrainJob(run=name), Report(sign=signs.append, stop=stop))
+    proof = 2  # passes without a way back: the adapter on and off
+    begun = 1  # the job itself
+    assert len(signs) == begun + len(looks) + LAYERS * (2 * packs + proof) and set(signs) == {"computing on a CPU"}
+
+
+def test_one_pass_that_takes_longer_than_the_limit_is_not_ended(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that every layer moves on by most of the limit: the pass takes twice as long as the limit, and gives signs all the while."""
+    now, said = 0.0, list[BaseModel]()
+    signs_of(host, answer(1))
+    watch = Watch(Limits(computing_cpu=100.0), fresh=False, clock=lambda: now)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now)
+    signs = Signs(1, said.append)
+    overrun: list[str] = []
+
+    def slow(*_: object) -> None:
+        nonlocal now
+        now += 70.0
+        overrun.append(watch.overrun(None))
+        while said:
+            watch.heard(said.pop(0))  # type: ignore[arg-type]
+
+    model = host.base.raw  # type: ignore[union-attr]
+    hooks = [layer.register_forward_pre_hook(slow) for layer in model.model.layers]
+    host.do(answer(1), Report(sign=signs))
+    for hook in hooks:
+        hook.remove()
+    assert overrun == [""] * LAYERS and now == 70.0 * LAYERS > watch.limits.computing_cpu
 
 
 def test_a_job_that_is_over_gives_no_more_signs(host: Host) -> None:
@@ -89,4 +123,4 @@ def test_a_job_that_is_over_gives_no_more_signs(host: Host) -> None:
     import torch
 
     run(input_ids=torch.tensor([[2, 3]]))
-    assert len(signs) == count
+    assert len(signs) == count and not any(m._forward_hooks for m in host.base.raw.modules())  # type: ignore[union-attr]

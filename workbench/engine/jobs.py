@@ -20,16 +20,19 @@ from workbench.models.catalog import Catalog, display_name
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.faults import accelerator_fault, lets_go
 from workbench.models.loading import Base, load_base, put_saved_adapter
+from workbench.models.passes import watch_passes
 from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
 from workbench.settings import Quantization
 from workbench.training import events
+from workbench.training.batching import alike
 from workbench.training.fold import run_fold
 from workbench.training.job import run_training
 from workbench.training.resuming import alone_in_training, take
 from workbench.training.runs import RunStore
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
-BATCH = 10  # prompts answered at once in an evaluation
+BATCH = 10  # prompts answered at once in an evaluation, at most
+BATCH_TOKENS = 16_384  # of such a batch at most, its padding and the room for the replies included: what a training step holds by default
 WRITERS = 4  # replies of generated rows that are written at once
 OUT_OF_MEMORY = (
     "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
@@ -77,6 +80,8 @@ class Host:
     key: tuple[str, Quantization] | None = field(default=None)
     _sign: Callable[[Phase], None] = field(default=_no_sign, repr=False)
     _phase: Phase = "computing"
+    _watching: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+    """Takes the hooks off the base that tell of every layer's pass."""
 
     def do(self, job: Job, report: Report) -> dict[str, Any]:
         """Do one job and return its result as plain values.
@@ -102,7 +107,7 @@ class Host:
             if not cause:
                 raise
             reason = OUT_OF_MEMORY if cause == "memory" else (
-                f"The card failed ({str(exc).splitlines()[0][:200]}), and what was on it is lost: start again, the next job gets a fresh process."
+                f"The card failed ({str(exc).splitlines()[0][:200]}), and what was on it is lost. The next job gets a fresh process."
             )
             if cause == "memory":
                 lets_go(exc)
@@ -113,6 +118,7 @@ class Host:
                     self.runs.mark_failed(job.run, reason, cause)
             raise FaultError(reason, cause) from exc
         finally:
+            self._watching.close()
             self._sign = _no_sign
 
     def _do(self, job: Job, report: Report) -> dict[str, Any]:
@@ -141,19 +147,22 @@ class Host:
         """The base that a job needs, loaded unless it is already there."""
         resolved = quantization.resolved(torch.cuda.is_available())
         if self.base is not None and self.key == (model, resolved):
-            return self.base
+            return self._watched(self.base)
         if self.base is not None:
             self.drop()
             self.tell(report)
         self._phase = "loading"
         self.base = self._load(model, resolved, report)
         self._phase = _computing()
-        with contextlib.suppress(NotImplementedError):  # a model without one: steps and tokens are signs enough
-            # Every forward pass begins here, in training, validation and decoding alike.
-            self.base.model.get_input_embeddings().register_forward_hook(lambda *_: self._got_on())
         self.key = (model, resolved)
         self.tell(report)
-        return self.base
+        return self._watched(self.base)
+
+    def _watched(self, base: Base) -> Base:
+        """The base, giving a sign after every layer of every pass until the job is over: training, validation and decoding alike."""
+        self._watching.close()
+        self._watching.callback(watch_passes(base.raw, self._got_on))
+        return base
 
     def _load(self, model: str, resolved: Quantization, report: Report) -> Base:
         """Load a base; a stop is obeyed between two tensors, and between two blocks of a download."""
@@ -181,6 +190,7 @@ class Host:
 
     def drop(self) -> None:
         """Forget the base and give its memory back."""
+        self._watching.close()
         self.base, self.key, self.difference = None, None, None
         gc.collect()
         if torch.cuda.is_available():
@@ -243,14 +253,11 @@ class Host:
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
         prompts = [_prompt(base, turns) for turns in job.prompts]
-        # Like lengths share a batch, so that little is padded.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), BATCH):
+        for chunk in alike([len(p) + job.sampling.max_new_tokens for p in prompts], BATCH_TOKENS, most=BATCH):
             if report.stop():
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
-            chunk = order[start : start + BATCH]
             made = generate(base, [Lane(prompts[i], job.adapted) for i in chunk], job.sampling, stop=report.stop)
             if any(reply.ended == "stopped" for reply in made):
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")

@@ -119,7 +119,7 @@ class Ready(_Message):
 
 
 class Beat(_Message):
-    """From the engine's main thread: it got on (a tensor was loaded, a forward pass or a step done, a token made) and is in `phase`.
+    """From the engine's work: it got on (a tensor was loaded, a layer passed, a step done, a token made) and is in `phase`.
 
     Never sent by a clock: no beat means no progress. `gap` is the longest time in seconds so far between two looks for a stop.
     """

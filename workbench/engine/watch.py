@@ -13,13 +13,14 @@ LONGEST_STOP = 10  # times the limit of a stop: a worker that gives signs but ne
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds. A sign of progress is a message or a beat, and beats come from the worker's main thread alone:
-    a tensor loaded, a block downloaded, a forward pass, an optimizer step, a token.
+    """Seconds. A sign of progress is a message or a beat, and beats come from the work itself, never from a clock:
+    a tensor loaded, a block downloaded, a layer passed forward or back, an optimizer step, a token.
 
     starting: from the process to its libraries imported (10 s from a local disk; a slow network disk takes minutes).
     loading: between two tensors or blocks (the hub's client gives a silent connection up after 10 s and tries again).
-    computing: between two forward passes on a card, each a second at most; compiling kernels at the first takes minutes.
-    computing_cpu: the same on a CPU, where one pass with its backward pass of a 4B model takes ten minutes.
+    computing: between two such signs on a card, a second at most (it is given work ahead, but each step waits for it);
+        compiling kernels at the first takes minutes.
+    computing_cpu: the same on a CPU, where one layer of a 4B model takes a minute forward and back, and the head as long.
     stopping: from a stop, or the last sign after it, to the end of the job (ten times that in all), beyond twice its longest
         step (saving and proving the adapter takes seconds).
     dying: from the kill to the process's end.

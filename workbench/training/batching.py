@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from workbench.calls.dialects import message_text
@@ -18,11 +19,13 @@ def reply_tokens(base: Base, cases: Sequence[Case], least: int) -> int:
     return min(MOST_NEW_TOKENS, max(least, longest + SPARE))
 
 
-def alike(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places of like lengths (tokens, the reply's room included) together, at most `budget` tokens a batch with their padding."""
+def alike(lengths: Sequence[int], budget: int, *, most: int = sys.maxsize) -> list[list[int]]:
+    """Places of like lengths (tokens, the reply's room included) together: at most `budget` tokens a batch with their padding,
+    and at most `most` places. What is longer than the budget by itself has a batch of its own.
+    """
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or lengths[i] * (len(groups[-1]) + 1) > budget:
+        if not groups or len(groups[-1]) == most or lengths[i] * (len(groups[-1]) + 1) > budget:
             groups.append([])
         groups[-1].append(i)
     return groups
