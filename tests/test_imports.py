@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    "errors", "schema", "files", "settings", "presets", "calls", "dataset", "evaluation",
+    "errors", "schema", "files", "settings", "presets", "preset_store", "calls", "dataset", "evaluation",
     "models", "training", "engine", "workspace", "verbs", "ui",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes")
-LIGHT = ("schema", "settings", "presets", "calls", "dataset", "evaluation", "workspace", "ui")
+LIGHT = ("schema", "settings", "presets", "preset_store", "calls", "dataset", "evaluation", "workspace", "ui")
 
 
 @dataclass(frozen=True)

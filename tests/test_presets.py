@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import SettingsError, WorkbenchError
-from workbench.presets import BUILT_IN, MAX_BYTES, Difference, Preset, PresetStore, differences, dump_preset, parse_preset, read_preset
+from workbench.preset_store import PresetStore
+from workbench.presets import BUILT_IN, MAX_BYTES, Difference, Preset, differences, dump_preset, parse_preset, read_preset
 from workbench.settings import RunSettings, Training, apply_overrides
 
 DEFAULTS = RunSettings(training=Training(learning_rate=6e-4))
@@ -106,6 +107,37 @@ def test_a_taken_name_is_refused_and_nothing_is_overwritten(store: PresetStore, 
     assert store.find("mine").settings(DEFAULTS).lora.rank == 8
 
 
+def test_a_deleted_preset_comes_back_from_the_bin_as_it_was(store: PresetStore):
+    saved = store.save("mine", settings("lora.rank=8"), note="why")
+    gone = store.delete("mine")
+    assert (store.read(), store.deleted()) == (([*BUILT_IN], []), [gone])
+    assert store.restore(gone.key) == "mine"
+    assert (store.find("mine"), store.deleted()) == (saved, [])
+    with pytest.raises(SettingsError, match="no longer in the bin"):
+        store.restore(gone.key)
+
+
+def test_a_preset_comes_back_under_a_number_where_its_name_was_taken_meanwhile(store: PresetStore):
+    first = store.save("mine", settings("lora.rank=8"))
+    older = store.delete("mine")
+    store.save("mine", settings("lora.rank=9"))
+    newer = store.delete("mine")
+    store.save("mine", DEFAULTS)
+    assert store.deleted() == [newer, older]
+    assert store.restore(older.key) == "mine-2"
+    assert store.find("mine-2").values == first.values
+    assert store.choices()[-2:] == [("mine · your own, mine-2.yaml", "mine-2"), ("mine · your own, mine.yaml", "mine")]
+
+
+def test_what_else_lies_in_the_bin_is_left_alone(store: PresetStore):
+    for odd in ("../mine", "12", "x"):
+        with pytest.raises(SettingsError, match="no longer in the bin"):
+            store.restore(odd)
+    (store.folder / ".trash" / "notes").mkdir(parents=True)
+    (store.folder / ".trash" / "notes" / "mine.yaml").write_text("x")
+    assert store.deleted() == []
+
+
 def test_a_preset_of_one_s_own_can_be_deleted_and_a_built_in_one_not(store: PresetStore):
     store.save("mine", DEFAULTS)
     store.delete("mine")
@@ -121,16 +153,37 @@ def test_an_unknown_preset_is_told_the_known_ones(store: PresetStore):
         store.find("nope")
 
 
-def test_a_shared_file_is_taken_in_under_its_own_name_or_another(store: PresetStore, tmp_path: Path):
-    file = tmp_path / "shared.yaml"
-    file.write_text("title: Ours\nsettings:\n  lora: {rank: 4}\n  training: {learning_rate: 1e-4}\n", encoding="utf-8")
+def shared(tmp_path: Path, title: str, rank: int = 4, name: str = "shared") -> Path:
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(f"title: {title}\nsettings:\n  lora: {{rank: {rank}}}\n  training: {{learning_rate: 1e-4}}\n", encoding="utf-8")
+    return file
+
+
+def test_a_shared_file_is_taken_in_under_its_own_name(store: PresetStore, tmp_path: Path):
+    file = shared(tmp_path, "Ours")
     assert store.find(str(file)).settings(DEFAULTS) == settings("lora.rank=4", "training.learning_rate=1e-4")
-    assert store.take_in(file).key == "shared"
-    assert store.take_in(file, "other").key == "other"
-    found = store.find("other")
+    assert store.take_in(file) == store.find("shared")
+    found = store.find("shared")
     assert (found.title, found.values) == ("Ours", {"lora": {"rank": 4}, "training": {"learning_rate": 1e-4}})
-    with pytest.raises(SettingsError, match="already a preset named shared"):
+    with pytest.raises(SettingsError, match=r"The preset in shared\.yaml is here already, as shared\.yaml: nothing was brought in\."):
         store.take_in(file)
+
+
+def test_a_shared_file_whose_name_or_title_is_taken_gets_a_number(store: PresetStore, tmp_path: Path):
+    made = [store.take_in(shared(tmp_path, title, rank)) for title, rank in (("Ours", 4), ("ours", 5), ("OURS", 6), ("Best quality", 7))]
+    assert [(p.key, p.title) for p in made] == [("shared", "Ours"), ("shared-2", "ours (2)"), ("shared-3", "OURS (3)"), ("shared-4", "Best quality (2)")]
+    assert [store.find(p.key).settings(DEFAULTS).lora.rank for p in made] == [4, 5, 6, 7]
+    built_in = store.take_in(shared(tmp_path, "x" * 100, name="best-quality"))
+    again = store.take_in(shared(tmp_path, "x" * 100, 9, name="n" * 64))
+    assert (built_in.key, again.key, again.title) == ("best-quality-2", "n" * 64, "x" * 92 + " (2)")
+    assert store.take_in(shared(tmp_path, "y", 9, name="n" * 64)).key == "n" * 62 + "-2"
+
+
+def test_a_preset_is_not_saved_under_another_one_s_title(store: PresetStore, tmp_path: Path):
+    store.take_in(shared(tmp_path, "Ours"))
+    with pytest.raises(SettingsError, match=r"There is already a preset called Ours \(in shared\.yaml\): choose another name"):
+        store.save("ours", DEFAULTS)
+    assert not store.path("ours").exists()
 
 
 def test_words_that_yaml_would_turn_into_truths_stay_words():

@@ -6,21 +6,18 @@ anchors, no objects), and every value passes through the settings' own checks.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import SettingsError, WorkbenchError
-from workbench.files import explain_os_error, safe_name, write_atomic
+from workbench.errors import SettingsError
+from workbench.files import explain_os_error
 from workbench.settings import GROUPS, RunSettings, make_settings
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8
 MAX_TITLE, MAX_NOTE = 100, 1000  # characters
-SUFFIXES = (".yaml", ".yml")
-SOURCE = "preset:"  # before a preset's name where a run's could stand too: no run's name holds a colon
 HEAD = "# A preset of the Tool-Call Workbench: settings that a training run starts from.\n"
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -90,12 +87,6 @@ BUILT_IN = (
 )  # fmt: skip
 
 
-def _apart(preset: Preset, repeated: bool) -> str:
-    if not preset.own:
-        return ""
-    return f" · your own, {preset.key}.yaml" if repeated else " · your own"
-
-
 def told(value: Any) -> str:
     """A setting's value as a person reads it."""
     if isinstance(value, bool):
@@ -114,82 +105,6 @@ def differences(settings: RunSettings, preset: RunSettings) -> tuple[Difference,
             if getattr(mine, name) != getattr(theirs, name):
                 found.append(Difference(f"{group}.{name}", str(about.title), told(getattr(mine, name)), told(getattr(theirs, name))))
     return tuple(found)
-
-
-class PresetStore:
-    """The presets of one workbench: its own and those in `folder`, one file each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{safe_name(name, what='preset name', error=SettingsError)}.yaml"
-
-    def read(self) -> tuple[list[Preset], list[str]]:
-        """(all presets, the built-in ones first; one sentence for each file that can't be used)."""
-        found, problems = list(BUILT_IN), []
-        for path in sorted(self.folder.glob("*.yaml")) if self.folder.is_dir() else []:
-            try:
-                found.append(read_preset(path))
-            except SettingsError as exc:
-                problems.append(str(exc))
-        return found, problems
-
-    def choices(self) -> list[tuple[str, str]]:
-        """(what to call it in a list, key) of all presets. No two are called alike: where titles repeat, a file's name tells."""
-        found = self.read()[0]
-        titles = Counter(p.title.casefold() for p in found)
-        return [(f"{p.title}{_apart(p, titles[p.title.casefold()] > 1)}", p.key) for p in found]
-
-    def sources(self) -> list[tuple[str, str]]:
-        """`choices` as `Workspace.settings_from` takes them where a run's name could stand too: `preset:KEY`."""
-        return [(title, f"{SOURCE}{key}") for title, key in self.choices()]
-
-    def find(self, name: str) -> Preset:
-        """The preset of that name (`preset:` may stand before it), or in that file (a path, or a name that ends in .yaml); raises `SettingsError`."""
-        name = name.removeprefix(SOURCE)
-        if name.lower().endswith(SUFFIXES):
-            return read_preset(Path(name).expanduser())
-        if built_in := next((p for p in BUILT_IN if name in (p.key, p.title)), None):
-            return built_in
-        path = self.path(name)
-        if not path.is_file():
-            known = ", ".join(p.key for p in self.read()[0])
-            raise SettingsError(f"There is no preset named {name}; there are: {known}. Or give a file that ends in .yaml.")
-        return read_preset(path)
-
-    def save(self, name: str, settings: RunSettings, *, note: str = "") -> Preset:
-        """Save all of `settings` under a new name; raises `SettingsError` for a bad or taken one."""
-        path = self._free(name)
-        made = Preset(path.stem, name.strip(), note.strip()[:MAX_NOTE], {group: getattr(settings, group).model_dump() for group in GROUPS}, own=True)
-        write_atomic(path, dump_preset(made))
-        return made
-
-    def take_in(self, file: Path, name: str = "") -> Preset:
-        """Copy a shared file in under `name` (its own where none is given); raises `SettingsError` for a broken one."""
-        given = read_preset(file)
-        path = self._free(name or file.stem)
-        made = Preset(path.stem, given.title, given.note, given.values, own=True)
-        write_atomic(path, dump_preset(made))
-        return made
-
-    def delete(self, name: str) -> None:
-        """Take a saved preset away; the built-in ones stay. Raises `SettingsError`."""
-        if any(name == p.key for p in BUILT_IN):
-            raise SettingsError(f"The preset {name} belongs to the workbench and stays.")
-        path = self.path(name)
-        try:
-            path.unlink()
-        except FileNotFoundError as exc:
-            raise SettingsError(f"There is no preset named {name}.") from exc
-        except OSError as exc:
-            raise WorkbenchError(explain_os_error(exc, path)) from exc
-
-    def _free(self, name: str) -> Path:
-        path = self.path(name)
-        if path.exists() or any(path.stem == p.key for p in BUILT_IN):
-            raise SettingsError(f"There is already a preset named {path.stem}: choose another name, or delete that one first.")
-        return path
 
 
 def dump_preset(preset: Preset) -> str:

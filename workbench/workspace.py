@@ -19,7 +19,7 @@ from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
 from workbench.engine.sweeping import Sweeps
-from workbench.errors import BusyError, DataError, ModelError, RunError, WorkbenchError
+from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
@@ -27,7 +27,8 @@ from workbench.models.modules import default_modules, module_tree
 from workbench.models.room import Room, find_room
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
 from workbench.models.tokenizer import ChatTokenizer, read_json
-from workbench.presets import PresetStore
+from workbench.preset_store import PresetStore
+from workbench.presets import differences
 from workbench.schema import Example, RowProblem
 from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
@@ -274,8 +275,10 @@ class Workspace:
         """Give the base's memory back, and with the engine's process all that the card keeps for it; the next job starts it anew."""
         return self.engine.submit(UnloadJob(leave=True), "freeing the memory")
 
-    def create_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
-        """A run's folder, ready to train; raises `RunError` for a bad or taken name."""
+    def create_run(
+        self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None, preset: str | None = None
+    ) -> RunInfo:
+        """A run's folder, ready to train; raises `RunError` for a bad or taken name. `preset` is what the settings started from."""
         check_tracker(settings)
         model = model or self.model
         estimated: dict[str, float] = {}
@@ -283,7 +286,16 @@ class Workspace:
             estimated = self.plan(rows, settings, model).estimated_gib()
         return self.runs.create(
             name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings, estimated_gib=estimated,
+            preset=self._origin(preset, settings),
         )
+
+    def _origin(self, preset: str | None, settings: RunSettings) -> tuple[str, int]:
+        """(the preset's title, how many settings are not its own); ("", 0) without one, or where it was deleted meanwhile."""
+        if preset:
+            with contextlib.suppress(SettingsError):
+                found = self.presets.find(preset)
+                return found.title, len(differences(settings, found.settings(self.default_settings())))
+        return "", 0
 
     def make_sweep(
         self, name: str, rows: tuple[Example, ...], settings: RunSettings, axes: dict[str, tuple[Any, ...]], *, folds: int, seed: int, data_name: str,
@@ -302,9 +314,11 @@ class Workspace:
             folds=folds, seed=seed, max_cells=max_cells, seconds_per_step=seconds_per_step(self.sweeps.store.views(), display_name(model), self.has_gpu),
         )
 
-    def begin_run(self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None) -> RunInfo:
+    def begin_run(
+        self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None, preset: str | None = None
+    ) -> RunInfo:
         """Create a run and hand it to the engine; where that can't be, nothing is left of it and the name stays free. Raises `WorkbenchError`."""
-        info = self.create_run(name, rows, settings, data_name=data_name, model=model)
+        info = self.create_run(name, rows, settings, data_name=data_name, model=model, preset=preset)
         try:
             self.start_training(info.name)
         except WorkbenchError:

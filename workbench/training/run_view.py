@@ -75,6 +75,15 @@ class RunInfo(BaseModel):
     """The plan's peak memory by part, under "total" all of it; empty where no plan was made."""
     base_fingerprint: str = ""
     """`models.fingerprint` of the base as it was when the run began; empty until its files were here."""
+    preset: str = ""
+    """The title of the preset that the settings started from; empty where none was chosen, or where nobody knows."""
+    preset_changed: int = 0
+    """How many settings are not that preset's."""
+
+    @property
+    def preset_told(self) -> str:
+        """As in `Best quality, 2 changed`; empty where there is no preset to tell of."""
+        return f"{self.preset}, {self.preset_changed} changed" if self.preset and self.preset_changed else self.preset
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,12 @@ class RunStore:
 
     def create(
         self, name: str, *, model: str, model_name: str, rows: Sequence[Example], data_name: str, settings: RunSettings,
-        estimated_gib: dict[str, float] | None = None,
+        estimated_gib: dict[str, float] | None = None, preset: tuple[str, int] = ("", 0),
     ) -> RunInfo:
         """Make the run's folder with run.json and the rows it will learn; raises `RunError` if the name is taken.
 
-        `estimated_gib` is the plan's peak memory by part, under "total" all of it.
+        `estimated_gib` is the plan's peak memory by part, under "total" all of it; `preset` the title of the one that the settings
+        started from, and how many of them are not its own.
         """
         folder = self.path(name)
         try:
@@ -66,7 +67,7 @@ class RunStore:
         info = RunInfo(
             name=folder.name, model=model, model_name=model_name, data_name=data_name, data_rows=len(rows),
             data_sha256=rows_hash(rows), settings=settings, owner=Owner.this_process(), versions=_versions(),
-            estimated_gib=estimated_gib or {},
+            estimated_gib=estimated_gib or {}, preset=preset[0], preset_changed=preset[1],
         )
         try:
             write_atomic(folder / "rows.jsonl", dump_jsonl(rows))

@@ -19,6 +19,11 @@ def plan(space: Workspace, options: argparse.Namespace) -> Result:
     loaded = load_rows(options.data or space.data_dir / "examples.json")
     made = space.plan(loaded.rows, settings, options.model, loaded.lines)
     result = made.as_json()
+    if options.preset:
+        started = space.presets.find(options.preset)
+        changed = len(differences(settings, started.settings(space.default_settings())))
+        result |= {"preset": started.title, "preset_changed": changed}
+        print(f"{'preset':15} {started.title}{f', {changed} changed' if changed else ''}")
     result["warnings"] += [f"This line can't be used: {p}." for p in loaded.problems]
     for name, text in lines(made):
         print(f"{name:15} {text}")

@@ -29,7 +29,7 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
     if not loaded.rows:
         raise DataError(f"{options.data.name} holds no rows: there is nothing to learn.")
     need_model(space, space.model)  # a wrong path is told before a run's folder is made
-    info = space.create_run(options.name, loaded.rows, settings, data_name=options.data.name)
+    info = space.create_run(options.name, loaded.rows, settings, data_name=options.data.name, preset=options.preset)
     return _followed(space, TrainJob(run=info.name))
 
 
