@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from workbench.training.checkpoint import Checkpoint, Moment, restore
 from workbench.training.encode import Encoded
 from workbench.training.keeping import Best, Measure, make_keeper
 from workbench.training.pack import Pack, pack_within
-from workbench.training.plan import step_count
-from workbench.training.step import accumulate, apply_gradient, make_optimizer, mean_loss, rate_at
+from workbench.training.schedule import orders, step_count
+from workbench.training.step import make_optimizer, rate_at
+from workbench.training.stepper import make_steps
 
 Emit = Callable[[events.Event], None]
 Ask = Callable[[int, float], "events.Sampled | None"]
@@ -45,16 +45,9 @@ def batches(rows: Sequence[Encoded], training: Training, after: int = 0) -> Iter
 
     The first `after` steps are passed over, with the shuffles they took.
     """
-    order = list(range(len(rows)))
-    generator = random.Random(training.seed)
-    step = 0
-    for epoch in range(training.epochs):
-        generator.shuffle(order)
-        for start in range(0, len(order), training.rows_per_step):
-            step += 1
-            if step > after:
-                group = [rows[i] for i in order[start : start + training.rows_per_step]]
-                yield epoch, start + training.rows_per_step >= len(order), pack_within(group, training.tokens_per_forward)
+    for step, (epoch, ends, places) in enumerate(orders(len(rows), training)):
+        if step >= after:
+            yield epoch, ends, pack_within([rows[i] for i in places], training.tokens_per_forward)
 
 
 def train(
@@ -96,7 +89,9 @@ class _Loop:
         self.model, self.training, self.emit, self.stop, self.save, self.ask = model, training, emit, stop, save, ask
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        self.optimizer = make_optimizer(self.parameters, training, fused=self.device.type == "cuda")
+        on_card = self.device.type == "cuda"
+        self.optimizer = make_optimizer(self.parameters, training, fused=on_card, capturable=on_card and training.capture)
+        self.steps = make_steps(model, self.optimizer, self.parameters, training, rows, validation, lambda text: emit(events.Notice(text=text)))
         self.held_back = pack_within(validation, training.tokens_per_forward)
         self.total = step_count(len(rows), training)
         self.per_epoch = self.total // training.epochs
@@ -123,10 +118,7 @@ class _Loop:
     def one_step(self, packs: list[Pack]) -> None:
         begun = time.perf_counter()
         rate = rate_at(self.step, self.total, self.training)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = accumulate(self.model, packs, self.device)
-        norm = apply_gradient(self.optimizer, self.parameters, self.training.max_grad_norm)
+        loss, norm = self.steps.step(packs, rate)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFiniteError(self._not_finite())
         self.step += 1
@@ -148,7 +140,7 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
-        loss = mean_loss(self.model, self.held_back, self.device, self.stop)
+        loss = self.steps.mean_loss(self.held_back, self.stop)
         self.cut_at = self.step if loss is None else 0
         if loss is None:
             return False

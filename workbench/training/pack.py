@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.training.encode import IGNORED, Encoded
+from workbench.training.schedule import within
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,5 @@ def pack(rows: Sequence[Encoded]) -> Pack:
 
 def pack_within(rows: Sequence[Encoded], tokens_per_forward: int) -> list[Pack]:
     """`rows` as few packs, each of at most `tokens_per_forward` tokens; a longer row stands alone."""
-    packs: list[Pack] = []
-    group: list[Encoded] = []
-    size = 0
-    for row in rows:
-        if group and size + len(row.ids) > tokens_per_forward:
-            packs.append(pack(group))
-            group, size = [], 0
-        group.append(row)
-        size += len(row.ids)
-    if group:
-        packs.append(pack(group))
-    return packs
+    parts = within(range(len(rows)), [len(row.ids) for row in rows], tokens_per_forward)
+    return [pack([rows[i] for i in part]) for part in parts]

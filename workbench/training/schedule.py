@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workbench.settings import Training
 
-MOST_ROWS = 20_000  # rows whose packing is reckoned: the epochs after that differ only by their shuffling
+MOST_ROWS = 20_000  # rows whose packing is reckoned: what comes after that differs only by its shuffling
 
 
 def step_count(rows: int, training: Training) -> int:
@@ -67,32 +67,44 @@ def fires(steps: Sequence[int]) -> str:
     return f"after steps {steps[0]:,}, {steps[1]:,}, … {steps[-1]:,} ({len(steps):,}×)"
 
 
+def orders(rows: int, training: Training) -> Iterator[tuple[int, bool, list[int]]]:
+    """(epoch from 0, last of its epoch?, places of its rows) for every optimizer step, rows shuffled anew by the seed each epoch."""
+    order = list(range(rows))
+    generator = random.Random(training.seed)
+    for epoch in range(training.epochs):
+        generator.shuffle(order)
+        for start in range(0, rows, training.rows_per_step):
+            yield epoch, start + training.rows_per_step >= rows, order[start : start + training.rows_per_step]
+
+
+def within(group: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """The rows of `group` (places into `sizes`, tokens) by forward: in order, each of at most `budget` tokens; a longer row stands alone."""
+    parts: list[list[int]] = []
+    size = 0
+    for row in group:
+        if not parts or size + sizes[row] > budget:
+            parts.append([])
+            size = 0
+        parts[-1].append(row)
+        size += sizes[row]
+    return parts
+
+
+def forwards(group: Sequence[int], sizes: Sequence[int], labels: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """(tokens, labels) of each forward of one step's rows."""
+    return [(sum(sizes[i] for i in part), sum(labels[i] for i in part)) for part in within(group, sizes, budget)]
+
+
 def make_packing(sizes: Sequence[int], labels: Sequence[int], training: Training) -> Packing:
     """How rows of `sizes` tokens with `labels` labels fall into forwards, shuffled and packed as the loop does it."""
-    generator, order = random.Random(training.seed), list(range(len(sizes)))
     fewest, most, tokens, learned, seen = 0, 0, 0, 0, 0
-    for _ in range(training.epochs):
-        if seen and seen + len(order) > MOST_ROWS:
+    for _, _, group in orders(len(sizes), training):
+        if seen >= MOST_ROWS:
             break
-        seen += len(order)
-        generator.shuffle(order)
-        for start in range(0, len(order), training.rows_per_step):
-            packs = _packs(order[start : start + training.rows_per_step], sizes, labels, training.tokens_per_forward)
-            fewest = min(fewest or len(packs), len(packs))
-            most = max(most, len(packs))
-            tokens = max(tokens, *(size for size, _ in packs))
-            learned = max(learned, *(count for _, count in packs))
+        seen += len(group)
+        packs = forwards(group, sizes, labels, training.tokens_per_forward)
+        fewest = min(fewest or len(packs), len(packs))
+        most = max(most, len(packs))
+        tokens = max(tokens, *(size for size, _ in packs))
+        learned = max(learned, *(count for _, count in packs))
     return Packing(fewest, most, tokens, learned, max(sizes, default=0))
-
-
-def _packs(group: Sequence[int], sizes: Sequence[int], labels: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """(tokens, labels) of each forward: rows in order, a new forward where the budget would be passed; a longer row stands alone."""
-    packs: list[tuple[int, int]] = []
-    size = count = 0
-    for row in group:
-        if size and size + sizes[row] > budget:
-            packs.append((size, count))
-            size = count = 0
-        size += sizes[row]
-        count += labels[row]
-    return [*packs, (size, count)]

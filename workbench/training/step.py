@@ -18,12 +18,22 @@ def loss_sum(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
 
     The head runs on the label slots alone (`logits_to_keep`): logits are [1, L, V], not [1, T, V].
     """
+    return _losses(model, packed, device, "sum")
+
+
+def _losses(model: Any, packed: Pack, device: torch.device, reduction: str) -> torch.Tensor:
     ids_1T = torch.tensor([packed.ids], device=device)
     positions_1T = torch.tensor([packed.positions], device=device)
     slots_L = torch.tensor(packed.slots, device=device)
     targets_L = torch.tensor(packed.targets, device=device)
     output = model(input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=slots_L)
-    return cross_entropy(output.logits[0].float(), targets_L, reduction="sum")
+    return cross_entropy(output.logits[0].float(), targets_L, reduction=reduction)
+
+
+@torch.no_grad()
+def pack_losses(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
+    """The cross-entropy (nats, fp32) of each of the pack's L labels."""
+    return _losses(model, packed, device, "none")
 
 
 def accumulate(model: Any, packs: Sequence[Pack], device: torch.device) -> float:
@@ -83,8 +93,11 @@ def rate_at(step: int, total: int, training: Training) -> float:
     return training.learning_rate * max(0.0, share)
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW over the adapter. Its state is small (8 bytes a parameter), so nothing is paged or held in 8 bit."""
-    return torch.optim.AdamW(
-        parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=fused
-    )
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training, *, fused: bool, capturable: bool = False) -> torch.optim.AdamW:
+    """AdamW over the adapter. Its state is small (8 bytes a parameter), so nothing is paged or held in 8 bit.
+
+    `capturable` keeps the rate and the count of steps on the parameters' device, as a CUDA graph wants them.
+    """
+    held = list(parameters)
+    rate = torch.tensor(training.learning_rate, device=held[0].device) if capturable else training.learning_rate
+    return torch.optim.AdamW(held, lr=rate, weight_decay=training.weight_decay, fused=fused, capturable=capturable)

@@ -1,0 +1,191 @@
+"""A pack in buffers of a fixed size, with the masks as tensors: the shape of the work does not depend on the rows.
+
+A CUDA graph replays the same kernels on the same memory, so every step's rows must fit the same T tokens and L labels.
+What is left over is padding that no token sees and whose loss counts 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench.training.fused_loss import head_loss
+from workbench.training.pack import Pack
+
+TOKEN_GRAIN, LABEL_GRAIN = 64, 32  # sizes are rounded up to these: aligned masks, and fewer kinds of steps
+CAPTURE_COSTS = 10.0  # optimizer steps' worth of time that one more graph takes to capture
+
+
+class NotStaticError(Exception):
+    """This model can't be run on fixed buffers, or gives other losses there; the sentence says why."""
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """T tokens and L labels."""
+
+    tokens: int
+    labels: int
+
+    def holds(self, packed: Pack) -> bool:
+        return len(packed.ids) <= self.tokens and len(packed.slots) <= self.labels
+
+
+def size_of(tokens: int, labels: int) -> Size:
+    """The smallest size on the grain that holds so many."""
+    return Size(-(-tokens // TOKEN_GRAIN) * TOKEN_GRAIN, -(-max(1, labels) // LABEL_GRAIN) * LABEL_GRAIN)
+
+
+def choose_sizes(packs: Iterable[tuple[int, int]]) -> list[Size]:
+    """The sizes to capture for packs of these (tokens, labels), ascending.
+
+    Each pack takes the smallest that holds it. One more size saves padding and costs a capture: the sum of both is the
+    least possible over all cuts of the sorted lengths (dynamic programming; a step's time is taken as its tokens).
+    """
+    most_labels: dict[int, int] = {}
+    count: Counter[int] = Counter()
+    for tokens, labels in packs:
+        size = size_of(tokens, labels)
+        count[size.tokens] += 1
+        most_labels[size.tokens] = max(most_labels.get(size.tokens, 0), size.labels)
+    lengths = sorted(count)
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    for end in range(1, len(lengths) + 1):
+        top = lengths[end - 1]
+        options = []
+        for begin in range(end):
+            steps = sum(count[n] for n in lengths[begin:end])
+            options.append((best[begin][0] + top * (steps + CAPTURE_COSTS), [*best[begin][1], end]))
+        best.append(min(options))
+    ends = best[-1][1]
+    begins = [0, *ends][: len(ends)]
+    return [Size(lengths[end - 1], max(most_labels[n] for n in lengths[begin:end])) for begin, end in zip(begins, ends, strict=True)]
+
+
+class Buffers:
+    """The inputs of one forward at a fixed size, on the model's device."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        self.size, self.device = size, device
+        host = torch.zeros(2 * size.tokens + 2 * size.labels, dtype=torch.long)
+        self._host = host.pin_memory() if device.type == "cuda" else host
+        self._all = torch.zeros_like(host, device=device)
+        self.ids_1T, self.positions_1T, self.slots_L, self.targets_L = self._parts(self._all)
+        self._weights = torch.zeros(size.labels, dtype=torch.float32)
+        self._weights = self._weights.pin_memory() if device.type == "cuda" else self._weights
+        self.weights_L = torch.zeros(size.labels, dtype=torch.float32, device=device)
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def _parts(self, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        t, n = self.size.tokens, self.size.labels
+        return whole[:t][None], whole[t : 2 * t][None], whole[2 * t : 2 * t + n], whole[2 * t + n :]
+
+    def fill(self, packed: Pack, weight: float) -> None:
+        """Put `packed` in, its labels counting `weight` each. The rest is padding: rows of one token, labels that count 0.
+
+        On a GPU the copy is only queued when this returns, behind what uses the buffers now.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()  # the copy before this one may still be reading the host's side
+        self._host.zero_()
+        self._weights.zero_()
+        ids, positions, slots, targets = self._parts(self._host)
+        ids[0, : len(packed.ids)] = torch.tensor(packed.ids)
+        positions[0, : len(packed.positions)] = torch.tensor(packed.positions)
+        slots[: len(packed.slots)] = torch.tensor(packed.slots)
+        targets[: len(packed.targets)] = torch.tensor(packed.targets)
+        self._weights[: len(packed.slots)] = weight
+        self._all.copy_(self._host, non_blocking=True)
+        self.weights_L.copy_(self._weights, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+
+def block_masks(positions_T: torch.Tensor, window: int | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """(full, sliding) masks [1, 1, T, T], added to the attention scores: 0 where a token may look, the least number elsewhere.
+
+    A row begins wherever the position is 0; no token sees another row, or what comes after it. In the sliding mask it
+    sees the last `window` places, itself among them; without a window (or a T within it) that is the same tensor.
+    """
+    places_T = torch.arange(positions_T.shape[0], device=positions_T.device)
+    rows_T = torch.cumsum(positions_T == 0, dim=0)
+    allowed = (rows_T[:, None] == rows_T[None]) & (places_T[:, None] >= places_T[None])
+
+    def additive(seen: torch.Tensor) -> torch.Tensor:
+        shut = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=seen.device)
+        return torch.where(seen, torch.zeros_like(shut), shut)[None, None]
+
+    full = additive(allowed)
+    if not window or window >= positions_T.shape[0]:
+        return full, full
+    return full, additive(allowed & (places_T[:, None] - places_T[None] < window))
+
+
+class StaticForward:
+    """A causal language model's loss from fixed buffers: its decoder with explicit masks, then the head in chunks."""
+
+    def __init__(self, model: Any) -> None:
+        raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+        head: Any = raw.get_output_embeddings()
+        self.decoder: Any = raw.get_decoder()
+        if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+            raise NotStaticError("its output layer is not a plain frozen one")
+        self.config: Any = self.decoder.config
+        self.weight_VH: torch.Tensor = head.weight
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.kinds: set[str] = set(getattr(self.config, "layer_types", None) or ())
+        if self.kinds - {"full_attention", "sliding_attention"}:
+            raise NotStaticError(f"it has layers of a kind unknown here ({', '.join(sorted(self.kinds))})")
+        self.by_kind: bool = bool(self.kinds)
+
+    def __call__(self, buffers: Buffers) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Σ weight · loss, the L losses in nats)."""
+        window = getattr(self.config, "sliding_window", None)
+        full, sliding = block_masks(buffers.positions_1T[0], window, self.weight_VH.dtype)
+        masks = {"full_attention": full, "sliding_attention": sliding}
+        mask: Any = {k: masks[k] for k in self.kinds} if self.by_kind else sliding
+        output = self.decoder(input_ids=buffers.ids_1T, position_ids=buffers.positions_1T, attention_mask=mask, use_cache=False)
+        hidden_LH = output.last_hidden_state[0].index_select(0, buffers.slots_L)
+        return head_loss(hidden_LH, self.weight_VH, buffers.targets_L, buffers.weights_L, self.softcap)
+
+
+@torch.no_grad()
+def prove_same(model: Any, packs: Sequence[Pack], reference: Any, device: torch.device) -> StaticForward:
+    """The model's static forward, proven on `packs` to give the L losses of `reference(pack)`; raises `NotStaticError` if it does not.
+
+    A model may do more between its decoder and its loss than is known here (scaled logits, say), or take masks otherwise.
+    In bf16 a label's loss may differ by rounding alone.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        forward = StaticForward(model)
+        exact = forward.weight_VH.dtype == torch.float32
+        faults: list[str] = []
+        for by_kind in dict.fromkeys((forward.by_kind, False)):
+            forward.by_kind = by_kind
+            try:
+                if (fault := _differs(forward, packs, reference, device, exact=exact)) is None:
+                    return forward
+            except (TypeError, ValueError, AttributeError, IndexError, KeyError) as exc:  # it takes its masks in another form
+                fault = f"{type(exc).__name__}: {str(exc)[:200]}"
+            faults.append(fault)
+        raise NotStaticError(faults[0])
+    finally:
+        model.train(was_training)
+
+
+def _differs(forward: StaticForward, packs: Sequence[Pack], reference: Any, device: torch.device, *, exact: bool) -> str | None:
+    for packed in packs:
+        buffers = Buffers(size_of(len(packed.ids) + 1, len(packed.slots)), device)  # + 1: padding is always among it
+        buffers.fill(packed, 1.0)
+        ours_L = forward(buffers)[1][: len(packed.slots)]
+        apart_L = (ours_L - reference(packed)).abs()
+        worst, mean = float(apart_L.max()), float(apart_L.mean())
+        if not (worst <= (1e-3 if exact else 0.5) and mean <= (1e-4 if exact else 0.05)):
+            return f"its losses there differ by {mean:.2g} on average, {worst:.2g} at most"
+    return None

@@ -1,0 +1,137 @@
+"""How a run's optimizer steps are made: from CUDA graphs where that can be had, eagerly everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from workbench.settings import Training
+from workbench.training.captured import CaptureError, GraphedSteps, Update
+from workbench.training.encode import IGNORED, Encoded
+from workbench.training.pack import Pack, pack
+from workbench.training.schedule import forwards, orders
+from workbench.training.static_batch import NotStaticError, choose_sizes, prove_same, size_of
+from workbench.training.step import accumulate, apply_gradient, mean_loss, pack_losses
+
+PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
+
+
+class Steps(Protocol):
+    """Makes optimizer steps and measures losses of one run."""
+
+    def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
+        """One optimizer step at `rate`; (mean loss in nats per label, the gradient's norm before clipping). One that is not finite changes nothing."""
+
+    def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
+        """Mean loss without dropout (nats per label), None if `stop`, asked between packs, came first."""
+
+
+class EagerSteps:
+    """Kernel by kernel, on any device and any model."""
+
+    def __init__(self, model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], limit: float) -> None:
+        self.model, self.optimizer, self.parameters, self.limit = model, optimizer, parameters, limit
+        self.device = parameters[0].device
+
+    def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = accumulate(self.model, packs, self.device)
+        return loss, apply_gradient(self.optimizer, self.parameters, self.limit)
+
+    def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
+        return mean_loss(self.model, packs, self.device, stop)
+
+
+class StepsWithFallback:
+    """Steps from graphs; where a capture fails, the reason is told once and the run goes on eagerly.
+
+    Raises `CaptureError` where the failed capture took the card's context with it: only a new process can go on then.
+    """
+
+    def __init__(self, graphed: GraphedSteps, eager: EagerSteps, tell: Callable[[str], None]) -> None:
+        self.graphed: GraphedSteps | None = graphed
+        self.eager, self.tell = eager, tell
+
+    def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
+        if self.graphed is not None:
+            try:
+                return self.graphed.step(packs, rate)
+            except (CaptureError, torch.OutOfMemoryError) as exc:
+                self._give_up(exc)
+        return self.eager.step(packs, rate)
+
+    def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
+        if self.graphed is not None:
+            try:
+                return self.graphed.mean_loss(packs, stop)
+            except (CaptureError, torch.OutOfMemoryError) as exc:
+                self._give_up(exc)
+        return self.eager.mean_loss(packs, stop)
+
+    def _give_up(self, exc: CaptureError | torch.OutOfMemoryError) -> None:
+        """Failed captures change nothing of the run: the gradients are cleared, and a step is made only by a replay."""
+        if isinstance(exc, CaptureError) and exc.poisoned:
+            raise exc
+        self.graphed = None
+        self.eager.optimizer.zero_grad(set_to_none=True)
+        if hasattr(self.eager.optimizer, "found_inf"):
+            del self.eager.optimizer.found_inf
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        why = "the memory did not suffice for them" if isinstance(exc, torch.OutOfMemoryError) else str(exc)
+        self.tell(f"CUDA graphs could not be made ({why}): the run goes on without them, with the same result and slower.")
+
+
+def make_steps(
+    model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], training: Training,
+    rows: Sequence[Encoded], validation: Sequence[Encoded], tell: Callable[[str], None],
+) -> Steps:
+    """Steps for this run on the model's device; `tell` gets a sentence where graphs were wanted and can't be had."""
+    eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm)
+    if not training.capture or eager.device.type != "cuda":
+        return eager
+    try:
+        graphed = make_graphed(model, optimizer, parameters, training, rows, validation)
+    except NotStaticError as exc:
+        tell(f"Without CUDA graphs, so slower: {exc}.")
+        return eager
+    return StepsWithFallback(graphed, eager, tell)
+
+
+def make_graphed(
+    model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], training: Training,
+    rows: Sequence[Encoded], validation: Sequence[Encoded], *, record: bool = True,
+) -> GraphedSteps:
+    """Graphs (or with `record` off the same work without them) for every pack of the run; raises `NotStaticError`."""
+    if reason := _hinders(model):
+        raise NotStaticError(reason)
+    device = parameters[0].device
+    proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
+    forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
+    held = _sizes(validation, [range(len(validation))], training)
+    # Measured a few times an epoch at most: one size of its own suffices.
+    held_sizes = [size_of(max(t for t, _ in held), max(n for _, n in held))] if held else []
+    sizes = choose_sizes(_sizes(rows, (group for _, _, group in orders(len(rows), training)), training))
+    return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, record=record)
+
+
+def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: Training) -> list[tuple[int, int]]:
+    """(tokens, labels) of every pack that `groups`, each the places of one step's rows, make within the token budget."""
+    tokens = [len(row.ids) for row in rows]
+    labels = [sum(label != IGNORED for label in row.labels) for row in rows]
+    return [pair for group in groups if group for pair in forwards(group, tokens, labels, training.tokens_per_forward)]
+
+
+def _hinders(model: Any) -> str:
+    """Why this model's training can't be captured, in words; empty if nothing is known to hinder."""
+    raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if any(getattr(module, "gradient_checkpointing", False) for module in raw.modules()):
+        return "gradient checkpointing keeps the random state on the host, which a graph can't"
+    for module in raw.modules():
+        state = getattr(module, "state", None)
+        if float(getattr(state, "threshold", 0.0) or 0.0) > 0 and type(module).__name__ == "Linear8bitLt":
+            return "8-bit weights with an outlier threshold wait for the host in every layer; set the 8-bit outlier threshold to 0 for graphs"
+    return ""
