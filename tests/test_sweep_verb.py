@@ -80,7 +80,7 @@ def test_a_failed_sweep_is_exit_1(workspace, verb, monkeypatch):
     ("options", "sentence"),
     [
         ([], "There is no sweep named s yet: --data and at least one --axis tell what to compare."),
-        (["--axis", "lora.rank=8"], "lora.rank has one value (8): give two or more to compare, separated by commas."),
+        (["--axis", "lora.rank=8"], "--axis lora.rank: Rank has one value (8): give two or more to compare, separated by commas. It takes a whole number from 1 to 512."),
         (["--axis", "lora.rank=8,16", "--axis", "lora.rank=4,8"], "The axis lora.rank is given twice: put all its values into one --axis."),
         (["--axis", "lora.rank=8,16", "--folds", "9"], "9 folds want at least 9 rows that are not near-duplicates of one another; there are 8 to hold back (of 8 rows)."),
         (["--axis", "lora.rank=8,16", "--max-cells", "9"], "This grid has 10 cells; 9 are allowed. Take fewer values, fewer seeds or fewer folds."),

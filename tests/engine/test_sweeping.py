@@ -14,7 +14,8 @@ from workbench.schema import Example, Message
 from workbench.settings import RunSettings, make_settings
 from workbench.training.runs import Owner
 from workbench.training.sweep import make_spec
-from workbench.training.sweep_store import Begun, SweepStore
+from workbench.training.sweep_store import SweepStore
+from workbench.training.sweep_view import Begun
 
 RESULT = {
     "loss": 1.0, "train_loss": 0.5, "call_recall": (2, 2), "over_calls": (0, 2), "malformed": (0, 4), "right": (4, 4),

@@ -10,9 +10,11 @@ from workbench.errors import BusyError, DataError, RunError, SettingsError
 from workbench.schema import Example, Message, ToolCall
 from workbench.settings import RunSettings, make_settings
 from workbench.training.runs import Owner
-from workbench.training.sweep import Folds, axis_values, cells, combinations, hours, make_spec, read_axis, setting_words, settings_of, value_text
+from workbench.training.sweep import Folds, cells, combinations, hours, make_spec, settings_of
+from workbench.training.sweep_axes import axis_values, read_axis, setting_title, setting_words, value_text
 from workbench.training.sweep_report import METRICS, as_csv, as_json, best, compare, seconds_per_step, table
-from workbench.training.sweep_store import Begun, CellDone, CellFailed, Ended, SweepStore
+from workbench.training.sweep_store import SweepStore
+from workbench.training.sweep_view import Begun, CellDone, CellFailed, Ended
 
 PLAIN = RunSettings()
 MODES = {"quantization.mode": ("4-bit", "8-bit")}
@@ -82,15 +84,15 @@ def test_an_axis_is_read_by_its_settings_type(path, text, values):
     [
         ("lora.rang", "8,16", "^There is no setting lora.rang. The settings are: quantization.mode,"),
         ("", "8,16", r"^There is no setting \(empty\)"),
-        ("lora.rank", "8", r"^lora.rank has one value \(8\): give two or more"),
-        ("lora.rank", " , ", "^lora.rank has no value: give two or more"),
-        ("lora.rank", "8,0", r"lora.rank.* can't be '0'"),
-        ("lora.rank", "8,x", r"lora.rank.* can't be 'x'"),
-        ("lora.rank", "8,16,8", "^lora.rank names 8 twice"),
-        ("training.learning_rate", "1e-3,0.001", "^training.learning_rate names 0.001 twice"),
-        ("quantization.mode", "auto,4-bit", "^quantization.mode can't be auto in a sweep"),
-        ("training.keep_best", "off,validation loss", "^training.keep_best can't be compared in a sweep: every cell"),
-        ("training.unreviewed", "all,approved", "^training.unreviewed can't be compared in a sweep: it decides which rows"),
+        ("lora.rank", "8", r"^Rank has one value \(8\): give two or more to compare, separated by commas. It takes a whole number from 1 to 512.$"),
+        ("lora.rank", " , ", "^Rank has no value: give two or more"),
+        ("lora.rank", "8,0", "^Rank: '0' can't be used. It takes a whole number from 1 to 512.$"),
+        ("lora.rank", "8,x", "^Rank: 'x' can't be used"),
+        ("lora.rank", "8,16,8", "^Rank names 8 twice"),
+        ("training.learning_rate", "1e-3,0.001", "^Learning rate names 0.001 twice"),
+        ("quantization.mode", "auto,4-bit", "^Base weights can't be auto in a sweep"),
+        ("training.keep_best", "off,validation loss", "^Keep the best by can't be compared in a sweep: every cell"),
+        ("training.unreviewed", "all,approved", "^Unreviewed rows can't be compared in a sweep: it decides which rows"),
     ],
 )
 def test_an_axis_that_can_t_be_is_refused_by_name(path, text, sentence):
@@ -102,6 +104,8 @@ def test_the_command_line_s_axis():
     assert read_axis("lora.rank=8,16", PLAIN) == ("lora.rank", (8, 16))
     with pytest.raises(SettingsError, match="^--axis takes group.field=value,value"):
         read_axis("lora.rank", PLAIN)
+    with pytest.raises(SettingsError, match=r"^--axis lora.rank: Rank names 8 twice"):
+        read_axis("lora.rank=8,8", PLAIN)
 
 
 # -- the grid --------------------------------------------------------------------------------------
@@ -151,7 +155,11 @@ def test_rows_that_training_leaves_out_are_left_out():
         ({"folds": 1}, SettingsError, "^The number of folds can't be 1"),
         ({"folds": 21}, DataError, r"^21 folds want at least 21 rows .* there are 20 to hold back \(of 20 rows\)"),
         ({"seed": -1}, SettingsError, "^The seed of the folds can't be -1"),
-        ({"rows": (row(0, status="rejected"),)}, DataError, "^rows.json holds no row that a sweep could learn"),
+        ({"rows": (row(0, status="rejected"),)}, DataError, "^There is nothing to compare on: none of the 1 rows of rows.json can be learned. Add rows on"),
+        ({"rows": ()}, DataError, "^There is nothing to compare on: rows.json holds no rows. Add rows"),
+        ({"rows": (*ROWS[::2], row(1, "look_up"))}, DataError, "^5 folds want at least 5 rows that call a tool, .* there is 1: add such rows on"),
+        ({"rows": (*ROWS[1::2], *ROWS[:5:2])}, DataError, "^5 folds want at least 5 rows that answer in words, .* there are 3: take 3 folds or fewer, or"),
+        ({"axes": MODES | {"lora.dora": (False, True)}}, SettingsError, r"^The grid holds a combination that can't be trained \(8-bit, DoRA on\)\. DoRA does"),
         ({"max_cells": 9}, SettingsError, r"^This grid has 10 cells; 9 are allowed\. Take fewer"),
         ({"max_cells": 9, "seconds_per_step": 6.0}, SettingsError, r"^This grid has 10 cells, about 10 min by what was measured here; 9 are allowed"),
     ],
@@ -164,6 +172,10 @@ def test_a_sweep_that_can_t_be_is_refused(change, error, sentence):
 def test_words_for_times_and_settings():
     assert [hours(s) for s in (40, 720, 12_600)] == ["40 s", "12 min", "3.5 h"]
     assert [setting_words(*p) for p in (("quantization.mode", "none"), ("lora.rank", 8), ("training.learning_rate", 3e-4))] == ["not quantized", "rank 8", "learning rate 0.0003"]
+    assert setting_words("lora.dora", True) == "DoRA on"
+    paths = ("training.max_grad_norm", "lora.mlp_rank", "quantization.threshold", "lora.rslora")
+    assert [setting_title(p) for p in paths] == ["gradient clip", "MLP: rank", "8-bit outlier threshold", "rsLoRA"]
+    assert read_axis("lora.dora=yes,no", make_settings({"quantization": {"mode": "8-bit"}})) == ("lora.dora", (True, False))  # other axes may settle it
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -273,6 +285,16 @@ def test_a_sweep_that_runs_is_not_deleted(store, sweep):
     store.begin("s")
     with pytest.raises(RunError, match="^The sweep s is still going on"):
         store.delete("s")
+
+
+def test_the_time_left_goes_by_cells_of_the_same_settings_where_there_are_any(store):
+    spec, rows = spec_of(axes={"training.epochs": (1, 10), "training.seed": (1, 2)}, folds=2)
+    store.create(spec, rows)
+    first, second, *_ = cells(spec)  # both settings on the first fold of the first seed
+    store.append("s", done(first, seconds=5.0))
+    assert store.view("s").seconds_left() == 7 * 5.0
+    store.append("s", done(second, seconds=50.0))
+    assert store.view("s").seconds_left() == 3 * 5.0 + 3 * 50.0
 
 
 def test_the_time_left_comes_from_the_cells_done(sweep):

@@ -11,9 +11,10 @@ import pytest
 from workbench.errors import BusyError, DataError, RunError, SettingsError
 from workbench.settings import all_paths, make_settings
 from workbench.training.runs import Owner
-from workbench.training.sweep import NO_AXES, cells
+from workbench.training.sweep import cells
+from workbench.training.sweep_axes import NO_AXES
 from workbench.training.sweep_report import METRICS
-from workbench.training.sweep_store import Begun, CellDone, CellFailed, Ended
+from workbench.training.sweep_view import Begun, CellDone, CellFailed, Ended
 from workbench.ui.train import sweep_form as form
 from workbench.ui.train import sweep_panel as panel
 from workbench.ui.train.sweep_charts import sweep_chart
@@ -87,7 +88,7 @@ def test_the_time_comes_from_measured_cells(workspace, sweep):
 @pytest.mark.parametrize(
     ("lines", "places"),
     [
-        ([("lora.rank", "8,x")], {0: r"lora.rank\) can&#x27;t be &#x27;x&#x27;"}),
+        ([("lora.rank", "8,x")], {0: r"Rank: &#x27;x&#x27; can&#x27;t be used. It takes a whole number from 1 to 512"}),
         ([MODES, ("lora.rank", " ")], {1: words.NO_VALUES}),
         ([MODES, ("lora.rank", "8"), MODES], {1: "has one value", 2: words.TWICE}),
         ([("lora.target_modules", "<b>+q_proj, q_proj")], {0: "&lt;b&gt;"}),

@@ -18,7 +18,8 @@ from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import FoldJob
 from workbench.errors import BusyError, EngineError, RunError, WorkbenchError
 from workbench.training.sweep import Cell, Folds, settings_of
-from workbench.training.sweep_store import CellDone, CellFailed, Ended, SweepStore, SweepView
+from workbench.training.sweep_store import SweepStore
+from workbench.training.sweep_view import CellDone, CellFailed, Ended, SweepView
 
 SAME_FAILURES = 3  # of one kind in a row: what comes would fail as well
 

@@ -13,24 +13,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.dataset.split import folds as make_folds
-from workbench.dataset.split import learnable
+from workbench.dataset.split import learnable, stratum
 from workbench.errors import DataError, RunError, SettingsError
 from workbench.files import safe_name
 from workbench.schema import Example
-from workbench.settings import GROUPS, RunSettings, all_paths, apply_overrides, make_settings
+from workbench.settings import GROUPS, RunSettings, make_settings
+from workbench.training.sweep_axes import setting_words
 
 SEED = "training.seed"  # the axis that repeats: its values are not compared but taken together
 MAX_CELLS = 400
 MAX_FOLDS = 100
-# What would change nothing here, or would change what is measured on: an axis over it would show "no difference" for a wrong reason.
-_ONCE = "every cell is measured once, at its end, and keeps no adapter"
-_ROWS = "it decides which rows there are, and folds of other rows can't be compared"
-NO_AXES = {
-    "training.validation_share": "the folds decide which rows are held back",
-    "training.evaluate_every": _ONCE, "training.save_every": _ONCE, "training.sample_every": _ONCE, "training.keep_best": _ONCE,
-    "training.early_stopping": _ONCE, "training.tracker": "a sweep's cells are no runs",
-    "training.unreviewed": _ROWS, "training.max_row_tokens": _ROWS,
-}  # fmt: skip
 
 
 class SweepSpec(BaseModel):
@@ -143,57 +135,6 @@ class Folds:
         return sum(step_count(len(self.of(cell)[0]), settings_of(spec, cell.values).training) for cell in cells(spec))
 
 
-def read_axis(text: str, settings: RunSettings) -> tuple[str, tuple[Any, ...]]:
-    """An axis as the command line gives it, `lora.rank=8,16`; raises `SettingsError`."""
-    path, equals, values = text.partition("=")
-    if not equals:
-        raise SettingsError(f"--axis takes group.field=value,value, as in quantization.mode=4-bit,8-bit; {text!r} is not of that form.")
-    return path.strip(), axis_values(path.strip(), values, settings)
-
-
-def axis_values(path: str, text: str, settings: RunSettings) -> tuple[Any, ...]:
-    """The values of an axis, separated by commas; names within one value by plus signs, as in `q_proj+v_proj, q_proj`.
-
-    Raises `SettingsError`, named by the setting, for an unknown one, a value out of its range, one value alone or one given twice.
-    """
-    if path not in all_paths():
-        raise SettingsError(f"There is no setting {path or '(empty)'}. The settings are: {', '.join(all_paths())}.")
-    if path in NO_AXES:
-        raise SettingsError(f"{path} can't be compared in a sweep: {NO_AXES[path]}.")
-    group, _, name = path.partition(".")
-    listed = isinstance(getattr(getattr(settings, group), name), tuple)
-    found = []
-    for part in (p.strip() for p in text.split(",") if p.strip()):
-        made = apply_overrides(settings, [f"{path}={part.replace('+', ',') if listed else part}"])
-        found.append(getattr(made, group).model_dump(mode="json")[name])
-    if len(found) < 2:
-        given = f"one value ({value_text(found[0])})" if found else "no value"
-        raise SettingsError(f"{path} has {given}: give two or more to compare, separated by commas.")
-    for value in found:
-        if found.count(value) > 1:
-            raise SettingsError(f"{path} names {value_text(value)} twice: every value once.")
-    if path == "quantization.mode" and "auto" in found:
-        raise SettingsError("quantization.mode can't be auto in a sweep, which is one of the others: name none, 8-bit or 4-bit.")
-    return tuple(found)
-
-
-def value_text(value: Any) -> str:
-    """A value as `axis_values` reads it."""
-    if isinstance(value, (list, tuple)):
-        return "+".join(str(v) for v in value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def setting_words(path: str, value: Any) -> str:
-    """A setting's value in a line: words stand for themselves (8-bit), numbers and switches bring their name (rank 16)."""
-    text = value_text(value)
-    if path == "quantization.mode":
-        return text if text != "none" else "not quantized"
-    return f"{path.partition('.')[2].replace('_', ' ')} {text}"
-
-
 def make_spec(
     name: str, rows: Sequence[Example], *, model: str, model_name: str, data_name: str, data_sha256: str, settings: RunSettings,
     axes: Mapping[str, Sequence[Any]], folds: int = 5, seed: int = 42, max_cells: int = MAX_CELLS, seconds_per_step: float | None = None,
@@ -212,16 +153,34 @@ def make_spec(
         raise SettingsError(f"The seed of the folds can't be {seed}: it takes a whole number from 0 to {2**31 - 1}.")
     usable = tuple(rows[i] for i in learnable(rows, settings.training.unreviewed))
     if not usable:
-        raise DataError(f"{data_name} holds no row that a sweep could learn: add rows, or approve drafts on the Data tab.")
+        held = f"none of the {len(rows)} rows of {data_name} can be learned" if rows else f"{data_name} holds no rows"
+        raise DataError(f"There is nothing to compare on: {held}. Add rows on the Data tab, or approve its drafts.")
     spec = SweepSpec(
         name=name.strip(), model=model, model_name=model_name, data_name=data_name, data_rows=len(usable), data_sha256=data_sha256,
         settings=settings, axes={path: tuple(values) for path, values in axes.items()}, folds=folds, seed=seed, max_cells=max(1, max_cells),
     )
     _limit(spec, len(usable), seconds_per_step)
     for values in combinations(spec):
-        settings_of(spec, values)
+        try:
+            settings_of(spec, values)
+        except SettingsError as exc:
+            named = ", ".join(setting_words(path, value) for path, value in values.items()) or "what all cells share"
+            raise SettingsError(f"The grid holds a combination that can't be trained ({named}). {exc}") from exc
     Folds(spec, usable)  # raises where they can't be made
+    _kinds(usable, folds)
     return spec, usable
+
+
+def _kinds(rows: Sequence[Example], folds: int) -> None:
+    """Refuse folds of which some would hold back no call, or calls alone: there the call recall or the over-calls can't be counted."""
+    calls = sum(bool(stratum(row)) for row in rows)
+    for count, kind, figure in ((calls, "call a tool", "call recall"), (len(rows) - calls, "answer in words", "over-call rate")):
+        if 0 < count < folds:
+            fewer = f"take {count} folds or fewer, or add" if count > 1 else "add"
+            raise DataError(
+                f"{folds} folds want at least {folds} rows that {kind}, one to hold back in each, or its {figure} can't be counted; "
+                f"there {'is' if count == 1 else 'are'} {count}: {fewer} such rows on the Data tab."
+            )
 
 
 def _limit(spec: SweepSpec, rows: int, seconds_per_step: float | None) -> None:

@@ -11,8 +11,9 @@ from statistics import fmean, median
 from typing import Any
 
 from workbench.training.statistics import CONFIDENCE, Difference, Interval, mean_interval, paired, wilson
-from workbench.training.sweep import combinations, setting_words
-from workbench.training.sweep_store import CellDone, SweepView
+from workbench.training.sweep import combinations
+from workbench.training.sweep_axes import setting_words
+from workbench.training.sweep_view import CellDone, SweepView
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from statistics import median
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from workbench.dataset.formats import dump_jsonl, load_rows, refuse_problems
 from workbench.errors import BusyError, DataError, RunError, WorkbenchError
@@ -24,125 +19,10 @@ from workbench.schema import Example
 from workbench.training.lines import append_line, read_lines
 from workbench.training.resuming import claimed as claim
 from workbench.training.runs import Owner
-from workbench.training.sweep import Cell, SweepSpec, cell_key, cells
+from workbench.training.sweep import SweepSpec
+from workbench.training.sweep_view import LINE, Begun, Ended, Line, SweepLine, SweepView
 
-State = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 DELETED = ".deleted"  # what was deleted last stays here until something of the same name follows it
-Counted = tuple[int, int]  # k of n
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
-    time: float = Field(default_factory=time.time, description="seconds since 1970")
-
-
-class Begun(_Line):
-    """Somebody began to run the sweep, or went on with it."""
-
-    type: Literal["begun"] = "begun"
-    owner: Owner
-
-
-class CellDone(_Line):
-    """A cell that was trained and measured. Losses in nats per label; counts are (k, n) over the rows held back."""
-
-    type: Literal["done"] = "done"
-    values: dict[str, Any]
-    fold: int
-    loss: float
-    train_loss: float
-    call_recall: Counted
-    over_calls: Counted
-    malformed: Counted
-    right: Counted
-    steps: int
-    seconds: float
-    peak_memory_gib: float
-    device: str
-
-    @property
-    def key(self) -> str:
-        return cell_key(self.values, self.fold)
-
-
-class CellFailed(_Line):
-    """A cell that failed, and why. `kind` is equal for failures of the same kind. It is tried again when the sweep goes on."""
-
-    type: Literal["failed"] = "failed"
-    values: dict[str, Any]
-    fold: int
-    reason: str
-    kind: str
-
-    @property
-    def key(self) -> str:
-        return cell_key(self.values, self.fold)
-
-
-class Ended(_Line):
-    type: Literal["ended"] = "ended"
-    state: Literal["finished", "stopped", "failed", "interrupted"]
-    reason: str = ""
-
-
-Line = Annotated[Begun | CellDone | CellFailed | Ended, Field(discriminator="type")]
-_LINE: TypeAdapter[Line] = TypeAdapter(Line)
-
-
-@dataclass(frozen=True)
-class SweepView:
-    """A sweep as it stands now. `stamp` changes whenever something was told."""
-
-    spec: SweepSpec
-    folder: Path
-    lines: tuple[Line, ...]
-    stamp: tuple[int, int]
-
-    @cached_property
-    def cells(self) -> list[Cell]:
-        return cells(self.spec)
-
-    @cached_property
-    def done(self) -> dict[str, CellDone]:
-        """The measured cells by key; a cell that was measured twice counts once, by its last result."""
-        known = {cell.key for cell in self.cells}
-        return {line.key: line for line in self.lines if isinstance(line, CellDone) and line.key in known}
-
-    @cached_property
-    def failed(self) -> dict[str, CellFailed]:
-        """The cells whose last try failed."""
-        found: dict[str, CellFailed] = {}
-        for line in self.lines:
-            if isinstance(line, CellFailed):
-                found[line.key] = line
-        return {key: line for key, line in found.items() if key not in self.done}
-
-    @property
-    def state(self) -> State:
-        for line in reversed(self.lines):
-            if isinstance(line, Ended):
-                return line.state
-            if isinstance(line, Begun):
-                return "running" if line.owner.alive() else "interrupted"
-        return "waiting"
-
-    @property
-    def ended(self) -> Ended | None:
-        """How it ended the last time; None while it runs."""
-        last = next((line for line in reversed(self.lines) if isinstance(line, (Begun, Ended))), None)
-        return last if isinstance(last, Ended) else None
-
-    @property
-    def left(self) -> int:
-        return len(self.cells) - len(self.done)
-
-    @property
-    def resumable(self) -> bool:
-        return self.state != "running" and self.left > 0
-
-    def seconds_left(self) -> float | None:
-        """Estimated seconds that the cells to do still take, from the median of those done; None before the first."""
-        return self.left * median(d.seconds for d in self.done.values()) if self.done else None
 
 
 class SweepStore:
@@ -235,7 +115,7 @@ class SweepStore:
             self._cache[name] = kept
         return kept
 
-    def append(self, name: str, line: _Line) -> None:
+    def append(self, name: str, line: SweepLine) -> None:
         """Add one line, on the disk before this returns; raises `RunError`. Half a line of a killed process is not glued to it."""
         path = self.path(name) / "results.jsonl"
         try:
@@ -293,6 +173,6 @@ class SweepStore:
 def _read(path: Path) -> tuple[Line, ...]:
     """All whole lines; a cut or foreign one is passed over, the others still tell the sweep."""
     try:
-        return tuple(read_lines(path, _LINE))
+        return tuple(read_lines(path, LINE))
     except OSError:
         return ()

@@ -12,9 +12,11 @@ from workbench.engine.sweeping import run_sweep
 from workbench.errors import EngineError, RunError, SettingsError
 from workbench.settings import apply_overrides
 from workbench.training.statistics import Interval
-from workbench.training.sweep import Cell, SweepSpec, hours, read_axis
+from workbench.training.sweep import Cell, SweepSpec, hours
+from workbench.training.sweep_axes import read_axis
 from workbench.training.sweep_report import METRICS, TABLE, Metric, Row, as_json, best, compare, table
-from workbench.training.sweep_store import CellDone, CellFailed, SweepStore, SweepView
+from workbench.training.sweep_store import SweepStore
+from workbench.training.sweep_view import CellDone, CellFailed, SweepView
 from workbench.verbs.data import Result
 from workbench.verbs.training import host, need_model, stop_on_signals
 from workbench.workspace import Workspace

@@ -7,9 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.training.sweep import setting_words
+from workbench.training.sweep_axes import setting_words
 from workbench.training.sweep_report import Metric, Row, table
-from workbench.training.sweep_store import SweepView
+from workbench.training.sweep_view import SweepView
 from workbench.ui.charts import GRID, calm
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; the marks tell the values apart too.

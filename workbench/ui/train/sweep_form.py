@@ -10,7 +10,8 @@ from typing import Any
 from workbench.errors import DataError, InputError, RunError, SettingsError
 from workbench.schema import Example
 from workbench.settings import GROUPS, RunSettings
-from workbench.training.sweep import NO_AXES, Folds, SweepSpec, axis_values, cell_count, hours
+from workbench.training.sweep import Folds, SweepSpec, cell_count, hours
+from workbench.training.sweep_axes import NO_AXES, axis_values, setting_title
 from workbench.training.sweep_report import seconds_per_step
 from workbench.ui.highlight import facts, note
 from workbench.ui.words import sweep as words
@@ -42,11 +43,6 @@ def setting_choices() -> list[tuple[str, str]]:
         for group, cls in GROUPS.items() for name in cls.model_fields if f"{group}.{name}" not in NO_AXES
     ]
     return [(words.NO_AXIS, ""), *found]
-
-
-def title_of(path: str) -> str:
-    group, _, name = path.partition(".")
-    return str(GROUPS[group].model_fields[name].title).lower()
 
 
 def shared_settings(space: Workspace, form: Form) -> RunSettings:
@@ -119,7 +115,7 @@ def look(space: Workspace, form: Form) -> tuple[list[str], str]:
 def plan_html(space: Workspace, spec: SweepSpec, rows: Sequence[Example]) -> str:
     """How many cells, how many rows each, how long."""
     folds = Folds(spec, rows)
-    counts = [(title_of(path), len(values)) for path, values in spec.axes.items()]
+    counts = [(setting_title(path), len(values)) for path, values in spec.axes.items()]
     held = [len(part) for part in folds.held_back()]
     return facts([
         ("grid", words.grid(counts, spec.folds, cell_count(spec.axes, spec.folds))),

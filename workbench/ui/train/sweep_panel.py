@@ -13,6 +13,7 @@ import gradio as gr
 
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import write_atomic
+from workbench.training.sweep_axes import setting_title
 from workbench.training.sweep_report import METRICS, as_csv, as_json
 from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import shown
@@ -65,7 +66,7 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     now["key"] = (*key[:4], chosen, key[5])
     return [
         chooser, progress, gr.Button(interactive=live == name), gr.Button(visible=view.resumable, interactive=live is None),
-        gr.Button(interactive=view.state != "running"), drawn.table, gr.Dropdown(choices=[(form.title_of(p), p) for p in axes], value=chosen),
+        gr.Button(interactive=view.state != "running"), drawn.table, gr.Dropdown(choices=[(setting_title(p), p) for p in axes], value=chosen),
         gr.Plot(sweep_chart(view, METRICS[metric], chosen), visible=True), drawn.sentences, now,
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from workbench.dataset.formats import rows_hash
 from workbench.engine.sweeping import Sweeps
 from workbench.errors import WorkbenchError
 from workbench.training.sweep_report import METRICS, TABLE, Metric, Row, best, compare, table
-from workbench.training.sweep_store import SweepView
+from workbench.training.sweep_view import SweepView
 from workbench.ui import words as common
 from workbench.ui.highlight import bar, chip, escape, note
 from workbench.ui.words import sweep as words
