@@ -33,7 +33,7 @@ from workbench.schema import Example, RowProblem
 from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
-from workbench.training.resuming import reopen
+from workbench.training.resuming import check_resumable
 from workbench.training.runs import RunInfo, RunStore, RunView
 from workbench.training.sweep import MAX_CELLS, SweepSpec, make_spec
 from workbench.training.sweep_report import seconds_per_step
@@ -333,7 +333,7 @@ class Workspace:
     def resume_training(self, name: str) -> Ticket:
         """Go on with a run from its checkpoint; raises `RunError` where it can't, `BusyError` while another is being trained.
 
-        A run that had saved nothing begins anew.
+        A run that had saved nothing begins anew. Until the engine takes it up the run stays as it is.
         """
         info = self.runs.info(name)
         held = self.engine.training()
@@ -342,12 +342,8 @@ class Workspace:
         folder = None
         with contextlib.suppress(ModelError):  # the engine fetches it, or says why it can't
             folder = self.catalog.find(info.model)
-        reopen(self.runs, name, base=folder)
-        try:
-            return self.engine.submit(TrainJob(run=name, resume=True), f"training run {name}")
-        except WorkbenchError as exc:  # another page was quicker
-            self.runs.mark_stopped(name, str(exc))
-            raise
+        check_resumable(self.runs, name, base=folder)
+        return self.engine.submit(TrainJob(run=name, resume=True), f"training run {name}")
 
     def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
         """Answer a conversation with the base (False) and the adapter of `run` (True), together."""

@@ -16,9 +16,10 @@ import pytest
 from workbench.dataset.formats import load_rows
 from workbench.engine.client import Engine, Limits, Ticket
 from workbench.engine.messages import LoadJob, TrainJob, UnloadJob
-from workbench.errors import BusyError, EngineError, WorkbenchError
+from workbench.errors import BusyError, EngineError, RunError, WorkbenchError
 from workbench.settings import RunSettings
-from workbench.training.runs import RunStore
+from workbench.training import events
+from workbench.training.runs import Owner, RunStore
 
 ROWS = load_rows(Path(__file__).resolve().parents[2] / "data" / "examples.json").rows[:2]
 DEADLINE = 10.0
@@ -197,6 +198,63 @@ def test_a_worker_that_cannot_be_started_fails_the_job_and_not_the_queue(tmp_pat
     engine.close()
 
 
+def stopped_run(runs: RunStore, name: str) -> None:
+    runs.create(name, model="demo", model_name="demo", rows=ROWS, data_name="rows.json", settings=RunSettings())
+    runs.append(name, events.Ended(state="stopped", reason="x"))
+
+
+def told(runs: RunStore, name: str) -> list[str]:
+    return [e.type for e in runs.view(name).happened]
+
+
+def test_a_resume_is_told_when_its_turn_has_come(engine: Engine, runs: RunStore) -> None:
+    stopped_run(runs, "slow")
+    first = load(engine, "slow")
+    until(lambda: first.progress == "slow")
+    ticket = engine.submit(TrainJob(run="slow", resume=True), "training run slow")
+    assert (told(runs, "slow"), runs.view("slow").state) == (["ended"], "stopped")
+    engine.stop(first)
+    until(lambda: ticket.progress == "slow")
+    assert (told(runs, "slow"), runs.view("slow").state) == (["ended", "resumed", "notice"], "waiting")
+    engine.stop(ticket)
+    assert ticket.wait(DEADLINE) == {"slow": True}
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_resume_that_is_taken_back_in_the_queue_leaves_no_trace(engine: Engine, runs: RunStore, ended: bool) -> None:
+    runs.create("r1", model="demo", model_name="demo", rows=ROWS, data_name="rows.json", settings=RunSettings())
+    if ended:
+        runs.append("r1", events.Ended(state="stopped", reason="x"))
+    else:
+        runs.rewrite_info("r1", owner=Owner(pid=1, started=1.0))
+    before, owner = runs.view("r1").happened, runs.info("r1").owner
+    first = load(engine, "slow")
+    until(lambda: first.progress == "slow")
+    ticket = engine.submit(TrainJob(run="r1", resume=True), "training run r1")
+    engine.stop(ticket)
+    with pytest.raises(WorkbenchError, match="^Training run r1 was taken back before it began"):
+        ticket.wait(DEADLINE)
+    again = engine.submit(TrainJob(run="r1", resume=True), "training run r1")
+    engine.close(timeout=DEADLINE)
+    with pytest.raises(EngineError, match="The workbench is closing"):
+        again.wait(DEADLINE)
+    assert (runs.view("r1").happened, runs.info("r1").owner) == (before, owner)
+
+
+def test_a_run_that_can_no_longer_be_resumed_when_its_turn_comes_says_why(engine: Engine, runs: RunStore) -> None:
+    stopped_run(runs, "r1")
+    first = load(engine, "slow")
+    until(lambda: first.progress == "slow")
+    ticket = engine.submit(TrainJob(run="r1", resume=True), "training run r1")
+    runs.append("r1", events.Ended(state="finished"))  # by another process
+    engine.stop(first)
+    with pytest.raises(RunError, match="The run r1 is finished"):
+        ticket.wait(DEADLINE)
+    assert told(runs, "r1") == ["ended", "ended", "notice"] and runs.view("r1").state == "finished"
+    assert engine.status().last_fault.startswith("The run r1 is finished")
+    assert load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()
+
+
 def test_a_run_whose_folder_was_removed_does_not_take_the_queue_along(engine: Engine, runs: RunStore) -> None:
     first = load(engine, "slow")
     until(lambda: first.progress == "slow")
@@ -224,7 +282,7 @@ def test_a_waiting_job_that_is_stopped_never_reaches_the_worker(engine: Engine) 
     first, second = load(engine, "slow"), load(engine, "code")
     until(lambda: first.progress == "slow")
     engine.stop(second)
-    with pytest.raises(WorkbenchError, match="loading code was taken back before it began"):
+    with pytest.raises(WorkbenchError, match="Loading code was taken back before it began"):
         second.wait(DEADLINE)
     engine.stop(first)
     assert first.wait(DEADLINE) == {"slow": True} and load(engine).wait(DEADLINE)["pid"] == engine.worker_pid()

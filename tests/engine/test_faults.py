@@ -152,7 +152,7 @@ def test_a_device_assertion_ends_the_worker(broken: Callable[..., Workspace]) ->
     pid = space.engine.worker_pid()
     reason, view = fail(space)
     assert reason == (
-        "The card failed (CUDA error: device-side assert triggered), and what was on it is lost: start again, the next job gets a fresh process."
+        "The card failed (CUDA error: device-side assert triggered), and what was on it is lost. The next job gets a fresh process."
     )
     assert view.ended is not None and view.ended.cause == "device"
     assert pid is not None and not psutil.pid_exists(pid)

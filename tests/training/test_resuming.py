@@ -16,6 +16,7 @@ from workbench.models import hardware
 from workbench.models.loading import load_base
 from workbench.settings import Quantization, make_settings
 from workbench.training import events, job
+from workbench.training.resuming import reopen
 from workbench.training.runs import RunStore
 from workbench.workspace import Workspace
 
@@ -48,14 +49,24 @@ def stopped(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def test_a_resumed_run_waits_in_the_queue_and_is_the_app_s(stopped: Workspace) -> None:
+def test_a_run_to_be_resumed_waits_in_the_queue_and_is_left_as_it_is(stopped: Workspace) -> None:
     queue = vars(stopped)["engine"] = Queue()
     assert stopped.resume_training("r1") == "ticket"
     assert queue.jobs == [(TrainJob(run="r1", resume=True), "training run r1")]
+    assert [e.type for e in stopped.runs.view("r1").happened] == ["ended"]
+    assert stopped.runs.view("r1").state == "stopped"
+
+
+def test_a_run_that_goes_on_or_is_finished_is_not_queued(stopped: Workspace) -> None:
+    queue = vars(stopped)["engine"] = Queue()
+    reopen(stopped.runs, "r1")
     assert [e.type for e in stopped.runs.view("r1").happened] == ["ended", "resumed", "notice"]
-    assert stopped.runs.view("r1").state == "waiting"
     with pytest.raises(RunError, match="The run r1 is going on already"):
         stopped.resume_training("r1")
+    stopped.runs.append("r1", events.Ended(state="finished"))
+    with pytest.raises(RunError, match="The run r1 is finished"):
+        stopped.resume_training("r1")
+    assert queue.jobs == []
 
 
 def test_a_run_is_not_resumed_while_another_is_trained(stopped: Workspace) -> None:
@@ -65,12 +76,12 @@ def test_a_run_is_not_resumed_while_another_is_trained(stopped: Workspace) -> No
     assert len(stopped.runs.view("r1").happened) == 1
 
 
-def test_a_refused_resume_leaves_no_run_that_looks_alive(stopped: Workspace) -> None:
+def test_a_refused_resume_leaves_the_run_as_it_is(stopped: Workspace) -> None:
     vars(stopped)["engine"] = Queue(refuses=True)
     with pytest.raises(EngineError):
         stopped.resume_training("r1")
     view = stopped.runs.view("r1")
-    assert view.ended is not None and (view.state, view.ended.reason) == ("stopped", "The workbench is closing.")
+    assert view.ended is not None and (view.state, view.ended.reason, len(view.happened)) == ("stopped", "x", 1)
 
 
 @pytest.mark.parametrize("lora", [{"dora": True}, {"rslora": True}], ids=["DoRA", "rsLoRA"])

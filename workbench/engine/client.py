@@ -23,7 +23,8 @@ from workbench.engine.process import MOST_NOISE, WorkerProcess
 from workbench.engine.ticket import Ticket
 from workbench.engine.watch import Limits, Watch
 from workbench.errors import BusyError, EngineError, WorkbenchError
-from workbench.training.events import Cause
+from workbench.training.events import Cause, Notice
+from workbench.training.resuming import reopen
 from workbench.training.runs import RunStore
 
 __all__ = ["Engine", "Limits", "Status", "Ticket"]
@@ -118,8 +119,8 @@ class Engine:
                 self._waiting.remove(ticket)
             process = self._process if ticket is self._current else None
         if waiting:
-            reason = f"{ticket.label} was taken back before it began."
-            if isinstance(ticket.job, TrainJob):
+            reason = f"{_begin(ticket.label)} was taken back before it began."
+            if isinstance(ticket.job, TrainJob) and not ticket.job.resume:
                 with contextlib.suppress(WorkbenchError, OSError):
                     self._runs.mark_stopped(ticket.job.run, reason)
             self._end(ticket, error=WorkbenchError(reason))
@@ -173,6 +174,8 @@ class Engine:
             if self._closed:
                 self._end(ticket, error=EngineError("The workbench is closing: this was not begun."))
                 continue
+            if isinstance(ticket.job, TrainJob) and ticket.job.resume and not self._took_up(ticket, ticket.job.run):
+                continue
             ticket.begun = time.time()
             ticket.progress = "starting the engine" if self.worker_pid() is None else "starting"
             ticket.touch()
@@ -180,6 +183,18 @@ class Engine:
                 self._do(ticket)
             except Exception as exc:  # the thread must live: the next job needs it
                 self._end(ticket, error=EngineError(f"The engine could not do this: {exc}"))
+
+    def _took_up(self, ticket: Ticket, run: str) -> bool:
+        """Take a run up again now that its turn has come; False, with the ticket ended and the reason told, where that can't be any more."""
+        try:
+            reopen(self._runs, run)
+        except Exception as exc:  # the thread must live: the next job needs it
+            self._last_fault = str(exc) if isinstance(exc, WorkbenchError) else f"The run {run} could not be resumed: {exc}"
+            with contextlib.suppress(WorkbenchError, OSError):
+                self._runs.append(run, Notice(text=f"It could not be resumed. {exc}"))
+            self._end(ticket, error=exc if isinstance(exc, WorkbenchError) else EngineError(self._last_fault))
+            return False
+        return True
 
     def _do(self, ticket: Ticket) -> None:
         process, fresh = self._ensure_process()
@@ -273,7 +288,9 @@ class Engine:
             self._fail(ticket, reason, "killed")
             return
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        reason = f"The engine process {how} during {ticket.label}. It last said: {said[:200]!r}. Start again: the next job gets a fresh process."
+        reason = f"The engine process {how} during {ticket.label}. It last said: {said[:200]!r}."
+        if not isinstance(ticket.job, TrainJob):  # what helps a run is told beside it, by the cause
+            reason += " Start again: the next job gets a fresh process."
         if code == -signal.SIGKILL and not self._closed:
             reason += " If nobody killed it, the machine ran out of memory."
         self._fail(ticket, reason, "device" if "CUDA error" in said else "killed")
@@ -283,7 +300,8 @@ class Engine:
         self._end(ticket, error=EngineError(reason), cause=cause)
 
     def _end(self, ticket: Ticket, *, result: dict[str, Any] | None = None, error: WorkbenchError | None = None, cause: Cause = "") -> None:
-        if isinstance(ticket.job, TrainJob) and error is not None:
+        # A resume that was never begun has left the run as it was.
+        if isinstance(ticket.job, TrainJob) and error is not None and not (ticket.job.resume and ticket.begun is None):
             # The run's folder may be gone or its disk full; the ticket must end all the same.
             with contextlib.suppress(WorkbenchError, OSError):
                 self._runs.mark_failed(ticket.job.run, str(error), cause=cause)

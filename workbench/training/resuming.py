@@ -75,23 +75,33 @@ def broken(name: str) -> RunError:
     return RunError(f"The checkpoint of run {name} is broken, so it can't be resumed: start a new run, or use the adapter it saved.")
 
 
-def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
-    """Take an ended or interrupted run up again: this process answers for it now. Returns the step it goes on from.
+def check_resumable(runs: RunStore, name: str, *, base: Path | None = None) -> int:
+    """The step that the run would go on from, 0 for one without any saving; nothing is changed.
 
-    `base` is the folder of the model it will be trained on, if it is here; it must be the one the run began on. A run
-    without any saving begins anew, from step 0. Raises `RunError` for a run that is finished, live, or can't go on.
+    `base` is the folder of the model it will be trained on, if it is here; it must be the one the run began on.
+    Raises `RunError` for a run that is finished, live, or can't go on.
+    """
+    view = runs.view(name)
+    if view.live:
+        raise RunError(f"The run {name} is going on already: wait for its end, or stop it first." if view.info.owner.alive() else _ending(name))
+    if view.state == "finished":
+        raise RunError(f"The run {name} is finished: start a new one to train for longer.")
+    step = _start_of(view)
+    if base is not None:
+        refuse_other_base(view.info, base)
+    return step
+
+
+def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
+    """Take an ended or interrupted run up again, when it really goes on: this process answers for it now.
+
+    Returns the step it goes on from; a run without any saving begins anew, from step 0. Refuses what `check_resumable`
+    refuses, and then leaves the run as it is.
     """
     folder = runs.path(name)
     runs.info(name)
     with claimed(folder, name):
-        view = runs.view(name)
-        if view.live:
-            raise RunError(f"The run {name} is going on already: wait for its end, or stop it first." if view.info.owner.alive() else _ending(name))
-        if view.state == "finished":
-            raise RunError(f"The run {name} is finished: start a new one to train for longer.")
-        step = _start_of(view)
-        if base is not None:
-            refuse_other_base(view.info, base)
+        step = check_resumable(runs, name, base=base)
         with alone_in_training(runs, name):  # its last worker may have told its end and be at the files still
             runs.rewrite_info(name, owner=Owner.this_process())
             try:

@@ -126,6 +126,16 @@ class RunView:
         return self.state in ("waiting", "running")
 
     @property
+    def orphaned(self) -> bool:
+        """Whether it goes on although whoever answered for it is gone: its worker ends the step in hand and saves."""
+        return self.live and not self.info.owner.alive()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a process that this one has nothing to do with trains it."""
+        return self.live and self.info.owner.is_foreign()
+
+    @property
     def has_adapter(self) -> bool:
         return holds_adapter(self.folder)
 
