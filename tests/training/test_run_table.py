@@ -7,7 +7,8 @@ from workbench.dataset.store import make_row
 from workbench.evaluation.scores import Rate
 from workbench.settings import RunSettings, apply_overrides
 from workbench.training import events, shelf
-from workbench.training.run_table import SORTS, DataHashes, RunTable, filter_rows, sort_rows
+from workbench.training.run_search import filter_rows
+from workbench.training.run_table import SORTS, DataHashes, RunTable, sort_rows
 from workbench.training.runs import RunStore
 
 CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
@@ -138,6 +139,37 @@ def test_rows_are_filtered_by_words_and_state(runs, data):
     assert found("СЛИШКОМ") == {"high"}
     assert found("", "failed") == {"high"}
     assert found("low", "failed") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("rank 8", {"eight"}), ("rank=8", {"eight"}), ("Rank: 16", {"run-8", "wide"}), ("rank", {"eight", "run-8", "wide"}), ("alpha 64", {"wide"}),
+        ("8", {"eight", "run-8"}), ("80", set()), ("12 epochs", {"wide"}), ("epochs 12 rank 16", {"wide"}), ("rate 2e-4", {"wide"}), ("lr 0.0002", {"wide"}),
+        ("learning rate 0.0003", {"eight", "run-8"}), ("attention rank 4", {"wide"}), ("un-8", set()), ("run-8", {"run-8"}), ("wi", {"wide"}), ("ide", set()),
+        ("4-bit", {"eight"}), ("weights 4-bit", {"eight"}), ("nf4", {"eight"}), ("training", {"run-8"}), ("finished", {"eight", "wide"}),
+        ("rslora on", {"wide"}), ("gradient checkpointing off 8", {"eight", "run-8"}), ("examples.json", {"eight", "run-8", "wide"}), ("exam", {"eight", "run-8", "wide"}),
+        ("json ба", {"eight"}), ("(", set()), ("rank x", set()),
+    ],
+)  # fmt: skip
+def test_words_are_looked_for_as_words_and_settings_by_their_values(runs, data, text, names):
+    create(runs, "eight", events.Ended(state="finished"), settings=["lora.rank=8", "quantization.mode=4-bit"])
+    create(runs, "run-8", BEGUN)
+    wide = ["lora.alpha=64", "training.epochs=12", "training.learning_rate=2e-4", "lora.attention_rank=4", "lora.rslora=true", "quantization.mode=none"]
+    create(runs, "wide", events.Ended(state="finished"), settings=wide)
+    shelf.write_note(runs, "eight", "баланс")
+    rows = table(runs, data).read()[1]
+    assert any("8" in row.data_sha256 for row in rows), "every run's hash holds the digit that only some runs are found by"
+    assert {r.name for r in filter_rows(rows, text, "", {"running": "training"})} == names
+
+
+@pytest.mark.parametrize(("device", "weights"), [("CPU, 2 threads", "none"), ("NVIDIA H200", "4-bit nf4")])
+def test_the_weights_are_told_as_they_were_on_the_run(runs, data, device, weights):
+    create(runs, "first", BEGUN.model_copy(update={"device": device}))
+    assert only(runs, data).weights == weights
+    create(runs, "waits")
+    create(runs, "eight", BEGUN, settings=["quantization.mode=8-bit"])
+    assert {r.name: r.weights for r in table(runs, data).read()[1]} == {"first": weights, "waits": "auto", "eight": "8-bit"}
 
 
 def test_rows_are_sorted_and_those_without_a_value_come_last_either_way(runs, data):

@@ -159,8 +159,28 @@ def test_a_stop_that_takes_long_can_be_forced_by_two_presses(workspace, engine):
 def test_freeing_the_memory_is_offered_once(workspace, engine):
     workspace.unload()
     assert engine.asked == [(UnloadJob(leave=True), "freeing the memory")]
-    engine.hold(train(), (UnloadJob(leave=True), "freeing the memory"))
+    engine.hold((UnloadJob(leave=True), "freeing the memory"))
     assert not header.offer(workspace, None).can_free
+
+
+def test_freeing_that_waits_says_so_and_is_taken_back_by_a_second_press(workspace, engine):
+    engine.hold(train())
+    engine.submit = lambda job, label: engine.jobs.append(Ticket(7, job, label)) or engine.jobs[-1]
+    told = header.press_free(workspace, header.offer(workspace, None))
+    why = "waiting, next in the queue: training run balance-7 holds the engine for 40 s. "
+    assert told == said.FREE_WAITS.format(why=why + said.FREE_WAYS)
+    seen = header.offer(workspace, None)
+    assert (seen.freeing, seen.can_free) == (7, True)
+    assert header.press_free(workspace, header.Offer(can_free=True)) == "", "another page's press asks for nothing more"
+    assert len(engine.jobs) == 2
+    assert header.press_free(workspace, seen) == said.FREE_TAKEN_BACK and engine.stopped == engine.jobs[1:]
+    engine.jobs[1].begun = 1.0
+    assert header.offer(workspace, None).freeing is None and header.press_free(workspace, seen) == ""
+
+
+def test_freeing_an_idle_engine_needs_no_word(workspace, engine):
+    engine.submit = lambda job, label: Ticket(1, job, label)
+    assert header.press_free(workspace, header.offer(workspace, None)) == ""
 
 
 # -- the wires -------------------------------------------------------------------------------------------

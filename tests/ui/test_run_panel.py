@@ -6,9 +6,12 @@ import time
 
 import pytest
 
+from workbench.engine.client import Status, Ticket
+from workbench.engine.messages import AnswerJob, Holds, LoadJob, TrainJob, UnloadJob
 from workbench.errors import BusyError, RunError
 from workbench.settings import RunSettings, apply_overrides
-from workbench.training import events
+from workbench.training import events, run_view
+from workbench.training.resuming import State
 from workbench.training.runs import CHECKPOINT, Owner
 from workbench.ui import words as common
 from workbench.ui.highlight import escape
@@ -16,6 +19,7 @@ from workbench.ui.train import run_panel, showing
 from workbench.ui.train.run_charts import POINTS, overlay_chart, run_chart, smooth, thin
 from workbench.ui.train.run_panel import Look
 from workbench.ui.train_tab import brought
+from workbench.ui.words import engine as said
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 
@@ -78,8 +82,18 @@ def test_the_chart_shows_losses_calls_and_the_best_adapter(space):
     assert (list(calls.x), [round(y) for y in calls.y], calls.yaxis) == ([0, 4], [57, 86], "y2")
     assert (list(best.x), list(best.y)) == ([4], [2.5])
     layout = run_chart(view).layout
-    assert (layout.yaxis.title.text, layout.yaxis2.title.text, layout.uirevision) == ("loss (nats per token)", "call or text right", "first/loss/False")
+    assert (layout.yaxis.title.text, layout.yaxis2.title.text, layout.uirevision) == ("loss (nats per token)", "call or text right", "first/loss")
     assert run_chart(view, log=True).layout.yaxis.type == "log"
+
+
+def test_a_zoom_along_the_steps_outlives_another_scale_and_one_of_the_losses_does_not(space):
+    view = create(space, "first", BEGUN, step(1, 3.0), step(2, 2.0))
+    plain, logged, smoothed, rate = run_chart(view).layout, run_chart(view, log=True).layout, run_chart(view, smoothing=0.5).layout, run_chart(view, "rate").layout
+    assert plain.xaxis.uirevision == logged.xaxis.uirevision == smoothed.xaxis.uirevision == rate.xaxis.uirevision == "first"
+    assert plain.yaxis.uirevision == smoothed.yaxis.uirevision
+    assert len({plain.yaxis.uirevision, logged.yaxis.uirevision, rate.yaxis.uirevision}) == 3
+    over = [overlay_chart([view], ["loss"], log=log, along=along).layout for log, along in ((False, "step"), (True, "step"), (False, "epoch"))]
+    assert [o.xaxis.uirevision for o in over] == ["step", "step", "epoch"] and over[0].yaxis.uirevision != over[1].yaxis.uirevision
 
 
 def test_smoothing_adds_an_average_and_keeps_what_was_measured(space):
@@ -169,10 +183,13 @@ def test_without_answers_the_panel_says_why(space):
 
 @pytest.mark.parametrize("cause", list(words.CAUSES))
 def test_each_cause_is_told_with_what_helps(space, cause):
-    view = create(space, "first", BEGUN, step(3), events.Ended(state="failed", reason="So it ended.", cause=cause, step=3))
+    view = create(space, "first", BEGUN, step(3), events.Ended(state="failed", reason="so it ended.", cause=cause, step=3))
     shown = showing.progress_html(space, view)
     assert "So it ended." in shown
-    assert escape(words.CAUSES[cause][1]) in shown
+    assert escape(words.CAUSES[cause][1].format(go_on=words.BEGIN_ANEW)) in shown
+    (view.folder / CHECKPOINT).mkdir()
+    (view.folder / CHECKPOINT / "state.json").write_text("{}")
+    assert escape(words.CAUSES[cause][1].format(go_on=words.GO_ON)) in showing.progress_html(space, view)
     assert f"({words.CAUSES[cause][0]}). So it ended." in showing.log_html(view)
 
 
@@ -199,6 +216,7 @@ def test_the_story_tells_every_event_but_the_steps(space):
         space, "first", BEGUN, step(1), events.Notice(text="a notice"), events.Validation(step=4, epoch=1.0, loss=2.5), sampled(4, CALL, right=5),
         events.Saved(step=4, best=True), events.Resumed(step=4), events.Ended(state="finished", step=40),
     )  # fmt: skip
+    assert showing.told_of(events.Ended(state="stopped", reason="stopped on request after 12 optimizer steps", step=12)) == "stopped on request after 12 optimizer steps"
     lines = showing.log_html(view).split("\n")
     assert [line.split(" ", 1)[1].removesuffix("</div>") for line in lines[1:]] == [
         "resumed after step 4", "adapter saved after step 4, the best so far", f"epoch 1: {words.SAYS_RIGHT.format(right=5, asked=7)}",
@@ -225,6 +243,125 @@ def test_nothing_that_a_run_or_a_row_says_is_run(space):
     for text in made:
         assert "<img" not in text and "&lt;img" in text
     assert all("<" not in trace.name for trace in overlay_chart([view], ["loss", "validation", "accuracy"]).data)
+
+
+# -- what the engine knows more ----------------------------------------------------------------------
+
+
+class Queue:
+    """An engine that holds and queues what the test says."""
+
+    def __init__(self, *jobs):
+        self.jobs = [Ticket(k + 1, job, label) for k, (job, label) in enumerate(jobs)]
+        self.jobs[0].begun = time.time() - 40
+        self.stopped = []
+
+    def queue(self):
+        return tuple(self.jobs)
+
+    def training(self):
+        return next((t for t in self.jobs if isinstance(t.job, TrainJob)), None)
+
+    def status(self):
+        return Status("busy", self.jobs[0], len(self.jobs) - 1, Holds(), "")
+
+    def place(self, ticket):
+        return self.jobs.index(ticket)
+
+    def seconds_left(self, ticket):
+        return 100.0
+
+    def stop(self, ticket):
+        self.stopped.append(ticket)
+        ticket.stop_asked = True
+
+    def submit(self, job, label):
+        self.jobs.append(Ticket(9, job, label))
+        return self.jobs[-1]
+
+    def close(self):
+        pass
+
+
+SWEEP = LoadJob(model="x"), "sweep s1, cell 3 of 18"
+FREE = UnloadJob(leave=True), "freeing the memory"
+
+
+def queued(space, *jobs):
+    vars(space)["engine"] = made = Queue(*jobs)
+    return made
+
+
+def resumable(space, name):
+    folder = create(space, name, BEGUN, step(1), events.Ended(state="stopped", reason="stopped on request after 1 optimizer steps", seconds=9.0, step=1)).folder / CHECKPOINT
+    folder.mkdir()
+    state = State(step=1, seconds=9.0, python_random=(), device="cpu", tensors="t", size=1)
+    (folder / "t").write_bytes(b"x")
+    (folder / "state.json").write_text(state.model_dump_json())
+
+
+def test_a_run_that_waits_says_who_holds_the_engine_its_place_and_the_ways_out(space):
+    view = create(space, "new")
+    queued(space, SWEEP, (AnswerJob(turns=(), lanes=()), "an answer"), (TrainJob(run="new"), "training run new"))
+    shown = showing.progress_html(space, view)
+    why = f"Waiting, number 2 in the queue: sweep s1, cell 3 of 18 holds the engine for 40 s, 1:40 left. {said.TAKE_BACK}"
+    assert escape(why) in shown and "waiting for the engine" in shown
+    assert escape(why) not in showing.progress_html(space, create(space, "other"))
+
+
+def test_a_resume_that_waits_is_told_on_the_panel_and_can_be_taken_back(space):
+    resumable(space, "old")
+    engine = queued(space, SWEEP)
+    assert run_panel.resume_run(space, "old") == words.RESUME_WAITS.format(name="old")
+    shown = run_panel.refresh(space, "old", Look(), {})
+    assert words.RESUME_CHIP in shown.progress and "Waiting, next in the queue: sweep s1" in shown.progress
+    assert "stopped on request" not in shown.progress and "took" not in shown.progress
+    assert shown.stop.interactive and not shown.resume.visible
+    assert run_panel.stop_run(space) == "Training run old was taken back before it began."
+    engine.jobs = engine.jobs[:1]
+    after = run_panel.refresh(space, "old", Look(), shown.seen)
+    assert skipped(after.message) and after.resume.visible and "Stopped on request after 1 optimizer steps" in after.progress
+
+
+def test_a_stop_is_told_on_the_panel_and_no_time_left_with_it(space):
+    view = create(space, "new", BEGUN.model_copy(update={"time": time.time()}), step(1).model_copy(update={"time": time.time()}))
+    queued(space, (TrainJob(run="new"), "training run new"))
+    assert " left</b>" in showing.progress_html(space, view) and "training</span>" in showing.progress_html(space, view)
+    assert run_panel.stop_run(space) == "Training run new stops after the step in hand and keeps the adapter so far."
+    shown = showing.progress_html(space, view)
+    assert ">stopping</span>" in shown and words.STOPPING_AFTER in shown and " left</b>" not in shown and ">training<" not in shown
+    assert words.STOPPING_SOON in showing.progress_html(space, create_again(space, "new"))
+
+
+def create_again(space, name):
+    space.runs.remove(name)
+    return create(space, name)
+
+
+def test_that_the_memory_is_freed_later_is_told_on_the_panel(space):
+    create(space, "new", BEGUN, step(1))
+    queued(space, (TrainJob(run="new"), "training run new"))
+    seen = run_panel.refresh(space, "new", Look(), {})
+    assert "memory is freed" not in seen.progress
+    space.unload()
+    shown = run_panel.refresh(space, "new", Look(), seen.seen)
+    assert escape("is waiting, next in the queue: training run new holds the engine for 40 s, 1:40 left. " + said.FREE_WAYS) in shown.progress
+
+
+def test_a_run_whose_workbench_was_closed_says_so_and_that_it_ends_by_itself(space, monkeypatch):
+    monkeypatch.setattr(run_view, "held_elsewhere", lambda folder: True)
+    view = create(space, "first", BEGUN, step(1), dead=True)
+    shown = showing.progress_html(space, view)
+    assert view.state == "running" and words.ORPHAN_CHIP in shown and words.ORPHANED in shown and "training</span>" not in shown
+    space.runs.append("first", events.Ended(state="stopped", reason="x"))
+    over = showing.progress_html(space, space.runs.view("first"))
+    assert words.ORPHANED not in over and words.ORPHAN_CHIP not in over
+
+
+def test_a_run_of_another_living_process_says_whose_it_is(space, monkeypatch):
+    monkeypatch.setattr(Owner, "is_foreign", lambda self: True)
+    view = create(space, "first", BEGUN, step(1))
+    assert words.ELSEWHERE.format(pid=os.getpid()) in showing.progress_html(space, view)
 
 
 # -- the page --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""All runs as lines of a table: read from their folders, kept until a file of theirs changes, filtered and sorted."""
+"""All runs as lines of a table: read from their folders, kept until a file of theirs changes, sorted; `run_search` filters them."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ class RunRow:
     note: str
     has_adapter: bool
     has_best: bool
+    weights: str = "auto"
+    """The base weights as they were in this run; "auto" before it began."""
+    told: str = ""
+    """What to call the state where its own word does not say all: that the run is stopping, say."""
+    orphaned: bool = False
 
     @property
     def live(self) -> bool:
@@ -70,7 +75,7 @@ class RunRow:
 
 SORTS: dict[str, Callable[[RunRow], Any]] = {
     "created": lambda r: r.created, "name": lambda r: r.name.lower(), "state": lambda r: r.state, "data": lambda r: (r.data_name.lower(), r.data_sha256),
-    "quantization": lambda r: r.settings.quantization.mode, "rank": lambda r: r.settings.lora.rank, "rate": lambda r: r.settings.training.learning_rate,
+    "quantization": lambda r: r.weights, "rank": lambda r: r.settings.lora.rank, "rate": lambda r: r.settings.training.learning_rate,
     "epochs": lambda r: r.settings.training.epochs, "loss": lambda r: r.best_loss, "recall": lambda r: r.rate("call_recall"),
     "over-calls": lambda r: r.rate("over_call_rate"), "time": lambda r: r.seconds, "memory": lambda r: r.peak_gib, "note": lambda r: r.note.lower() or None,
 }  # fmt: skip
@@ -82,18 +87,6 @@ def sort_rows(rows: Iterable[RunRow], by: str, *, descending: bool) -> list[RunR
     key = SORTS.get(by, SORTS["created"])
     known = [r for r in newest if key(r) is not None]
     return sorted(known, key=key, reverse=descending) + [r for r in newest if key(r) is None]
-
-
-def filter_rows(rows: Iterable[RunRow], text: str, state: str) -> list[RunRow]:
-    """The rows that hold every word of `text` (in name, data, settings or note) and are in `state` ("" for any)."""
-    words = text.lower().split()
-    return [r for r in rows if (not state or r.state == state) and all(word in _searched(r) for word in words)]
-
-
-def _searched(row: RunRow) -> str:
-    s = row.settings
-    told = f"rank {s.lora.rank} r{s.lora.rank} rate {s.training.learning_rate:g} {s.training.epochs} epochs seed {s.training.seed}"
-    return f"{row.name} {row.state} {row.model} {row.data_name} {row.data_sha256[:8]} {s.quantization.mode} {told} {row.note}".lower()
 
 
 def row_of(store: RunStore, view: RunView, data: str = "") -> RunRow:
@@ -108,7 +101,16 @@ def row_of(store: RunStore, view: RunView, data: str = "") -> RunRow:
         total_steps=view.started.total_steps if view.started else 0, train_loss=steps[-1].loss if steps else None,
         best_loss=best.loss if best else None, best_epoch=best.epoch if best else None, rates=read_rates(store, name),
         seconds=seconds_of(view), peak_gib=measured_gib(view), note=read_note(store, name), has_adapter=view.has_adapter, has_best=view.has_best,
+        weights=weights_of(view), orphaned=view.orphaned,
     )  # fmt: skip
+
+
+def weights_of(view: RunView) -> str:
+    """How the base weights were held: what `auto` became on the device that the run was begun on."""
+    quantization = view.info.settings.quantization
+    if view.started is not None:
+        quantization = quantization.resolved(not view.started.device.startswith("CPU"))
+    return f"{quantization.mode} {quantization.type_4bit}" if quantization.mode == "4-bit" else quantization.mode
 
 
 def seconds_of(view: RunView) -> float | None:

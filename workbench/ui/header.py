@@ -31,6 +31,8 @@ class Offer:
     label: str = said.STOP
     act: Literal["", "stop", "end"] = ""
     can_free: bool = False
+    freeing: int | None = None
+    """The job (its number) that waits to free the memory: the button takes it back."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,13 @@ def holder_words(space: Workspace, holder: Ticket) -> str:
     return time_left + (holder.label if holder.job.kind == "train" and left is not None else f"{holder.label}: {how_far}")
 
 
-def waiting_words(space: Workspace, ticket: Ticket) -> str:
-    """Why a reply has not begun: its place in the queue, who holds the engine, for how long still, and the ways out."""
+def freeing_words(space: Workspace, ticket: Ticket) -> str:
+    """That the memory is freed later, what that waits for, and the ways out."""
+    return said.FREE_WAITS.format(why=waiting_words(space, ticket, said.FREE_WAYS))
+
+
+def waiting_words(space: Workspace, ticket: Ticket, ways: str = said.TAKE_BACK) -> str:
+    """Why a job has not begun: its place in the queue, who holds the engine, for how long still, and the ways out."""
     if ticket.begun is not None:
         return ticket.progress + (f" {ticket.share:.0%}" if ticket.share else "") + "…"
     holder, place = space.engine.status().holder, space.engine.place(ticket)
@@ -89,23 +96,25 @@ def waiting_words(space: Workspace, ticket: Ticket) -> str:
         return said.WAITING
     left = space.engine.seconds_left(holder)
     known = f", {words.duration(left)} left" if left is not None else ""
-    return f"waiting, {said.in_queue(place)}: {holder.label} holds the engine for {words.duration(holder.held())}{known}. {said.TAKE_BACK}"
+    return f"waiting, {said.in_queue(place)}: {holder.label} holds the engine for {words.duration(holder.held())}{known}. {ways}"
 
 
 def offer(space: Workspace, sure: Sure | None) -> Offer:
     """What the buttons offer now; `sure` is this page's first press, if it still counts."""
     status = space.engine.status()
-    can_free = status.state != "off" and not any(isinstance(t.job, UnloadJob) for t in space.engine.queue())
+    asked = next((t for t in space.engine.queue() if isinstance(t.job, UnloadJob)), None)
+    freeing = asked.number if asked is not None and asked.begun is None else None
+    can_free = freeing is not None or (status.state != "off" and asked is None)
     holder = status.holder
     if holder is None:
-        return Offer(can_free=can_free)
+        return Offer(can_free=can_free, freeing=freeing)
     if holder.stop_time is not None and time.monotonic() - holder.stop_time < PATIENCE:
-        return Offer(holder.number, said.STOPPING, "", can_free)
+        return Offer(holder.number, said.STOPPING, "", can_free, freeing)
     act: Literal["stop", "end"] = "stop" if holder.stop_time is None else "end"
     label = f"{said.STOP} {holder.label}" if act == "stop" else said.END
     if sure is not None and (sure.number, sure.act) == (holder.number, act):
         label = said.SURE_STOP if act == "stop" else said.SURE_END
-    return Offer(holder.number, label, act, can_free)
+    return Offer(holder.number, label, act, can_free, freeing)
 
 
 def press(space: Workspace, seen: Offer, sure: Sure | None) -> Sure | None:
@@ -126,6 +135,21 @@ def press(space: Workspace, seen: Offer, sure: Sure | None) -> Sure | None:
     return None
 
 
+def press_free(space: Workspace, seen: Offer) -> str:
+    """Free the memory, or take a waiting wish for it back; returns what there is to say of it at once, "" where the line says it."""
+    waiting = next((t for t in space.engine.queue() if isinstance(t.job, UnloadJob)), None)
+    if seen.freeing is not None:
+        if waiting is not None and waiting.number == seen.freeing and waiting.begun is None:
+            space.engine.stop(waiting)
+            return said.FREE_TAKEN_BACK
+        return ""
+    if waiting is not None:  # another page was quicker
+        return ""
+    holder = space.engine.status().holder
+    ticket = space.unload()
+    return freeing_words(space, ticket) if holder is not None and ticket.begun is None else ""
+
+
 def build(space: Workspace, timer: gr.Timer) -> None:
     """The line and its buttons, drawn anew where something changed."""
     with gr.Row(elem_classes="wb-headrow", equal_height=True):
@@ -142,7 +166,9 @@ def build(space: Workspace, timer: gr.Timer) -> None:
         if (now.label, now.act, now.number) != (before.label, before.act, before.number):
             warn = now.label in (said.SURE_STOP, said.SURE_END, said.END)
             button = gr.Button(now.label, interactive=bool(now.act), variant="stop" if warn else "secondary", elem_classes=[] if now.number else ["wb-off"])
-        freeing: Any = gr.skip() if now.can_free == before.can_free else gr.Button(interactive=now.can_free)
+        freeing: Any = gr.skip()
+        if (now.can_free, now.freeing) != (before.can_free, before.freeing):
+            freeing = gr.Button(said.FREE if now.freeing is None else said.FREE_BACK, interactive=now.can_free)
         return [header_html(space), button, freeing, now, first]
 
     def pressed(before: Offer, first: Sure | None) -> list[Any]:
@@ -152,7 +178,8 @@ def build(space: Workspace, timer: gr.Timer) -> None:
         return draw(before, press(space, before, first))
 
     def freed(before: Offer, first: Sure | None) -> list[Any]:
-        space.unload()
+        if told := press_free(space, before):
+            gr.Info(told)
         return draw(before, first)
 
     outputs = [line, stop, free, seen, sure]

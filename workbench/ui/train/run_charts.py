@@ -73,14 +73,15 @@ def _curve(points: Points, name: str, colour: str, hover: str, **more: Any) -> g
 def run_chart(view: RunView, kind: str = "loss", *, log: bool = False, smoothing: float = 0.0) -> go.Figure:
     """The chart of one run that is called `kind` (one of `words.CHARTS`; an unknown one is the loss).
 
-    `uirevision` names run and chart, so that a zoom stays while new points come.
+    `uirevision` names run and chart, so that a zoom stays while new points come; that of x stays whatever is drawn along the
+    steps, that of y as long as its scale does.
     """
     figure = go.Figure()
     made = {"rate": _rate, "gradient": _gradient, "speed": _speed, "memory": _memory}.get(kind, _loss)(figure, view, smoothing)
     total = view.started.total_steps if view.started else 1
-    calm(figure, height=400, uirevision=f"{view.info.name}/{kind}/{log}", hovermode="closest", margin={"l": 60, "r": 55, "t": 30, "b": 42})
-    figure.update_xaxes(title=_title(words.AXIS_STEP), range=[-0.5 if view.samples else 0.5, max(total, 1) + 0.5], **GRID)
-    _first_axis(figure, made, log)
+    calm(figure, height=400, uirevision=f"{view.info.name}/{kind}", hovermode="closest", margin={"l": 60, "r": 55, "t": 30, "b": 42})
+    figure.update_xaxes(title=_title(words.AXIS_STEP), uirevision=view.info.name, range=[-0.5 if view.samples else 0.5, max(total, 1) + 0.5], **GRID)
+    _first_axis(figure, made, log, view.info.name)
     for event in view.standing:
         if isinstance(event, events.Resumed):
             figure.add_vline(event.step, line={"color": SLATE, "dash": "dot", "width": 1}, annotation={"text": words.RESUMED_AT, "font": {"size": 11}})
@@ -133,8 +134,10 @@ def _title(text: str) -> dict[str, Any]:
     return {"text": text, "font": {"size": 13}}
 
 
-def _first_axis(figure: go.Figure, title: str, log: bool) -> None:
-    figure.update_layout(yaxis=GRID | {"title": _title(title)} | ({"type": "log"} if log else {"rangemode": "tozero"}))
+def _first_axis(figure: go.Figure, title: str, log: bool, about: str) -> None:
+    """The axis on the left; a zoom of it stays while it is `about` the same, on the same scale."""
+    scale = {"type": "log"} if log else {"rangemode": "tozero"}
+    figure.update_layout(yaxis=GRID | {"title": _title(title), "uirevision": f"{about}/{title}/{log}"} | scale)
 
 
 def _second_axis(figure: go.Figure, title: str) -> None:
@@ -204,11 +207,11 @@ def overlay_chart(views: Sequence[RunView], curves: Sequence[str], *, along: str
                 asked, _legend(name, words.CALL_ACCURACY), colour, f"%{{y:.0f}} % {words.AT} %{{x:.4g}}", mode="lines+markers",
                 line={"dash": "dot", "width": 1.5}, marker={"size": 9, "symbol": f"{mark}-open"}, yaxis="y2", **group,
             ))  # fmt: skip
-    calm(figure, height=340, uirevision=f"overlay/{along}/{log}", hovermode="closest", margin={"l": 60, "r": 55, "t": 10, "b": 42}, legend={"orientation": "h", "y": -0.2, "x": 0})
+    calm(figure, height=340, uirevision="overlay", hovermode="closest", margin={"l": 60, "r": 55, "t": 10, "b": 42}, legend={"orientation": "h", "y": -0.2, "x": 0})
     if accuracy:
         _second_axis(figure, words.AXIS_ACCURACY)
-    figure.update_xaxes(title=_title(words.AXIS_STEP if along == "step" else words.AXIS_EPOCH), **GRID)
-    _first_axis(figure, words.AXIS_LOSS, log)
+    figure.update_xaxes(title=_title(words.AXIS_STEP if along == "step" else words.AXIS_EPOCH), uirevision=along, **GRID)
+    _first_axis(figure, words.AXIS_LOSS, log, "overlay")
     return figure
 
 

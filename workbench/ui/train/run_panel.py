@@ -10,10 +10,10 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from workbench.dataset.formats import load_rows, refuse_problems
+from workbench.engine.messages import TrainJob
 from workbench.errors import RunError, WorkbenchError
 from workbench.training.runs import RunView
 from workbench.training.shelf import free_name
-from workbench.training.smaller import next_smaller
 from workbench.ui import words as common
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, note
@@ -21,8 +21,9 @@ from workbench.ui.quiet import QUIET
 from workbench.ui.train import live_plot
 from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, run_chart
-from workbench.ui.train.showing import epoch_choices, facts_html, log_html, progress_html, says_html
+from workbench.ui.train.showing import epoch_choices, facts_html, freeing_html, log_html, progress_html, says_html, smaller_of
 from workbench.ui.words import train as words
+from workbench.ui.words.engine import sentence_case
 from workbench.workspace import Workspace
 
 
@@ -65,12 +66,12 @@ class Picture:
 
 
 def stop_run(space: Workspace) -> str:
-    """Ask the run in hand to stop; raises `RunError` if none goes on."""
+    """Ask the run in hand to stop, or take a waiting one back; raises `RunError` if there is none."""
     ticket = space.engine.training()
     if ticket is None:
-        raise RunError("No run is going on: there is nothing to stop.")
+        raise RunError(words.NOTHING_TO_STOP)
     space.engine.stop(ticket)
-    return f"{ticket.label}: it will stop after the step in hand and keep the adapter so far."
+    return (words.TAKEN_BACK if ticket.begun is None else words.STOP_TOLD).format(label=sentence_case(ticket.label))
 
 
 def resume_run(space: Workspace, name: str | None) -> str:
@@ -79,14 +80,9 @@ def resume_run(space: Workspace, name: str | None) -> str:
     if not view.resumable:
         raise RunError(words.NOT_RESUMABLE.format(name=view.info.name))
     space.resume_training(view.info.name)
-    return words.RESUMING.format(name=view.info.name)
-
-
-def smaller_of(space: Workspace, view: RunView) -> tuple[Any, str] | None:
-    """The settings that the run should be tried with next and what they change; None unless it ran out of memory."""
-    if view.ended is None or view.ended.cause != "memory":
-        return None
-    return next_smaller(view.info.settings, space.has_gpu, largest_forward=max((s.tokens for s in view.steps), default=None))
+    holder = space.engine.status().holder
+    others = holder is not None and not isinstance(holder.job, TrainJob)
+    return (words.RESUME_WAITS if others else words.RESUMING).format(name=view.info.name)
 
 
 def start_smaller(space: Workspace, name: str | None) -> tuple[str, str]:
@@ -105,7 +101,7 @@ def start_smaller(space: Workspace, name: str | None) -> tuple[str, str]:
 def _idle_view(space: Workspace, name: str | None) -> RunView:
     busy = space.engine.training()
     if busy is not None:
-        raise RunError(words.BUSY.format(label=busy.label))
+        raise RunError(words.BUSY.format(label=sentence_case(busy.label)))
     if not name:
         raise RunError(words.CHOOSE_RUN)
     return space.runs.view(name)
@@ -148,7 +144,9 @@ def refresh(space: Workspace, wanted: str | None, look: Look, seen: dict[str, An
         return make() if seen.get(part, _NEVER) != stamp else gr.skip()
 
     chooser = fresh("chooser", (name, names), lambda: gr.Dropdown(choices=names, value=name))
-    over = "" if seen.get("live") and not live else gr.skip()  # "it will stop" is no longer true once it has
+    ticket = space.engine.training()
+    now["begun"] = ticket is not None and ticket.begun is not None
+    over = "" if seen.get("begun") and not live else gr.skip()  # "it stops" is no longer true once it has
     stop = fresh("stop", live is not None, lambda: gr.Button(interactive=live is not None))
     try:
         view = space.runs.view(name) if name is not None else None
@@ -157,6 +155,7 @@ def refresh(space: Workspace, wanted: str | None, look: Look, seen: dict[str, An
         view = None
     else:
         progress = empty(common.TRAIN_EMPTY) if view is None else progress_html(space, view)
+    progress += freeing_html(space)
     head = fresh("progress", progress, lambda: progress)
     if view is None:
         blank = [fresh(part, name, lambda: "") for part in ("says", "facts", "log")]
@@ -265,9 +264,10 @@ def build(space: Workspace) -> RunPanel:
             return [note(str(exc), "warn"), gr.skip()]
         return [note(said, "ok"), gr.Dropdown(choices=space.runs.names(), value=name)]
 
-    stop.click(shown(lambda: said_by(stop_run, space)), None, message, **QUIET)
-    resume.click(shown(lambda wanted: said_by(resume_run, space, wanted)), runs, message, **QUIET)
-    smaller.click(shown(smaller_clicked), runs, [message, runs], **QUIET)
+    # What a press has done is seen at once, not at the timer's next tick.
+    stop.click(shown(lambda: said_by(stop_run, space)), None, message, **QUIET).then(shown(redraw), inputs, outputs, **QUIET)
+    resume.click(shown(lambda wanted: said_by(resume_run, space, wanted)), runs, message, **QUIET).then(shown(redraw), inputs, outputs, **QUIET)
+    smaller.click(shown(smaller_clicked), runs, [message, runs], **QUIET).then(shown(redraw), inputs, outputs, **QUIET)
     return RunPanel(redraw, inputs, outputs, runs, seen)
 
 

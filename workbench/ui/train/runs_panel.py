@@ -12,7 +12,8 @@ import gradio as gr
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import write_atomic
 from workbench.training.export_metrics import metrics_csv, metrics_json
-from workbench.training.run_table import SORTS, DataHashes, RunRow, RunTable, filter_rows, sort_rows
+from workbench.training.run_search import filter_rows
+from workbench.training.run_table import SORTS, DataHashes, RunRow, RunTable, sort_rows
 from workbench.training.runs import run_of
 from workbench.training.shelf import delete, deleted, read_note, rename, restore, write_note
 from workbench.ui import words as common
@@ -65,8 +66,18 @@ class Shelf:
     def rows(self, query: Query) -> tuple[int, list[RunRow], int]:
         """(the table's version, the rows that the query asks for, how many runs there are)."""
         version, everything = self.table.read()
-        found = sort_rows(filter_rows(everything, query.text, query.state), query.sort, descending=query.descending)
+        now = dict(self.now())
+        told = [_as_it_is(row, now.get(row.name, "")) for row in everything]
+        found = sort_rows(filter_rows(told, query.text, query.state, common.STATE_WORDS), query.sort, descending=query.descending)
         return version, found, len(everything)
+
+    def now(self) -> tuple[tuple[str, str], ...]:
+        """(run, "waiting" or "stopping") for the runs of which the engine knows more than their folders tell."""
+        ticket = self.space.engine.training()
+        run = getattr(ticket.job, "run", "") if ticket else ""
+        if ticket is None or not (ticket.stop_asked or ticket.begun is None):
+            return ()
+        return ((run, "stopping" if ticket.stop_asked else "waiting"),)
 
     def html(self, query: Query) -> str:
         _, found, total = self.rows(query)
@@ -92,6 +103,15 @@ class Shelf:
         write_atomic(target, metrics_csv(views) if form == "csv" else metrics_json(self.space.runs, views))
         count = f"{len(views)} run{'' if len(views) == 1 else 's'}"
         return str(target), words.EXPORTED.format(count=count, name=target.name)
+
+
+def _as_it_is(row: RunRow, doing: str) -> RunRow:
+    """The row with what the engine knows of it, and with a worker that has outlived its workbench told as such."""
+    if doing == "waiting":
+        return replace(row, state="waiting", told=words.RESUME_CHIP if row.steps else "")
+    if doing == "stopping" or row.orphaned:
+        return replace(row, told=words.STOPPING if doing else words.ORPHAN_CHIP)
+    return row
 
 
 def _names_in(value: Any) -> list[str]:
@@ -159,9 +179,9 @@ def build(space: Workspace) -> RunsPanel:
         """The table, the bin and what compares runs, as far as the page has them by another stamp."""
         version = shelf.table.read()[0]
         bins = tuple(key for _, key in bin_choices(space))
-        now = (version, bins, shelf.broken())
-        before = stamp if isinstance(stamp, tuple) else (None, None, None)
-        parts = [shelf.html(asked) if (now[0], now[2]) != (before[0], before[2]) else gr.skip()]
+        now = (version, bins, shelf.broken(), shelf.now())
+        before = stamp if isinstance(stamp, tuple) else (None, None, None, None)
+        parts = [shelf.html(asked) if (now[0], *now[2:]) != (before[0], *before[2:]) else gr.skip()]
         parts += _bin_values(space) if now[1] != before[1] else [gr.skip()] * 2
         return [*parts, now if now != before else gr.skip(), *compare.refresh(asked.picked, known)]
 

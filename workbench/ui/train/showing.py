@@ -6,57 +6,108 @@ import math
 import time
 
 from workbench.calls.dialects import TAG, calls_in
+from workbench.engine.client import Ticket
+from workbench.engine.messages import UnloadJob
+from workbench.settings import RunSettings
 from workbench.training import events
 from workbench.training.calibration import estimate_against_measured
 from workbench.training.runs import RunView
+from workbench.training.smaller import next_smaller
 from workbench.training.tracker import PROJECT
 from workbench.ui import words as common
+from workbench.ui.header import freeing_words, waiting_words
 from workbench.ui.highlight import bar, chip, empty, escape, facts, note, reply_html, verdict_chip, verdict_of
 from workbench.ui.train.run_charts import best_step
 from workbench.ui.words import train as words
+from workbench.ui.words.engine import sentence_case
 from workbench.workspace import Workspace
 
 STATE_KIND = {"waiting": "warn", "running": "warn", "finished": "ok", "stopped": "text", "failed": "bad", "interrupted": "bad"}
+STOPPED_ON_REQUEST = "stopped on request"
 LOGGED = 400  # lines of a log that the page gets
 
 
-def state_chip(state: str) -> str:
-    return chip(common.STATE_WORDS.get(state, state), STATE_KIND.get(state, ""))
+def state_chip(state: str, told: str = "") -> str:
+    """The state as a pill; `told` is what to call it where the state's own word does not say all."""
+    return chip(told or common.STATE_WORDS.get(state, state), STATE_KIND.get(state, ""))
+
+
+def ticket_of(space: Workspace, view: RunView) -> Ticket | None:
+    """The run's own job, in hand or waiting, if the engine here has one."""
+    ticket = space.engine.training()
+    return ticket if ticket is not None and getattr(ticket.job, "run", None) == view.folder.name else None
+
+
+def _pill(view: RunView, ticket: Ticket | None) -> str:
+    """What the run is at now, as far as the engine and the machine know more than its events."""
+    if ticket is not None and ticket.stop_asked:
+        return chip(words.STOPPING, "warn")
+    if ticket is not None and not view.live:  # to be resumed: its folder tells the end before
+        return chip(words.RESUME_CHIP if ticket.begun is None else words.STARTING_CHIP, "warn")
+    return state_chip(view.state, words.ORPHAN_CHIP if view.orphaned else "")
 
 
 def progress_html(space: Workspace, view: RunView) -> str:
-    """State, steps done, time left and the bar; for a run that ended, why, and what helps."""
+    """State, steps done, time left and the bar; what it waits for; for a run that ended, why, and what helps."""
+    ticket = ticket_of(space, view)
     total = view.started.total_steps if view.started else 0
     done = view.steps[-1].step if view.steps else 0
-    left = view.seconds_left()
-    parts = [f"<b>{escape(view.info.name)}</b>", state_chip(view.state)]
+    stopping = ticket is not None and ticket.stop_asked
+    left = None if stopping or view.orphaned else view.seconds_left()
+    parts = [f"<b>{escape(view.info.name)}</b>", _pill(view, ticket)]
     if total:
         parts.append(f"step {done} of {total}")
-    if view.state == "waiting" or (view.state == "running" and not view.steps):
-        ticket = space.engine.training()
-        parts.append(escape(ticket.progress) if ticket else "")
+    if stopping:
+        parts.append(words.STOPPING_AFTER if view.state == "running" and view.steps else words.STOPPING_SOON)
+    elif ticket is not None and ticket.begun is not None and (view.state != "running" or not view.steps):
+        parts.append(escape(ticket.progress) + (f" {ticket.share:.0%}" if ticket.share else ""))
     if left is not None:
         parts.append(f"<b>{common.duration(left)} left</b>")
-    if view.ended and view.ended.seconds:
+    if view.ended and view.ended.seconds and ticket is None:
         parts.append(f"took {common.duration(view.ended.seconds)}")
     line = "".join(f"<span>{part}</span>" for part in parts if part)
-    return f'<div class="wb-runline">{line}</div>' + bar(done / total if total else 0.0, "run") + outcome_html(view)
+    return f'<div class="wb-runline">{line}</div>' + bar(done / total if total else 0.0, "run") + (outcome_html(space, view) if ticket is None else _waits(space, ticket))
 
 
-def outcome_html(view: RunView) -> str:
-    """Why the run ended as it did, and what helps; nothing while it goes on."""
+def _waits(space: Workspace, ticket: Ticket) -> str:
+    """Why a run has not begun: who holds the engine, for how long, its place, the ways out; nothing once its turn has come."""
+    return note(sentence_case(waiting_words(space, ticket)), "warn") if ticket.begun is None and not ticket.stop_asked else ""
+
+
+def freeing_html(space: Workspace) -> str:
+    """That the memory is freed later, and what that waits for; nothing where nobody asked for it, or it is being done."""
+    waiting = next((t for t in space.engine.queue() if isinstance(t.job, UnloadJob) and t.begun is None), None)
+    return note(freeing_words(space, waiting), "warn") if waiting is not None else ""
+
+
+def outcome_html(space: Workspace, view: RunView) -> str:
+    """Why the run ended as it did, and what helps; while it goes on, only who has it where that is not this workbench."""
+    go_on = words.GO_ON if view.resumable else words.BEGIN_ANEW
+    if view.orphaned:
+        return note(words.ORPHANED, "warn")
+    if view.elsewhere:
+        return note(words.ELSEWHERE.format(pid=view.info.owner.pid), "warn")
     if view.state == "interrupted":
-        return note(f"{words.INTERRUPTED} {words.GO_ON if view.resumable else words.BEGIN_ANEW}", "bad")
+        return note(f"{words.INTERRUPTED} {go_on}", "bad")
     ended = view.ended
     if ended is None:
         return ""
-    made = note(ended.reason, "bad" if view.state == "failed" else "warn") if ended.reason else ""
+    made = note(sentence_case(ended.reason), "bad" if view.state == "failed" else "warn") if ended.reason else ""
     if ended.cause in words.CAUSES:
         title, help_text = words.CAUSES[ended.cause]
-        made += note(f"{title[:1].upper()}{title[1:]}. {help_text}")
+        if ended.cause == "memory" and smaller_of(space, view) is None:
+            help_text = words.NO_SMALLER
+        made += note(f"{sentence_case(title)}. {help_text.format(go_on=go_on)}")
     elif ended.adapter_difference is not None and not ended.reason:
         made += note(f"The adapter is active: it moves the base's logits by up to {ended.adapter_difference:.1f}.", "ok")
     return made
+
+
+def smaller_of(space: Workspace, view: RunView) -> tuple[RunSettings, str] | None:
+    """The settings that the run should be tried with next and what they change; None unless it ran out of memory."""
+    if view.ended is None or view.ended.cause != "memory":
+        return None
+    return next_smaller(view.info.settings, space.has_gpu, largest_forward=max((s.tokens for s in view.steps), default=None))
 
 
 # -- what it says now ------------------------------------------------------------------------------
@@ -181,5 +232,7 @@ def told_of(event: events.Event) -> str:
         return event.text
     if isinstance(event, events.Ended):
         cause = f" ({words.CAUSES[event.cause][0]})" if event.cause in words.CAUSES else ""
-        return f"{event.state} after step {event.step}{cause}. {event.reason}".rstrip()
+        if event.state == "stopped" and event.reason.startswith(STOPPED_ON_REQUEST):
+            return event.reason  # it says all of this itself
+        return f"{event.state} after step {event.step}{cause}. {sentence_case(event.reason)}".rstrip()
     return ""

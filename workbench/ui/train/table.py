@@ -58,13 +58,12 @@ def _heading(title: str, key: str, help_text: str, sort: str, descending: bool) 
 
 def _line(row: RunRow, picked: bool, opened: bool) -> str:
     name, s = escape(row.name), row.settings
-    mode = f"{s.quantization.mode} {s.quantization.type_4bit}" if s.quantization.mode == "4-bit" else s.quantization.mode
     loss = f'<span title="epoch {row.best_epoch:g}">{row.best_loss:.3f}</span>' if row.best_loss is not None and row.best_epoch is not None else "–"
     steps = f" {row.steps}/{row.total_steps}" if row.live and row.total_steps else ""
     cells = [
         f'<input type="checkbox" data-pick="{name}" aria-label="compare {name}"{" checked" if picked else ""}>',
         f'<button type="button" class="wb-open" data-open="{name}">{name}</button>',
-        f"{state_chip(row.state)}{steps}", _data_cell(row), escape(mode), str(s.lora.rank), f"{s.training.learning_rate:g}", str(s.training.epochs), loss,
+        f"{state_chip(row.state, row.told)}{steps}", _data_cell(row), _weights_cell(row), str(s.lora.rank), f"{s.training.learning_rate:g}", str(s.training.epochs), loss,
         _rate_cell(row, "call_recall"), _rate_cell(row, "over_call_rate"), common.duration(row.seconds) if row.seconds is not None else "–",
         f"{row.peak_gib:.1f}" if row.peak_gib is not None else "–", _note_cell(row.note),
     ]  # fmt: skip
@@ -76,6 +75,12 @@ def _data_cell(row: RunRow) -> str:
     tip = f"{row.data_rows} rows, SHA-256 {row.data_sha256[:16]}… {words.DATA_TITLES.get(row.data, '')}"
     told = f' <span class="wb-mark">{mark}</span>' if mark else ""
     return f'<span title="{escape(tip)}">{escape(_cut(row.data_name, 24))} <code>{escape(row.data_sha256[:6])}</code>{told}</span>'
+
+
+def _weights_cell(row: RunRow) -> str:
+    asked = row.settings.quantization.mode
+    tip = f' title="{escape(words.ASKED_AS.format(asked=asked))}"' if asked != row.weights.split(" ")[0] else ""
+    return f"<span{tip}>{escape(row.weights)}</span>"
 
 
 def _rate_cell(row: RunRow, name: str) -> str:

@@ -10,8 +10,17 @@ NOT_LOADED = "weights not loaded"
 NO_ADAPTER = "no adapter on"
 TAKE_BACK = "“Stop” here takes this request back; the button on top stops what holds the engine."
 FREEING = "freeing the memory"
+FREE_BACK = "Don't free yet"
+FREE_WAITS = "The memory is freed as soon as the engine is free. This is {why}"
+FREE_WAYS = "“Don't free yet” on top takes this back; the button beside it stops what holds the engine."
+FREE_TAKEN_BACK = "The memory stays as it is."
 CHANGED = "What held the engine has ended meanwhile: nothing was stopped."
 WAITING = "waiting for the engine…"
+
+
+def sentence_case(text: str) -> str:
+    """The text beginning as a sentence does."""
+    return text[:1].upper() + text[1:]
 
 
 def in_queue(place: int) -> str:

@@ -20,19 +20,28 @@ AT = "at"
 RUN = "Run"
 STOP, RESUME, SMALLER = "Stop (keeps the adapter so far)", "Resume", "Start again smaller"
 RESUMING = "{name} goes on from its checkpoint."
+RESUME_WAITS = "{name} goes on from its checkpoint as soon as it is its turn."
+NOTHING_TO_STOP = "No run is going on: there is nothing to stop."
+STOP_TOLD = "{label} stops after the step in hand and keeps the adapter so far."
+TAKEN_BACK = "{label} was taken back before it began."
+STOPPING, STOPPING_AFTER, STOPPING_SOON = "stopping", "after the step in hand; then it saves the adapter", "before its first step"
+RESUME_CHIP, STARTING_CHIP = "waiting to go on", "starting"
+ORPHAN_CHIP = "still finishing"
+ORPHANED = "Its workbench was closed: it is still finishing the step in hand, saves and ends by itself. Then it can be resumed."
+ELSEWHERE = "Another process (number {pid}) trains it: it can be stopped there."
 NOT_RESUMABLE = "The run {name} can't be resumed: it has no checkpoint, or no steps are left."
 SMALLER_STARTED = "The run {name} was started with the same rows. {what}"
 NO_SMALLER = "Nothing smaller is left to try with this model: take a smaller one, or a machine with more memory."
 INTERRUPTED = "The process that trained it is gone, so the run broke off. What was saved last is kept."
-GO_ON, BEGIN_ANEW = "Press Resume to go on from its checkpoint.", "Start a new run to train again."
+GO_ON, BEGIN_ANEW = "Press Resume: it goes on from its checkpoint.", "Nothing was saved yet: start a new run."
 BUSY = "{label} is still going on: stop it or wait for its end."
-CAUSES = {
-    "memory": ("out of memory", "Start it again smaller, or close what else uses the card."),
-    "killed": ("its process was killed", "If nobody killed it, the machine ran out of memory: resume it, or start again smaller."),
-    "hang": ("it no longer answered", "The engine was started anew. Resume the run; if it hangs again, lower the token budget."),
-    "device": ("the accelerator failed", "The engine was started anew. Resume the run; if it fails again at once, restart the machine's driver."),
+CAUSES = {  # title, and what helps; {go_on} is the one way out: Resume where there is a checkpoint, a new run where there is none
+    "memory": ("out of memory", "“Start again smaller” takes the same rows and the first of these settings that makes it smaller."),
+    "killed": ("its process was killed", "{go_on} If it is killed again, give it a lower token budget (Tune)."),
+    "hang": ("it no longer answered", "{go_on} If it hangs again, give it a lower token budget (Tune)."),
+    "device": ("the accelerator failed", "{go_on} If it fails again at once, restart the machine's driver."),
     "not finite": ("the loss was no longer a number", "Lower the learning rate or the gradient clip, or take base weights with more bits. The last good adapter is kept."),
-    "disk": ("the disk refused", "Free some space or mend the folder's rights, then resume the run."),
+    "disk": ("the disk refused", "Free some space or mend the folder's rights. {go_on}"),
     "early stop": ("ended early", "The measurements no longer got better; the best adapter is kept."),
 }  # fmt: skip
 
@@ -61,13 +70,14 @@ TRACKED = "trackio show --project {project}"
 SHOW_LOG = "What happened"
 
 # -- the table of runs
-FILTER, ANY_STATE = "Filter: name, data, settings, note", "any state"
+FILTER, ANY_STATE = "Filter by words: name, data, note, 4-bit, or a setting and its value, as in: rank 8", "any state"
 COLUMNS = (
     ("", "pick", "Ticked runs are drawn over each other below"), ("Run", "name", ""), ("State", "state", ""), ("Rows", "data", "What it learned from"),
     ("Weights", "quantization", "Base weights"), ("Rank", "rank", ""), ("Rate", "rate", "Learning rate"), ("Epochs", "epochs", ""),
     ("Val. loss", "loss", "Best validation loss, nats per token"), ("Recall", "recall", "Calls made of the calls that were wanted, on the evaluation cases"),
     ("Over-calls", "over-calls", "Calls made where none was wanted"), ("Time", "time", ""), ("Memory", "memory", "Most memory it took, GiB"), ("Note", "note", ""),
 )  # fmt: skip
+ASKED_AS = "asked for as: {asked}"
 DATA_MARKS = {"same": "", "changed": "▲ changed", "gone": "▲ gone", "": ""}
 DATA_TITLES = {
     "same": "The file holds the rows that the run learned.", "changed": "The file's rows have changed since the run learned them.",
