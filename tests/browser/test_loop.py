@@ -41,7 +41,7 @@ def test_the_plan_follows_the_settings_and_a_wrong_one_is_named(page: Page) -> N
     set_number(page, "training-evaluate-every", "50")
     expect(page.locator("#plan")).to_contain_text("Validation would never run")
     set_number(page, "lora-rank", "0")
-    expect(page.locator("#plan")).to_contain_text("Rank (lora.rank) can't be '0'")
+    expect(page.locator("#plan")).to_contain_text("Rank: '0' can't be used.")
     expect(page.locator("#wrong-lora-rank")).to_contain_text("It takes a whole number from 1 to 512.")
     set_number(page, "lora-rank", "8")
     expect(page.locator("#wrong-lora-rank")).to_have_count(0)

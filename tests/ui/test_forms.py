@@ -55,11 +55,11 @@ def test_a_forms_values_come_back_as_the_settings():
 
 
 @pytest.mark.parametrize(("field", "value", "says"), [
-    (("lora", "rank"), "0", "Rank (lora.rank) can't be '0'"), (("lora", "rank"), "", "Rank (lora.rank) is empty"),
-    (("lora", "rank"), None, "Rank (lora.rank) is empty"), (("lora", "rank"), "many", "Rank (lora.rank) can't be 'many'"),
-    (("training", "epochs"), "2.5", "Epochs (training.epochs) can't be '2.5'"),
-    (("quantization", "mode"), "3-bit", "Base weights (quantization.mode) can't be '3-bit'"),
-    (("lora", "target_modules"), [], "Target modules (lora.target_modules) can't be []"),
+    (("lora", "rank"), "0", "Rank: '0' can't be used. It takes a whole number from 1 to 512."), (("lora", "rank"), "", "Rank: this is empty. It takes"),
+    (("lora", "rank"), None, "Rank: this is empty."), (("lora", "rank"), "many", "Rank: 'many' can't be used."),
+    (("training", "epochs"), "2.5", "Epochs: '2.5' can't be used."),
+    (("quantization", "mode"), "3-bit", "Base weights: '3-bit' can't be used."),
+    (("lora", "target_modules"), [], "Target modules: choose at least one module."),
 ])  # fmt: skip
 def test_a_wrong_value_names_its_field(field, value, says):
     values = forms.form_values(RunSettings())

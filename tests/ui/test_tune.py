@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import gradio as gr
@@ -12,7 +13,8 @@ from workbench.errors import InputError, ModelError, SettingsError
 from workbench.models import room
 from workbench.models.modules import module_tree
 from workbench.models.room import Room
-from workbench.settings import RunSettings, apply_overrides
+from workbench.models.shapes import lora_parameters, parameter_count
+from workbench.settings import Lora, RunSettings, apply_overrides
 from workbench.training.calibration import TimeEstimate
 from workbench.ui import tune_tab
 from workbench.ui.forms import FIELDS, form_values, read_settings
@@ -69,12 +71,61 @@ def test_modules_are_offered_with_their_counts_and_foreign_ones_marked() -> None
     assert cards.module_choices((), True, ["q_proj"]) == [("q_proj", "q_proj")]
 
 
+def tree(*pairs: str, chosen: list[str] | None = None) -> str:
+    lora = apply_overrides(RunSettings(), pairs).lora
+    return cards.tree_html(FOUR_B, lora, list(lora.target_modules) if chosen is None else chosen, lora.text_only)
+
+
 def test_the_tree_says_why_the_vision_tower_is_left_out() -> None:
-    tree = module_tree(FOUR_B)
-    assert "<b>attention</b> q_proj 34, k_proj 34, v_proj 34, o_proj 34" in cards.tree_html(tree, True)
-    assert "Left out: vision tower, 162 layers: text rows never send it a gradient" in cards.tree_html(tree, True)
-    assert "count too, although text rows never send it a gradient" in cards.tree_html(tree, False)
-    assert words.TREE_UNKNOWN.split("'")[0] in cards.tree_html((), True)
+    assert "Left out: vision tower, 162 layers: text rows never send it a gradient" in tree()
+    assert "count too, although text rows never send it a gradient" in tree("lora.text_only=false")
+    assert words.TREE_UNKNOWN.split("'")[0] in cards.tree_html({}, Lora(), ["q_proj"], True)
+
+
+def test_the_tree_counts_what_is_ticked_and_what_it_trains() -> None:
+    whole, one = lora_parameters(FOUR_B, Lora()), lora_parameters(FOUR_B, Lora(target_modules=("q_proj",)))
+    assert (whole, one) == (29_802_496, 34 * 16 * (2560 + 2048))
+    assert f"<b>attention</b> 34 of 136 layers, {one:,} trainable<br><b>MLP</b> 0 of 102 layers, 0 trainable" in tree("lora.target_modules=q_proj")
+    assert f"238 of 238 layers, {whole:,} trainable ({whole / (parameter_count(FOUR_B) + whole):.2%} of all)" in tree()
+    assert f"34 of 238 layers, {2 * one:,} trainable" in tree("lora.target_modules=q_proj", "lora.rank=8", "lora.attention_rank=32")
+    assert "0 of 238 layers, 0 trainable (0.00% of all)" in tree(chosen=[])
+    assert "<b>attention</b> 34 of 136 layers<br>" in cards.tree_html(FOUR_B, None, ["q_proj"], True)
+    assert "61 of 400 layers" in tree("lora.target_modules=q_proj", "lora.text_only=false")
+
+
+def form_picks(**changed) -> list:
+    given = {"target_modules": ["q_proj"], "text_only": True, "rank": "16", "attention_rank": "0", "mlp_rank": "0", "dora": False} | changed
+    return [given[name] for name in cards.PICKED]
+
+
+def test_the_boxes_of_groups_and_the_tree_follow_the_names(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "shapes", lambda model: FOUR_B)
+    html, boxes = cards.picked(workspace, form_picks())
+    assert boxes == {"choices": [("attention · 136", "attention"), ("MLP · 102", "MLP")], "value": [], "visible": True}
+    assert "2,506,752 trainable" in html
+    assert cards.picked(workspace, form_picks(target_modules=["q_proj", "o_proj", "v_proj", "k_proj"]))[1]["value"] == ["attention"]
+    for wrong in ({"rank": ""}, {"rank": "x"}, {"mlp_rank": "-1"}):
+        assert "trainable" not in cards.picked(workspace, form_picks(**wrong))[0]
+    none, boxes = cards.picked(workspace, form_picks(target_modules=[]))
+    assert "0 of 238 layers, 0 trainable" in none and boxes["value"] == []
+    assert "&#x27;" not in none
+
+
+def test_without_the_model_there_are_no_groups_to_tick(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "shapes", lambda model: {})
+    html, boxes = cards.picked(workspace, form_picks())
+    assert boxes == {"choices": [], "value": [], "visible": False} and "not here yet" in html
+
+
+def test_none_ticked_is_refused_in_words_beside_the_field() -> None:
+    assert "Choose at least one module." in cards.field_message("lora", "target_modules", []).value
+
+
+@pytest.mark.parametrize(("mode", "dora", "wrong"), [("8-bit", True, True), ("8-bit", False, False), ("4-bit", True, False)])
+def test_dora_on_8_bit_weights_is_refused_beside_its_box(mode: str, dora: bool, wrong: bool) -> None:
+    under_mode, under_dora = cards.pair_messages(mode, dora)
+    assert (under_mode.visible, under_dora.visible, "DoRA does not work on 8-bit base weights" in (under_dora.value or "")) == (False, wrong, wrong)
+    assert cards.pair_messages("3-bit", True)[0].visible
 
 
 def test_a_model_that_is_not_here_leaves_the_usual_names(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,15 +163,46 @@ def test_a_preset_is_saved_chosen_exported_and_deleted(workspace: Workspace) -> 
     assert (file.name, "rank: 6" in file.read_text(encoding="utf-8")) == ("mine.yaml", True)
     assert presets_panel.export(workspace, "", "", "", values(workspace)).name == "preset.yaml"
     assert presets_panel.delete(workspace, "mine") == words.DELETED.format(name="mine")
-    assert presets_panel.take_in(workspace, str(file)) == "mine"
+    assert presets_panel.bring_back(workspace, workspace.presets.deleted()[0].key) == ("mine", "The preset mine is back.")
+    assert presets_panel.take_in(workspace, str(file)) == ("mine-2", words.TAKEN_IN_AS.format(taken="mine", title="mine (2)", name="mine-2"))
+    other = shutil.copy(presets_panel.export(workspace, "", "other", "", values(workspace)), file.parent / "fresh.yaml")
+    assert presets_panel.take_in(workspace, str(other)) == ("fresh", words.TAKEN_IN.format(title="other", name="fresh"))
     for key in ("", None, "best-quality", "gone"):
         with pytest.raises(SettingsError, match="Choose a preset of your own first"):
             presets_panel.delete(workspace, key)
 
 
+def test_the_button_brings_the_preset_back_that_was_deleted_last(workspace: Workspace) -> None:
+    button, key = presets_panel.bin_values(workspace)
+    assert (button.visible, key) == (False, "")
+    for name in ("one", "two"):
+        presets_panel.save(workspace, name, "", values(workspace))
+        presets_panel.delete(workspace, name)
+    button, key = presets_panel.bin_values(workspace)
+    assert (button.visible, button.value) == (True, "Bring two back")
+    presets_panel.save(workspace, "two", "", values(workspace))
+    assert presets_panel.bring_back(workspace, key) == ("two-2", "The preset two is back as two-2, since there is another two now.")
+    assert presets_panel.bin_values(workspace)[0].value == "Bring one back"
+
+
+def test_a_preset_s_note_says_what_it_is_for(workspace: Workspace) -> None:
+    best = form_values(presets_panel.preset_settings(workspace, "best-quality"))
+    assert "a wider adapter, and the best adapter kept by its calls." in presets_panel.differs_html(workspace, "best-quality", best)
+
+
+def test_a_run_remembers_the_preset_it_started_from(workspace: Workspace) -> None:
+    rows = workspace.rows.read().rows
+    for name, preset, pairs in (
+        ("plain", None, ()), ("as-it-is", "small-card-8-gb", ()), ("changed", "preset:small-card-8-gb", ("lora.rank=4", "training.epochs=3")), ("gone", "gone", ()),
+    ):  # fmt: skip
+        workspace.create_run(name, rows, workspace.settings_from(None if preset == "gone" else preset, pairs), data_name="examples.json", preset=preset)
+    told = {name: workspace.runs.info(name).preset_told for name in workspace.runs.names()}
+    assert told == {"plain": "", "as-it-is": "Small card (8 GB)", "changed": "Small card (8 GB), 2 changed", "gone": ""}
+
+
 def test_nothing_wrong_is_saved_or_exported(workspace: Workspace) -> None:
     for act in (presets_panel.save, lambda *a: presets_panel.export(a[0], "", *a[1:])):
-        with pytest.raises(SettingsError, match="is empty"):
+        with pytest.raises(SettingsError, match="Rank: this is empty"):
             act(workspace, "mine", "", typed(workspace, "lora", "rank", ""))
     assert workspace.presets.read()[0][-1].key == "best-quality"
 
@@ -144,7 +226,7 @@ def test_the_plan_says_what_fires_when_and_what_memory_it_takes(workspace: Works
 
 def test_a_wrong_setting_is_told_in_the_plan_s_place(workspace: Workspace) -> None:
     html, button = plan_panel.show_plan(workspace, typed(workspace, "lora", "rank", "0"))
-    assert "Rank (lora.rank) can&#x27;t be" in html and button == ""
+    assert "Rank: &#x27;0&#x27; can&#x27;t be used. It takes a whole number from 1 to 512." in html and button == ""
     html, _ = plan_panel.show_plan(workspace, _eight_bit_dora(workspace))
     assert "DoRA does not work on 8-bit base weights" in html
 

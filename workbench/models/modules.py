@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +97,31 @@ def default_modules(tree: Iterable[ModuleKind]) -> tuple[str, ...]:
     if not names or set(ALL_PROJECTIONS) <= set(names):
         return ALL_PROJECTIONS
     return names
+
+
+def group_names(tree: Iterable[ModuleKind], *, text_only: bool) -> dict[Group, tuple[str, ...]]:
+    """The names of each group that the model has, once each, in the groups' order."""
+    kinds = [kind for kind in tree if not text_only or kind.tower == TEXT]
+    found: dict[Group, tuple[str, ...]] = {}
+    for group in GROUPS:
+        if names := tuple(dict.fromkeys(kind.name for kind in kinds if kind.group == group)):
+            found[group] = names
+    return found
+
+
+def whole_groups(tree: Iterable[ModuleKind], chosen: Iterable[str], *, text_only: bool) -> list[Group]:
+    """The groups of which every name is chosen."""
+    have = set(chosen)
+    return [group for group, names in group_names(tree, text_only=text_only).items() if have >= set(names)]
+
+
+def turn_groups(tree: Iterable[ModuleKind], chosen: Sequence[str], wanted: Iterable[str], *, text_only: bool) -> list[str]:
+    """The chosen names after the boxes of whole groups were set to `wanted`: a group newly in it brings all its names, one newly out takes them."""
+    names, want = group_names(tree, text_only=text_only), set(wanted)
+    have = {group for group, own in names.items() if set(chosen) >= set(own)}
+    gone = {name for group in have - want for name in names[group]}
+    come = [name for group in names if group in want - have for name in names[group]]
+    return list(dict.fromkeys([*(name for name in chosen if name not in gone), *come]))
 
 
 def missing_modules(tree: Iterable[ModuleKind], lora: Lora) -> tuple[str, ...]:

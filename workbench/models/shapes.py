@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import ModelError
-from workbench.models.modules import is_wrapped, linear_modules, rank_of, target_regex
+from workbench.models.modules import Group, group_of, is_wrapped, linear_modules, rank_of, target_regex
 from workbench.settings import Lora
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -116,4 +116,13 @@ def adapted_shapes(shapes: Shapes, lora: Lora) -> dict[str, tuple[int, int]]:
 
 def lora_parameters(shapes: Shapes, lora: Lora) -> int:
     """Trainable parameters: rank · (in + out) for each adapted matrix (A is rank × in, B is out × rank), with DoRA its out lengths too."""
-    return sum(rank_of(path, lora) * (out + into) + (out if lora.dora else 0) for path, (out, into) in adapted_shapes(shapes, lora).items())
+    return sum(parameters for _, parameters in adapted_groups(shapes, lora).values())
+
+
+def adapted_groups(shapes: Shapes, lora: Lora) -> dict[Group, tuple[int, int]]:
+    """(layers that get an adapter, their trainable parameters) for each group that has any."""
+    found: dict[Group, tuple[int, int]] = {}
+    for path, (out, into) in adapted_shapes(shapes, lora).items():
+        layers, parameters = found.get(group_of(path), (0, 0))
+        found[group_of(path)] = (layers + 1, parameters + rank_of(path, lora) * (out + into) + (out if lora.dora else 0))
+    return found

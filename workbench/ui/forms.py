@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.errors import SettingsError
 from workbench.settings import GROUPS, RunSettings, Sampling, choices, field_problem, make_sampling, make_settings, range_of
 from workbench.ui.highlight import escape
 
@@ -59,7 +60,11 @@ def field_component(cls: Any, name: str, prefix: str, default: Any, names: Seque
 
 def problem_html(cls: Any, name: str, value: Any) -> str:
     """What is wrong with a field's value, to stand under it; empty if nothing is."""
-    said = field_problem(cls, name, value)
+    return wrong_html(field_problem(cls, name, value))
+
+
+def wrong_html(said: str) -> str:
+    """A sentence that stands under a field because it is wrong; empty for none."""
     return f'<div class="wb-wrong" role="alert">{escape(said)}</div>' if said else ""
 
 
@@ -73,11 +78,18 @@ def form_values(settings: RunSettings) -> list[Any]:
 
 
 def read_settings(values: Sequence[Any]) -> RunSettings:
-    """The form's values (in the order of `FIELDS`) as settings; raises `SettingsError` naming the field."""
+    """The form's values (in the order of `FIELDS`) as settings; raises `SettingsError` naming the field by its title."""
     nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for (group, name), value in zip(FIELDS, values, strict=True):
         nested[group][name] = value
-    return make_settings(nested)
+    try:
+        return make_settings(nested)
+    except SettingsError:
+        # The command line's sentence names the setting as --set takes it; here it is the one that stands beside the field.
+        for (group, name), value in zip(FIELDS, values, strict=True):
+            if said := field_problem(GROUPS[group], name, value):
+                raise SettingsError(f"{GROUPS[group].model_fields[name].title}: {said[0].lower()}{said[1:]}") from None
+        raise
 
 
 def read_sampling(values: Sequence[Any]) -> Sampling:

@@ -30,8 +30,11 @@ def suggest_name(space: Workspace) -> str:
     return next(name for name in (f"{stem}-{n}" for n in range(1, 10_000)) if name not in taken)
 
 
-def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
-    """Create the run and hand it to the engine; returns its name. Raises `WorkbenchError` with one sentence."""
+def start_run(space: Workspace, name: str, values: Sequence[Any], preset: str | None = None) -> str:
+    """Create the run and hand it to the engine; returns its name. Raises `WorkbenchError` with one sentence.
+
+    `preset` is the key of the chosen one, which the run remembers.
+    """
     settings = read_settings(values)
     rows = space.rows.read()
     if rows.problems:
@@ -39,7 +42,7 @@ def start_run(space: Workspace, name: str, values: Sequence[Any]) -> str:
     busy = space.engine.training()
     if busy is not None:
         raise RunError(f"{busy.label} is still going on: stop it on the Train tab or wait for its end.")
-    return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name).name
+    return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name, preset=preset).name
 
 
 def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> None:
@@ -61,9 +64,9 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         html, button = plan_panel.show_plan(space, values)
         return [html, gr.Button(button or tune_words.MAKE_FIT, visible=bool(button)), presets_panel.differs_html(space, key, values)]
 
-    def start_clicked(run_name: str, *values: Any) -> list[Any]:
+    def start_clicked(run_name: str, key: str | None, *values: Any) -> list[Any]:
         try:
-            started = start_run(space, run_name, values)
+            started = start_run(space, run_name, values, key)
         except WorkbenchError as exc:
             return [note(str(exc), "bad"), *[gr.skip()] * 5]
         names = space.runs.names()
@@ -74,11 +77,11 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
     gr.on([f.change for f in form.fields], shown(drawn), inputs, outputs, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
 
     def entered(key: str | None, *values: Any) -> list[Any]:
-        return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space))]
+        return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
 
-    opened.select(shown(entered), inputs, [*outputs, bar.chosen], **QUIET)
+    opened.select(shown(entered), inputs, [*outputs, bar.chosen, bar.back, bar.gone], **QUIET)
     page.load(shown(lambda: suggest_name(space)), None, name, **QUIET)
-    start.click(shown(start_clicked), [name, *form.fields], [message, tabs, run_choice, name, current, timer], **QUIET)
+    start.click(shown(start_clicked), [name, *inputs], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
     _wire_presets(space, bar, form)
 
@@ -100,8 +103,8 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
             try:
                 key, text = act(*values)
             except WorkbenchError as exc:
-                return [gr.skip(), note(str(exc), "bad")]
-            return [gr.Dropdown(choices=presets_panel.preset_choices(space), value=key), note(text, "ok")]
+                return [gr.skip(), note(str(exc), "bad"), *presets_panel.bin_values(space)]
+            return [gr.Dropdown(choices=presets_panel.preset_choices(space), value=key), note(text, "ok"), *presets_panel.bin_values(space)]
 
         return shown(do)
 
@@ -109,9 +112,13 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
         key = presets_panel.save(space, name, about, values)
         return key, tune_words.SAVED.format(name=key)
 
-    def taken_in(file: str) -> tuple[str, str]:
-        key = presets_panel.take_in(space, file)
-        return key, tune_words.TAKEN_IN.format(name=key)
+    def taken_in(file: str) -> list[Any]:
+        try:
+            key, text = presets_panel.take_in(space, file)
+        except WorkbenchError as exc:  # what the form holds stays
+            return [*[gr.skip()] * (len(form.fields) + 1), note(str(exc), "bad")]
+        chosen = gr.Dropdown(choices=presets_panel.preset_choices(space), value=key)
+        return [*_filled(space, presets_panel.preset_settings(space, key)), chosen, note(text, "ok")]
 
     def exported(key: str | None, name: str, about: str, *values: Any) -> list[Any]:
         try:
@@ -123,9 +130,9 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
     fill: Any = (shown(choose), [bar.chosen, *form.fields], [*form.fields, bar.differs, bar.said])
     compare: Any = (shown(lambda key, *v: presets_panel.differs_html(space, key, v)), [bar.chosen, *form.fields], bar.differs)
     bar.chosen.input(*fill, **QUIET)
-    bar.save.click(told(saved), [bar.name, bar.about, *form.fields], [bar.chosen, bar.said], **QUIET).then(*compare, **QUIET)
-    bar.delete.click(told(lambda key: ("", presets_panel.delete(space, key))), bar.chosen, [bar.chosen, bar.said], **QUIET).then(*compare, **QUIET)
-    bar.bring.upload(told(taken_in), bar.bring, [bar.chosen, bar.said], **QUIET).success(
-        shown(lambda key: _filled(space, presets_panel.preset_settings(space, key))), bar.chosen, form.fields, **QUIET
-    )
+    done = [bar.chosen, bar.said, bar.back, bar.gone]
+    bar.save.click(told(saved), [bar.name, bar.about, *form.fields], done, **QUIET).then(*compare, **QUIET)
+    bar.delete.click(told(lambda key: ("", presets_panel.delete(space, key))), bar.chosen, done, **QUIET).then(*compare, **QUIET)
+    bar.back.click(told(lambda key: presets_panel.bring_back(space, key)), bar.gone, done, **QUIET).then(*compare, **QUIET)
+    bar.bring.upload(shown(taken_in), bar.bring, [*form.fields, bar.chosen, bar.said], **QUIET).then(*compare, **QUIET)
     fetched(bar.export.click(shown(exported), [bar.chosen, bar.name, bar.about, *form.fields], [bar.file, bar.said], **QUIET), bar.file)

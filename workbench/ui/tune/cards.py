@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import gradio as gr
+from pydantic import ValidationError
 
 from workbench.errors import ModelError
-from workbench.models.modules import TEXT, TOWER_REASON, ModuleKind, module_names, module_tree
-from workbench.settings import GROUPS, RunSettings
+from workbench.models.modules import TEXT, TOWER_REASON, ModuleKind, group_names, module_names, module_tree, turn_groups, whole_groups
+from workbench.models.shapes import Shapes, adapted_groups, parameter_count
+from workbench.settings import ALL_PROJECTIONS, DORA_NEEDS, GROUPS, Lora, RunSettings
 from workbench.ui import words as common
 from workbench.ui.errors import shown
-from workbench.ui.forms import FIELDS, field_component, problem_html
+from workbench.ui.forms import FIELDS, field_component, problem_html, shown_value, wrong_html
 from workbench.ui.highlight import escape
 from workbench.ui.quiet import QUIET
 from workbench.ui.words import tune as words
@@ -29,26 +30,33 @@ FIRST: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 WHOLE_ROW = ("mode", "target_modules", "unreviewed")
+PICKED = ("target_modules", "text_only", "rank", "attention_rank", "mlp_rank", "dora")  # what decides how much is trained
 
 
 @dataclass(frozen=True)
 class Form:
-    """The fields in the order of `FIELDS`, the line under each that says what is wrong, and the tree of the model's layers."""
+    """The fields in the order of `FIELDS`, the line under each that says what is wrong, the boxes that tick a group, and the tree of layers."""
 
     fields: list[gr.components.Component]
     wrong: list[gr.HTML]
+    groups: gr.CheckboxGroup
     tree: gr.HTML
 
     def field(self, group: str, name: str) -> gr.components.Component:
         return self.fields[FIELDS.index((group, name))]
 
 
+def model_shapes(space: Workspace) -> Shapes:
+    """The weights' shapes of the workbench's model; empty where it is not here and not a known one."""
+    try:
+        return space.shapes(space.model)
+    except ModelError:
+        return {}
+
+
 def model_tree(space: Workspace) -> tuple[ModuleKind, ...]:
     """The linear layers of the workbench's model; empty where it is not here and not a known one."""
-    try:
-        return module_tree(space.shapes(space.model))
-    except ModelError:
-        return ()
+    return module_tree(model_shapes(space))
 
 
 def module_choices(tree: Sequence[ModuleKind], text_only: bool, chosen: Sequence[str]) -> list[tuple[str, str]]:
@@ -60,24 +68,69 @@ def module_choices(tree: Sequence[ModuleKind], text_only: bool, chosen: Sequence
     return found + [(f"{name} · {words.NOT_IN_MODEL}" if tree else name, name) for name in chosen if name not in counted]
 
 
-def tree_html(tree: Sequence[ModuleKind], text_only: bool) -> str:
-    """The groups of the text model's layers, and what becomes of the towers and why."""
+def group_choices(tree: Sequence[ModuleKind], text_only: bool) -> list[tuple[str, str]]:
+    """(label, group) of the boxes that tick a whole group."""
+    kinds = [k for k in tree if not text_only or k.tower == TEXT]
+    return [(words.WHOLE_GROUP.format(group=g, count=sum(k.count for k in kinds if k.group == g)), g) for g in group_names(tree, text_only=text_only)]
+
+
+def tree_html(shapes: Shapes, lora: Lora | None, chosen: Sequence[str], text_only: bool) -> str:
+    """What is ticked, by group: how many of its layers get an adapter and what that trains; then the towers, and why they are left out.
+
+    `lora` is None while a rank is wrong: then layers are counted and parameters are not.
+    """
+    tree = module_tree(shapes)
     if not tree:
         return f'<p class="wb-dim">{escape(words.TREE_UNKNOWN)}</p>'
-    lines = []
-    for group, kinds in groupby((k for k in tree if k.tower == TEXT), key=lambda k: k.group):
-        names = ", ".join(f"{k.name} {k.count}" for k in kinds)
-        lines.append(f"<b>{escape(group)}</b> {escape(names)}")
-    text = words.TREE_LEFT if text_only else words.TREE_TAKEN
+    trained = adapted_groups(shapes, lora) if lora and chosen else {}
+    lines, taken, all_layers = [], 0, 0
+    for group in group_names(tree, text_only=text_only):
+        kinds = [k for k in tree if k.group == group and (not text_only or k.tower == TEXT)]
+        picked, layers = sum(k.count for k in kinds if k.name in chosen), sum(k.count for k in kinds)
+        taken, all_layers = taken + picked, all_layers + layers
+        lines.append(f"<b>{escape(group)}</b> {escape(_trained(picked, layers, trained.get(group, (0, 0))[1] if lora else None))}")
+    parameters = sum(p for _, p in trained.values())
+    total = _trained(taken, all_layers, parameters if lora else None)
+    share = words.TREE_SHARE.format(share=parameters / (parameter_count(shapes) + parameters)) if lora else ""
+    lines.append(f'<b>{escape(words.TREE_ALL)}</b> <span class="wb-treesum">{escape(total + share)}</span>')
+    said = words.TREE_LEFT if text_only else words.TREE_TAKEN
     for tower in dict.fromkeys(k.tower for k in tree if k.tower != TEXT):
         count = sum(k.count for k in tree if k.tower == tower)
-        lines.append(escape(text.format(tower=tower, count=count, reason=TOWER_REASON)))
+        lines.append(escape(said.format(tower=tower, count=count, reason=TOWER_REASON)))
     return f'<div class="wb-tree wb-dim">{"<br>".join(lines)}</div>'
+
+
+def _trained(picked: int, layers: int, parameters: int | None) -> str:
+    told = words.TREE_LAYERS.format(picked=picked, layers=layers)
+    return told if parameters is None else told + words.TREE_PARAMETERS.format(parameters=parameters)
+
+
+def picked(space: Workspace, values: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """(the tree as HTML, the boxes of whole groups) for the values of `PICKED`, as they stand in the form."""
+    given = dict(zip(PICKED, values, strict=True))
+    chosen, text_only = list(given["target_modules"] or []), bool(given["text_only"])
+    try:
+        lora: Lora | None = Lora.model_validate(given | {"target_modules": chosen or [ALL_PROJECTIONS[0]]})
+    except ValidationError:
+        lora = None
+    shapes = model_shapes(space)
+    tree = module_tree(shapes)
+    choices, whole = group_choices(tree, text_only), whole_groups(tree, chosen, text_only=text_only)
+    return tree_html(shapes, lora, chosen, text_only), {"choices": choices, "value": list(whole), "visible": bool(choices)}
 
 
 def field_message(group: str, name: str, value: Any) -> Any:
     """The line under a field: what is wrong with its value, or nothing."""
-    said = problem_html(GROUPS[group], name, value)
+    return _line(problem_html(GROUPS[group], name, value))
+
+
+def pair_messages(mode: Any, dora: Any) -> list[Any]:
+    """The lines under the base weights and under DoRA: each one's own mistake, and under DoRA what the two can't be together."""
+    together = wrong_html(DORA_NEEDS) if dora and mode == "8-bit" else ""
+    return [field_message("quantization", "mode", mode), _line(problem_html(GROUPS["lora"], "dora", dora) or together)]
+
+
+def _line(said: str) -> Any:
     return gr.HTML(said, visible=bool(said))
 
 
@@ -85,16 +138,19 @@ def build(space: Workspace, defaults: RunSettings) -> Form:
     """The three cards: Quantization over LoRA, Training beside them."""
     tree = model_tree(space)
     made: dict[tuple[str, str], tuple[gr.components.Component, gr.HTML]] = {}
-    layers: list[gr.HTML] = []
+    extra: list[Any] = []
 
     def cell(group: str, name: str) -> None:
         value = getattr(getattr(defaults, group), name)
         names = module_choices(tree, defaults.lora.text_only, value) if name == "target_modules" else ()
         with gr.Column(min_width=100, elem_classes="wb-field"):
             field = field_component(GROUPS[group], name, group, value, names)
+            wrong = gr.HTML(visible=False, elem_classes="wb-tight", elem_id=f"wrong-{group}-{name.replace('_', '-')}")
             if name == "target_modules":
-                layers.append(gr.HTML(tree_html(tree, defaults.lora.text_only), elem_id="module-tree", elem_classes="wb-tight"))
-            made[group, name] = (field, gr.HTML(visible=False, elem_classes="wb-tight", elem_id=f"wrong-{group}-{name.replace('_', '-')}"))
+                html, boxes = picked(space, [shown_value(getattr(defaults.lora, n)) for n in PICKED])
+                extra.append(gr.CheckboxGroup(**boxes, label=words.BY_GROUP, min_width=100, elem_id="module-groups"))
+                extra.append(gr.HTML(html, elem_id="module-tree", elem_classes="wb-tight"))
+            made[group, name] = (field, wrong)
 
     def cells(group: str, names: Sequence[str]) -> None:
         waiting = list(names)
@@ -118,18 +174,40 @@ def build(space: Workspace, defaults: RunSettings) -> Form:
             card("lora")
         with gr.Column(min_width=320):
             card("training")
-    form = Form([made[key][0] for key in FIELDS], [made[key][1] for key in FIELDS], layers[0])
-    for (group, name), field, wrong in zip(FIELDS, form.fields, form.wrong, strict=True):
-        field.change(shown(functools.partial(field_message, group, name)), field, wrong, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
-
-    def towers(text_only: bool, chosen: list[str]) -> list[Any]:
-        return [gr.CheckboxGroup(choices=module_choices(tree, text_only, chosen), value=chosen), tree_html(tree, text_only)]
-
-    modules = form.field("lora", "target_modules")
-    form.field("lora", "text_only").change(  # type: ignore[attr-defined]
-        shown(towers), [form.field("lora", "text_only"), modules], [modules, form.tree], **QUIET
-    )
+    form = Form([made[key][0] for key in FIELDS], [made[key][1] for key in FIELDS], extra[0], extra[1])
+    _wire(space, form)
     return form
+
+
+def _wire(space: Workspace, form: Form) -> None:
+    """Each field's line follows its value, and the tree of layers what is ticked."""
+    latest: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
+    pair = [form.field("quantization", "mode"), form.field("lora", "dora")]
+    for (group, name), field, wrong in zip(FIELDS, form.fields, form.wrong, strict=True):
+        if field not in pair:
+            field.change(shown(functools.partial(field_message, group, name)), field, wrong, **latest)  # type: ignore[attr-defined]
+    lines = [form.wrong[form.fields.index(field)] for field in pair]
+    gr.on([field.change for field in pair], shown(pair_messages), pair, lines, **latest)  # type: ignore[attr-defined]
+
+    modules, text_only = form.field("lora", "target_modules"), form.field("lora", "text_only")
+    asked = [form.field("lora", name) for name in PICKED]
+
+    def follow(*values: Any) -> list[Any]:
+        html, boxes = picked(space, values)
+        return [html, gr.CheckboxGroup(**boxes)]
+
+    gr.on([f.change for f in asked], shown(follow), asked, [form.tree, form.groups], **latest)  # type: ignore[attr-defined]
+
+    def offered(only: bool, chosen: list[str]) -> Any:
+        return gr.CheckboxGroup(choices=module_choices(model_tree(space), only, chosen), value=chosen)
+
+    text_only.change(shown(offered), [text_only, modules], modules, **QUIET)  # type: ignore[attr-defined]
+
+    def turned(wanted: list[str], chosen: list[str], only: bool) -> list[str]:
+        return turn_groups(model_tree(space), chosen, wanted, text_only=only)
+
+    # A person's press alone: what follows from the names' own boxes must not come back to them.
+    form.groups.input(shown(turned), [form.groups, modules, text_only], modules, **latest)
 
 
 def filled(space: Workspace, settings: RunSettings, values: Sequence[Any]) -> list[Any]:

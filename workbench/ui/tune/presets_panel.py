@@ -11,7 +11,7 @@ import gradio as gr
 
 from workbench.errors import SettingsError, WorkbenchError
 from workbench.files import write_atomic
-from workbench.presets import Preset, differences, dump_preset
+from workbench.presets import Preset, differences, dump_preset, read_preset
 from workbench.settings import GROUPS, RunSettings
 from workbench.ui.downloads import download_folder
 from workbench.ui.forms import read_settings
@@ -34,6 +34,9 @@ class PresetBar:
     file: gr.DownloadButton
     bring: gr.UploadButton
     said: gr.HTML
+    back: gr.Button
+    gone: gr.State
+    """The key of the deleted preset that `back` brings back."""
 
 
 def preset_choices(space: Workspace) -> list[tuple[str, str]]:
@@ -59,10 +62,11 @@ def differs_html(space: Workspace, key: str | None, values: Sequence[Any]) -> st
         return f'<span class="wb-dim">{escape(words.CANT_COMPARE)}</span>'
     try:
         found = differences(settings, preset_settings(space, key))
+        about = space.presets.find(key).note if key else ""
     except WorkbenchError as exc:
         return note(str(exc), "bad")
     if not found:
-        return f'<span class="wb-dim">{escape(words.AS_PRESET)}</span>'
+        return f'<span class="wb-dim">{escape(f"{about} {words.AS_PRESET}".strip())}</span>'
     head = words.DIFFERS_ONE if len(found) == 1 else words.DIFFERS_MANY.format(count=len(found))
     each = "".join(
         f'<span class="wb-differs">{escape(words.DIFFERENCE.format(title=d.title, yours=d.yours, preset=d.preset))}</span>' for d in found
@@ -76,11 +80,24 @@ def save(space: Workspace, name: str, about: str, values: Sequence[Any]) -> str:
 
 
 def delete(space: Workspace, key: str | None) -> str:
-    """Delete the chosen preset of one's own; returns what was done. Raises `SettingsError`."""
+    """Put the chosen preset of one's own into the bin; returns what was done. Raises `SettingsError`."""
     if not key or not any(p.own and p.key == key for p in space.presets.read()[0]):
         raise SettingsError(words.NO_OWN_CHOSEN)
     space.presets.delete(key)
     return words.DELETED.format(name=key)
+
+
+def bin_values(space: Workspace) -> list[Any]:
+    """The button that brings the preset deleted last back (none where the bin is empty), and what it brings."""
+    gone = next(iter(space.presets.deleted()), None)
+    return [gr.Button(words.BRING_BACK.format(name=gone.name) if gone else words.BRING_BACK, visible=gone is not None), gone.key if gone else ""]
+
+
+def bring_back(space: Workspace, key: str) -> tuple[str, str]:
+    """(the key of the preset that is back, what was done); raises `SettingsError` where the bin no longer holds it."""
+    before = next((gone.name for gone in space.presets.deleted() if gone.key == key), "")
+    name = space.presets.restore(key)
+    return name, (words.BACK if name == before else words.BACK_AS).format(name=before, new=name)
 
 
 def export(space: Workspace, key: str | None, name: str, about: str, values: Sequence[Any]) -> Path:
@@ -93,9 +110,11 @@ def export(space: Workspace, key: str | None, name: str, about: str, values: Seq
     return path
 
 
-def take_in(space: Workspace, file: str) -> str:
-    """Bring a shared file in; returns its key. Raises `SettingsError`."""
-    return space.presets.take_in(Path(file)).key
+def take_in(space: Workspace, file: str) -> tuple[str, str]:
+    """Bring a shared file in: (its key, what was done). Raises `SettingsError`."""
+    made, given = space.presets.take_in(Path(file)), read_preset(Path(file))
+    text = words.TAKEN_IN if made.title == given.title else words.TAKEN_IN_AS
+    return made.key, text.format(title=made.title, taken=given.title, name=made.key)
 
 
 def build(space: Workspace) -> PresetBar:
@@ -115,4 +134,6 @@ def build(space: Workspace) -> PresetBar:
             deleting = gr.Button(words.DELETE, size="sm", min_width=90, elem_id="preset-delete")
         file = gr.DownloadButton(visible="hidden", elem_id="preset-file")
         said = gr.HTML(problems_html(space), elem_id="preset-said")
-    return PresetBar(chosen, differs, name, about, saving, deleting, exporting, file, bring, said)
+        back = gr.Button(words.BRING_BACK, size="sm", visible=False, elem_id="preset-back")
+        gone = gr.State("")
+    return PresetBar(chosen, differs, name, about, saving, deleting, exporting, file, bring, said, back, gone)
