@@ -252,8 +252,8 @@ def load_timed(folder: Path, quantization: Any) -> tuple[Any, Result]:
 def train_timed(base: Any, learned: Sequence[Any], settings: Any, *, steps: int = 0) -> Result:
     """A fresh adapter trained by the workbench's own loop, `steps` optimizer steps (0: all), nothing measured or saved between.
 
-    Times are the clock's, told steps taken as marks: `first_step_s` holds warm-up and capture, `forty_s` is 40 steps at the
-    pace of those after the first.
+    Times are the clock's, told steps taken as marks: `first_step_s` holds warm-up and capture; `forty_s` is 40 steps at the mean
+    pace of those after the first, where one that took thrice the median (a later capture) counts as the median; `whole_s` leaves nothing out.
     """
     from workbench.models.loading import put_new_adapter
     from workbench.training import events
@@ -275,11 +275,12 @@ def train_timed(base: Any, learned: Sequence[Any], settings: Any, *, steps: int 
     train(model, learned, [], training, emit=hear, stop=lambda: bool(steps) and len(marks) >= steps, save=lambda moment: None)
     sync()
     whole, told = time.perf_counter() - begun, [event for _, event in marks]
-    rest, later = whole - marks[0][0], told[1:] or told
-    pace = rest / (len(told) - 1) if len(told) > 1 else whole
+    seconds = [at - before for at, before in zip([at for at, _ in marks][1:], [at for at, _ in marks][:-1], strict=True)] or [whole]
+    usual = statistics.median(seconds)
+    steady = [usual if s > 3 * usual else s for s in seconds]
     return {
-        "steps": len(told), "first_step_s": marks[0][0], "forty_s": 40 * pace, "whole_s": whole, "step_ms": 1000 * statistics.median(e.seconds for e in later),
-        "tokens_s": statistics.mean(e.tokens for e in later) / pace, "step_tokens": statistics.mean(e.tokens for e in told),
+        "steps": len(told), "first_step_s": marks[0][0], "forty_s": 40 * statistics.mean(steady), "whole_s": whole, "step_ms": 1000 * usual,
+        "tokens_s": statistics.mean(e.tokens for e in told) / statistics.mean(steady), "step_tokens": statistics.mean(e.tokens for e in told),
         "train_peak_gib": peak_gib(), "losses": [e.loss for e in told], "step_s": [e.seconds for e in told], "notices": notices,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }

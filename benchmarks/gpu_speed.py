@@ -183,9 +183,10 @@ def finish(results: list[Result]) -> str:
         reference = forty.get(f"reference+{bits}", forty.get("reference+4-bit"))
         rows.append([
             r["name"], f"{r['load_s']:.1f}", f"{r['load_peak_gib']:.2f}", f"{r['first_step_s']:.2f}", _forty(r), f"{r['whole_s']:.1f}", f"{r['step_ms']:.0f}",
-            f"{r['train_peak_gib']:.2f}", figure(reference / r["forty_s"] if reference else None), _losses(r),
+            f"{r['train_peak_gib']:.2f}", figure(reference / r["forty_s"] if reference else None),
+            figure(reference / r["whole_s"] if reference and r["steps"] >= 40 else None), _losses(r),
         ])
-    head = ["", "load s", "load GiB", "first step s", "40 steps s", "all s", "step ms", "train GiB", "× reference", "loss at 1, 10, 40"]
+    head = ["", "load s", "load GiB", "first step s", "40 steps s", "all s", "step ms", "train GiB", "× reference", "× with all", "loss at 1, 10, 40"]
     return common.table(head, rows) if rows else ""
 
 
