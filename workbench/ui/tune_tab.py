@@ -45,8 +45,11 @@ def start_run(space: Workspace, name: str, values: Sequence[Any], preset: str | 
     return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name, preset=preset).name
 
 
-def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> None:
-    """The tab's components and their wires. `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by."""
+def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> list[gr.components.Component]:
+    """The tab's components and their wires; returns the form's fields, in the order of `FIELDS`.
+
+    `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by.
+    """
     defaults = space.default_settings()
     with gr.Row():
         with gr.Column(scale=17, min_width=700, elem_id="tune-form"):
@@ -84,6 +87,7 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
     start.click(shown(start_clicked), [name, *inputs], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
     _wire_presets(space, bar, form)
+    return form.fields
 
 
 def _filled(space: Workspace, settings: RunSettings) -> list[Any]:
