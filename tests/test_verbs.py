@@ -3,11 +3,14 @@
 import json
 import shutil
 import struct
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from workbench import verbs
 from workbench.__main__ import main
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "workbench" / "models" / "gemma_template.jinja"
@@ -120,3 +123,23 @@ def test_check_and_convert_live_with_a_broken_book_of_tools_and_say_so(run, tmp_
     assert main(["--root", str(tmp_path), "convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "x.jsonl"), "--to", "openai"]) == 0
     said = capsys.readouterr().out
     assert "The tools are named without their schemas: tools.json is not valid JSON" in said and "Not in data/tools.json" not in said
+
+
+def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch, capsys):
+    """By the rule of every other count: the row's own tools, not any call."""
+    said = {"hello": "Hi.", "balance": CALL, "money": CALL.replace("get_sensitive_data", "get_money")}
+
+    class Host:
+        def do(self, job, report):
+            text = said[job.turns[0]["content"]]
+            return {"replies": [{"text": "Hi."}, {"text": text}], "adapter_difference": 1.0}
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join((row("hello", "Hi."), row("balance", CALL), row("money", CALL))), encoding="utf-8")
+    monkeypatch.setattr(verbs, "host", lambda space: (Host(), None))
+    monkeypatch.setattr(verbs, "need_model", lambda space, model: None)
+    space = SimpleNamespace(runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)))
+    found = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8))
+    assert found["as_expected"] == {"base": 1, "adapted": 2, "n": 3}
+    assert [r["adapted"]["verdict"] for r in found["prompts"]] == ["no tool call", "tool call", "tool call"]
+    assert capsys.readouterr().out.splitlines()[-1] == "as expected: base 1 of 3, adapted 2 of 3"

@@ -225,6 +225,21 @@ def test_an_evaluation_keeps_the_order_of_its_prompts_over_several_batches(host:
     assert told[-2:] == [("answered 0 of 3 prompts", 0.0), ("answered 2 of 3 prompts", pytest.approx(2 / 3))]
 
 
+def test_an_evaluation_s_batches_hold_no_more_tokens_than_their_budget(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten long prompts at once would be a pass of minutes on a CPU, and more than fits on a card."""
+    sizes: list[tuple[int, int]] = []
+    real = jobs.generate
+
+    def counted(base: Any, lanes: Any, sampling: Sampling, **kwargs: Any) -> Any:
+        sizes.append((len(lanes), len(lanes) * (max(len(lane.prompt_ids) for lane in lanes) + sampling.max_new_tokens)))
+        return real(base, lanes, sampling, **kwargs)
+
+    monkeypatch.setattr(jobs, "generate", counted)
+    monkeypatch.setattr(jobs, "BATCH_TOKENS", 300)
+    host.do(EvaluateJob(prompts=PROMPTS * 2, adapted=False, sampling=SHORT), Report())
+    assert sum(lanes for lanes, _ in sizes) == 6 and 1 < len(sizes) < 6 and max(tokens for _, tokens in sizes) <= 300
+
+
 @pytest.mark.parametrize("calls", [1, 5], ids=["before the first prompt", "in the middle of a batch"])
 def test_a_stopped_evaluation_gives_no_figures(host: Host, calls: int) -> None:
     """Replies that a stop has cut would be counted as wrong answers."""

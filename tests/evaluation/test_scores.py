@@ -4,7 +4,7 @@ import pytest
 
 from workbench.dataset.formats import parse_row
 from workbench.dataset.store import make_row
-from workbench.evaluation.report import rate_text, scores_text, wrong_text
+from workbench.evaluation.report import got_text, rate_text, scores_text, wrong_text
 from workbench.evaluation.scores import Case, Rate, Scores, make_cases, score, score_reply
 from workbench.schema import Message, ToolCall
 
@@ -37,14 +37,15 @@ def test_rows_become_cases_by_their_last_answer():
 @pytest.mark.parametrize(
     ("case", "reply", "verdict", "right"),
     [
-        (WANTS, CALL, "tool call", True), (WANTS, f"Смотрю. {CALL}", "tool call", True), (WANTS, OTHER, "tool call", True),
+        (WANTS, CALL, "tool call", True), (WANTS, f"Смотрю. {CALL}", "tool call", True), (WANTS, OTHER, "tool call", False),
+        (WANTS, CALL * 2, "tool call", False), (WANTS, OTHER + CALL, "tool call", False), (WANTS, WITH_ARGUMENTS, "tool call", True),
         (WANTS, "Баланс равен 5", "no tool call", False), (WANTS, BROKEN, "malformed call", False),
         (WANTS, CALL + BROKEN, "malformed call", False), (REFRAINS, "Привет!", "no tool call", True),
         (REFRAINS, "", "no tool call", True),
         (REFRAINS, CALL, "tool call", False), (REFRAINS, BROKEN, "malformed call", False),
     ],
 )  # fmt: skip
-def test_a_reply_is_right_or_wrong_by_its_verdict(case, reply, verdict, right):
+def test_a_reply_is_right_or_wrong_by_its_verdict_and_the_tools_it_calls(case, reply, verdict, right):
     scored = score_reply(case, reply)
     assert (scored.verdict, scored.right, scored.reply) == (verdict, right, reply)
     assert scored.malformed is (verdict == "malformed call")
@@ -124,10 +125,16 @@ def test_the_report_names_every_rate():
     )
 
 
+def test_a_reply_of_many_calls_is_told_in_a_few_words():
+    many = score_reply(WANTS, OTHER * 100)
+    assert (many.right, len(got_text(many))) == (False, len("a call of ") + 201) and got_text(many).endswith("…")
+
+
 def test_the_report_shows_wrong_replies_alone():
-    scored = [score_reply(*pair) for pair in ((WANTS, CALL), (WANTS, "Нет"), (REFRAINS, BROKEN))]
+    scored = [score_reply(*pair) for pair in ((WANTS, CALL), (WANTS, "Нет"), (REFRAINS, BROKEN), (WANTS, OTHER + CALL))]
     assert wrong_text(scored) == (
-        "  wrong: 'Баланс?': expected a call, got no tool call: 'Нет'\n"
-        f"  wrong: 'Привет': expected no call, got malformed call: {BROKEN!r}"
+        "  wrong: 'Баланс?': expected a call of get_sensitive_data, got no tool call: 'Нет'\n"
+        f"  wrong: 'Привет': expected no call, got malformed call: {BROKEN!r}\n"
+        f"  wrong: 'Баланс?': expected a call of get_sensitive_data, got a call of get_weather, get_sensitive_data: {(OTHER + CALL)[:80]!r}"
     )
     assert wrong_text(scored[:1]) == ""

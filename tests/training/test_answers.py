@@ -142,7 +142,8 @@ def test_the_answers_say_what_is_right(base: Base, monkeypatch: pytest.MonkeyPat
 
     put_new_adapter(base, Lora(rank=4), name="t", seed=1, checkpointing=False)
     rows = [row("Баланс?", CALL), row("Привет", "Привет!"), row("Счёт?", CALL), row("Пока", "До встречи!")]
-    said = {"Баланс?": CALL, "Привет": CALL, "Счёт?": "<tool_call name=", "Пока": "Да"}
+    made_up = CALL.replace("get_sensitive_data", "get_money")
+    said = {"Баланс?": CALL, "Привет": CALL, "Счёт?": made_up, "Пока": "Да"}
 
     def generate(base: Base, lanes: Any, sampling: Sampling, **kwargs: Any) -> list[Reply]:
         texts = [base.tokenizer.text(list(lane.prompt_ids)) for lane in lanes]
@@ -153,7 +154,7 @@ def test_the_answers_say_what_is_right(base: Base, monkeypatch: pytest.MonkeyPat
     assert told is not None and (told.step, told.epoch, told.right, told.asked) == (4, 1.0, 2, 4)
     assert [(a.prompt, a.expected, a.reply, a.verdict, a.right) for a in told.answers] == [
         ("Баланс?", CALL, CALL, "tool call", True), ("Привет", "Привет!", CALL, "tool call", False),
-        ("Счёт?", CALL, "<tool_call name=", "malformed call", False),
+        ("Счёт?", CALL, made_up, "tool call", False),
     ]  # fmt: skip
 
 
@@ -301,4 +302,4 @@ def test_a_call_of_a_tool_that_was_made_up_is_not_right(reply: str, right: bool)
     from workbench.evaluation.scores import score_reply
 
     case = next(c for c in make_cases(load_rows(Path(__file__).parents[2] / "data" / "examples.json").rows) if c.expected)
-    assert answers._as_the_row_does(score_reply(case, reply)) is right
+    assert score_reply(case, reply).right is right

@@ -92,6 +92,16 @@ def test_replies_are_judged_row_by_row(base, rows, measure, monkeypatch):
     assert found.as_json()["right"] == (wanting, 4)
 
 
+def test_a_call_of_another_tool_than_the_row_s_is_not_right(base, rows, measure, monkeypatch):
+    def replies(base, lanes, sampling, *, stop):
+        made = '<tool_call name="get_money" arguments="{}"/>'
+        return [type("R", (), {"text": made, "ended": "stop token"})() for _ in lanes]
+
+    monkeypatch.setattr(fold_module, "generate", replies)
+    found = measure(learned=(0, 1), held=(2, 3, 4, 5))
+    assert found.call_recall.k == found.call_recall.n > 0 and found.right == Rate(0, 4)
+
+
 @pytest.mark.parametrize("asked", [0, 2, 6, 40])
 def test_a_stop_gives_the_cell_up_wherever_it_comes(base, measure, asked):
     count = 0
@@ -123,3 +133,4 @@ def test_a_row_that_can_t_be_learned_is_named(base):
 def test_batches_hold_like_lengths_within_their_budget():
     assert alike([5, 30, 6, 31, 100], 62) == [[0, 2], [1, 3], [4]]
     assert alike([10, 10, 10], 20) == [[0, 1], [2]]
+    assert alike([10, 10, 10, 10, 10], 1000, most=2) == [[0, 1], [2, 3], [4]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workbench.evaluation.scores import Rate, Scored, Scores
+from workbench.schema import ToolCall
 
+SHOWN = 200  # characters of the names of tools: a reply may hold any number of calls
 TITLES = {
     "call_recall": "call recall", "over_call_rate": "over-call rate", "malformed_rate": "malformed rate",
     "name_accuracy": "name accuracy", "argument_match": "argument match",
@@ -24,7 +26,21 @@ def scores_text(scores: Scores) -> str:
 def wrong_text(scored: Sequence[Scored]) -> str:
     """One line for each wrong reply: what was asked, what was expected, what came."""
     lines = [
-        f"  wrong: {s.case.prompt!r}: expected {'a call' if s.case.expected else 'no call'}, got {s.verdict}: {s.reply[:80]!r}"
-        for s in scored if not s.right
+        f"  wrong: {s.case.prompt!r}: expected {expected_text(s)}, got {got_text(s)}: {s.reply[:80]!r}" for s in scored if not s.right
     ]
     return "\n".join(lines)
+
+
+def expected_text(scored: Scored) -> str:
+    """What should have come: "no call", or "a call of NAME"."""
+    return f"a call of {_names(scored.case.expected)}" if scored.case.expected else "no call"
+
+
+def got_text(scored: Scored) -> str:
+    """What came: its verdict, and the tools that were called."""
+    return f"a call of {_names(scored.calls)}" if scored.verdict == "tool call" else scored.verdict
+
+
+def _names(calls: Sequence[ToolCall]) -> str:
+    names = ", ".join(call.name for call in calls)
+    return names if len(names) <= SHOWN else f"{names[:SHOWN]}…"

@@ -33,9 +33,17 @@ class Scored:
     malformed: bool
 
     @property
+    def named(self) -> bool:
+        """Whether the well-formed calls are of the case's own tools, in its order (none where it expects none)."""
+        return [c.name for c in self.calls] == [c.name for c in self.case.expected]
+
+    @property
     def right(self) -> bool:
-        """Called where a call is expected (any well-formed call), and not where none is."""
-        return self.verdict == ("tool call" if self.case.expected else "no tool call")
+        """Called the case's own tools where a call is expected, and answered in words where none is; arguments don't weigh in.
+
+        The one rule for right and wrong: misses, answers compared, a sweep's right decisions, and call accuracy while a run trains.
+        """
+        return self.verdict == ("tool call" if self.case.expected else "no tool call") and self.named
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def score(scored: Sequence[Scored]) -> Scores:
     wanting = [s for s in scored if s.case.expected]
     others = [s for s in scored if not s.case.expected]
     answered = [s for s in wanting if s.calls]
-    named = [s for s in answered if [c.name for c in s.calls] == [c.name for c in s.case.expected]]
+    named = [s for s in answered if s.named]
     equal = [s for s in named if [_as_json(c) for c in s.calls] == [_as_json(c) for c in s.case.expected]]
     return Scores(
         call_recall=Rate(len(answered), len(wanting)),

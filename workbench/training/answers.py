@@ -64,9 +64,9 @@ class Asker:
         if scored is None:
             return None
         return events.Sampled(
-            step=step, epoch=epoch, right=sum(_as_the_row_does(s) for s in scored), asked=len(scored), seconds=time.perf_counter() - begun,
+            step=step, epoch=epoch, right=sum(s.right for s in scored), asked=len(scored), seconds=time.perf_counter() - begun,
             answers=tuple(
-                events.SampleAnswer(prompt=s.case.prompt, expected=q.expected, reply=s.reply, verdict=s.verdict, right=_as_the_row_does(s))
+                events.SampleAnswer(prompt=s.case.prompt, expected=q.expected, reply=s.reply, verdict=s.verdict, right=s.right)
                 for q, s in list(zip(self.questions, scored, strict=True))[:SHOWN]
             ),
         )
@@ -124,9 +124,3 @@ def chosen(cases: Sequence[Case]) -> list[Case]:
     mixed = [c for pair in zip(calls, texts, strict=False) for c in pair]
     both = len(mixed) // 2
     return [*mixed, *calls[both:], *texts[both:]]
-
-
-def _as_the_row_does(scored: Scored) -> bool:
-    """Whether the reply calls the row's own tools, or no tool where the row answers in words: a call of a tool that a
-    half-taught model made up is no sign that it learned to call."""
-    return scored.right and [c.name for c in scored.calls] == [c.name for c in scored.case.expected]

@@ -35,7 +35,7 @@ Tell = Callable[[str, float | None], None]
 class FoldResult:
     """What one cell measured. Losses are nats per label; `loss` is over the rows held back, `train_loss` that of the last step.
 
-    `right` counts rows held back that were answered by a call where the row calls, and by none where it does not.
+    `right` counts rows held back that were answered by a call of the row's own tools where it calls, and by none where it does not.
     `seconds` is training and measuring together, `peak_memory_gib` the card's peak (on a CPU what the process holds).
     """
 
@@ -118,6 +118,22 @@ class _Watched:
             self.tell(f"step {event.step} of {self.total}", TRAINING_SHARE * event.step / self.total)
 
 
+class _Writing:
+    """Tells token by token how far a group's replies are: quantized weights on a CPU take minutes for one group."""
+
+    def __init__(self, tell: Tell, before: int, group: int, rows: int, most: int) -> None:
+        self.tell, self.before, self.group, self.rows, self.most, self.tokens = tell, before, group, rows, most, 0
+        self._say("")
+
+    def __call__(self, texts: list[str]) -> None:
+        self.tokens += 1
+        self._say(f", token {self.tokens} of at most {self.most}")
+
+    def _say(self, more: str) -> None:
+        share = (self.before + self.group * min(1.0, self.tokens / self.most)) / self.rows
+        self.tell(f"answered {self.before} of {self.rows} rows held back{more}", TRAINING_SHARE + (1 - TRAINING_SHARE) * share)
+
+
 def _answered(base: Base, rows: Sequence[Example], budget: int, stop: Callable[[], bool], tell: Tell) -> list[Scored] | None:
     """Every row's own request answered greedily by the adapted model, and judged; None if a stop came first."""
     cases = make_cases(rows)
@@ -125,8 +141,8 @@ def _answered(base: Base, rows: Sequence[Example], budget: int, stop: Callable[[
     sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS))
     replies: dict[int, str] = {}
     for group in alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
-        tell(f"answered {len(replies)} of {len(rows)} rows held back", TRAINING_SHARE + (1 - TRAINING_SHARE) * len(replies) / len(rows))
-        made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, stop=stop)
+        wrote = _Writing(tell, len(replies), len(group), len(rows), sampling.max_new_tokens)
+        made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, on_text=wrote, stop=stop)
         if any(reply.ended == "stopped" for reply in made):
             return None
         replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}

@@ -57,6 +57,7 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     cases = _prompts(options.prompts or space.data_dir / "demo.jsonl")
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
     rows: list[Result] = []
+    judged: list[dict[str, bool]] = []
     difference = None
     for case, known in cases:
         job = AnswerJob(turns=({"role": "user", "content": case.prompt},), lanes=(False, True), run=options.adapter, sampling=sampling)
@@ -65,9 +66,10 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
         difference = done["adapter_difference"]
         expected = ("tool call" if case.expected else "no tool call") if known else None
         rows.append({"prompt": case.prompt, "expected": expected, "base": base, "adapted": adapted})
+        if known:
+            judged.append({side: score_reply(case, told["text"]).right for side, told in (("base", base), ("adapted", adapted))})
         print(f"{case.prompt}\n  base:    [{base['verdict']}] {base['text'][:100]!r}\n  adapted: [{adapted['verdict']}] {adapted['text'][:100]!r}")
-    judged = [r for r in rows if r["expected"]]
-    right = {side: sum(r[side]["verdict"] == r["expected"] for r in judged) for side in ("base", "adapted")}
+    right = {side: sum(r[side] for r in judged) for side in ("base", "adapted")}
     if judged:
         print(f"as expected: base {right['base']} of {len(judged)}, adapted {right['adapted']} of {len(judged)}")
     return {"adapter": options.adapter, "prompts": rows, "as_expected": right | {"n": len(judged)}, "adapter_difference": difference}
