@@ -6,6 +6,7 @@ What is left over is padding that no token sees and whose loss counts 0.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 
+from workbench.models.faults import accelerator_fault
+from workbench.training.fast_pass import FastPass
 from workbench.training.fused_loss import head_loss
 from workbench.training.pack import Pack
 
@@ -141,6 +144,7 @@ class StaticForward:
         if self.kinds - {"full_attention", "sliding_attention"}:
             raise NotStaticError(f"it has layers of a kind unknown here ({', '.join(sorted(self.kinds))})")
         self.by_kind: bool = bool(self.kinds)
+        self.fast: FastPass | None = FastPass(model, self.weight_VH.dtype, self.weight_VH.device)
 
     def __call__(self, buffers: Buffers) -> tuple[torch.Tensor, torch.Tensor]:
         """(Σ weight · loss, the L losses in nats)."""
@@ -148,7 +152,8 @@ class StaticForward:
         full, sliding = block_masks(buffers.positions_1T[0], window, self.weight_VH.dtype)
         masks = {"full_attention": full, "sliding_attention": sliding}
         mask: Any = {k: masks[k] for k in self.kinds} if self.by_kind else sliding
-        output = self.decoder(input_ids=buffers.ids_1T, position_ids=buffers.positions_1T, attention_mask=mask, use_cache=False)
+        with self.fast() if self.fast is not None else contextlib.nullcontext():
+            output = self.decoder(input_ids=buffers.ids_1T, position_ids=buffers.positions_1T, attention_mask=mask, use_cache=False)
         hidden_LH = output.last_hidden_state[0].index_select(0, buffers.slots_L)
         return head_loss(hidden_LH, self.weight_VH, buffers.targets_L, buffers.weights_L, self.softcap)
 
@@ -166,12 +171,14 @@ def prove_same(model: Any, packs: Sequence[Pack], reference: Any, device: torch.
         forward = StaticForward(model)
         exact = forward.weight_VH.dtype == torch.float32
         faults: list[str] = []
-        for by_kind in dict.fromkeys((forward.by_kind, False)):
-            forward.by_kind = by_kind
+        ways = [(by_kind, fast) for fast in dict.fromkeys((forward.fast, None)) for by_kind in dict.fromkeys((forward.by_kind, False))]
+        for forward.by_kind, forward.fast in ways:
             try:
                 if (fault := _differs(forward, packs, reference, device, exact=exact)) is None:
                     return forward
-            except (TypeError, ValueError, AttributeError, IndexError, KeyError) as exc:  # it takes its masks in another form
+            except Exception as exc:  # it takes its masks in another form, or a fused kernel does not suit it
+                if accelerator_fault(exc):
+                    raise
                 fault = f"{type(exc).__name__}: {str(exc)[:200]}"
             faults.append(fault)
         raise NotStaticError(faults[0])
