@@ -1,101 +1,106 @@
-"""Decoding: several lanes (a prompt, with or without the adapter) in one batch on one copy of the base weights."""
+"""Decoding: several lanes (a prompt, with or without the adapter) in one batch on one copy of the base weights.
+
+Models whose layers are known are decoded by a loop of our own (`decode_static`), on CUDA as captured graphs; the rest, and what the
+loop fails at, by transformers' `generate` with peft's mixed batches.
+"""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from workbench.models import decode_static
+from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, nobody
+from workbench.models.decode_stack import UnsupportedError
+from workbench.models.decode_static import release, room_for
+from workbench.models.faults import lets_go
 from workbench.models.loading import ADAPTER, Base
 from workbench.settings import Sampling
 
+__all__ = ["BASE_LANE", "Bound", "Lane", "Reply", "generate", "release", "room_for"]
+
 BASE_LANE = "__base__"  # peft's word for "no adapter" in a mixed batch
 
-
-class Bound(Protocol):
-    """What limits the tokens of one reply. It is made for that reply and follows it token by token."""
-
-    def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
-        """The mask of the tokens that may follow `last` (bool, V = `width`), or None for all; `last` is None at the start."""
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
-@dataclass(frozen=True)
-class Lane:
-    """One reply to make: the prompt's ids, whether the adapter is on, and what binds its tokens, if anything."""
-
-    prompt_ids: tuple[int, ...]
-    adapted: bool
-    bound: Bound | None = None
+def _log_once(text: str) -> None:
+    """For callers without a place for notices: on the log, once."""
+    if text not in _said:
+        _said.add(text)
+        _log.warning(text)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A finished reply. `ended` tells why it ended: "stop token", "length" or "stopped"."""
+def generate(
+    base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
+    on_text: OnText = nobody, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = _log_once, capture: bool = True,
+) -> list[Reply]:
+    """One reply per lane, all lanes in one batch (prompts padded on the left).
 
-    text: str
-    tokens: int
-    seconds: float
-    first_token_seconds: float
-    ended: str
+    `on_text` gets every lane's text so far after each token; `stop` is asked as often. `say` hears in one sentence why decoding
+    goes the slower way of transformers' `generate`, where it does; with `capture` false it goes that way unasked.
+    """
+    if not lanes:
+        return []
+    if _must_part(base, lanes):
+        return _in_turn(base, lanes, sampling, on_text, stop, say, capture)
+    base.model.eval()
+    if capture:
+        progress = Progress(len(lanes), base.tokenizer, on_text, stop)
+        try:
+            decode_static.run(base, lanes, sampling, progress, say)
+        except UnsupportedError as exc:
+            say(f"Decoding goes by transformers, which is slower: {exc}.")
+        except decode_static.DecodingFault as fault:
+            _go_on_after(base, lanes, progress, fault, say)
+        else:
+            return progress.replies()
+    return _by_transformers(base, lanes, sampling, on_text, stop)
 
 
-@dataclass
-class _LaneState:
-    ids: list[int]
-    seconds: float = 0.0
-    first: float = 0.0
-    done: bool = False
+def _go_on_after(base: Base, lanes: Sequence[Lane], progress: Progress, fault: decode_static.DecodingFault, say: Callable[[str], None]) -> None:
+    """Free what the loop held and say what happened; raises the cause where the other way can't be gone."""
+    cause = fault.cause
+    decode_static.check_device(base, fault)
+    if any(lane.bound is not None for lane in lanes) and any(state.ids for state in progress.states):
+        raise cause  # a bound follows its reply and can't begin again
+    lets_go(fault)
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+    say(f"Decoding goes by transformers, which is slower: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0][:200]}")
 
 
 class _Lanes(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
     """Collects each lane's tokens as `generate` makes them, reports the texts, and carries the stop request in."""
 
-    def __init__(
-        self, count: int, base: Base, on_text: Callable[[list[str]], None], stop: Callable[[], bool]
-    ) -> None:
-        self.states = [_LaneState([]) for _ in range(count)]
-        self.base, self.on_text, self.stop = base, on_text, stop
-        self.begun = time.perf_counter()
-        self.prompt_seen = self.stopped = False
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
         if not self.prompt_seen:  # generate hands over the prompt first
             self.prompt_seen = True
             return
-        now = time.perf_counter() - self.begun
-        for state, token in zip(self.states, value.reshape(-1).tolist(), strict=True):
-            if state.done:
-                continue
-            state.first = state.first or now
-            state.seconds = now
-            if token in self.base.tokenizer.stop_ids:
-                state.done = True
-            else:
-                state.ids.append(token)
-        self.on_text(self.texts())
+        self.progress.take(value.reshape(-1).tolist(), range(len(self.progress.states)))
 
     def end(self) -> None:
         pass
 
-    def texts(self) -> list[str]:
-        # A reply may end inside a character of several tokens: what is not whole yet is not shown.
-        return [self.base.tokenizer.text(s.ids).rstrip("\ufffd") for s in self.states]
-
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self.stopped = self.stopped or self.stop()
-        return torch.full((input_ids.shape[0],), self.stopped, device=input_ids.device, dtype=torch.bool)
+        return torch.full((input_ids.shape[0],), self.progress.should_stop(), device=input_ids.device, dtype=torch.bool)
 
 
 class _Bounds(LogitsProcessor):  # type: ignore[misc]
     """Rules out, in every bound lane, the tokens that its bound does not allow. Runs before the sampling's own cuts."""
 
-    def __init__(self, lanes: Sequence[Lane], states: Sequence[_LaneState], width: int) -> None:
-        self.lanes, self.states, self.width = lanes, states, width
+    def __init__(self, lanes: Sequence[Lane], progress: Progress, width: int) -> None:
+        self.lanes, self.states, self.width = lanes, progress.states, width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         begun = input_ids.shape[1] > self.width
@@ -108,37 +113,25 @@ class _Bounds(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def generate(
-    base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
-    on_text: Callable[[list[str]], None] = lambda _: None, stop: Callable[[], bool] = lambda: False,
-) -> list[Reply]:
-    """One reply per lane, all lanes in one batch (prompts padded on the left).
-
-    `on_text` gets every lane's text so far after each token; `stop` is asked as often.
-    """
-    if _must_part(base, lanes):
-        return _in_turn(base, lanes, sampling, on_text, stop)
+def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool]) -> list[Reply]:
+    """All lanes by transformers' `generate`."""
     width = max(len(lane.prompt_ids) for lane in lanes)
     pad = [[0] * (width - len(lane.prompt_ids)) for lane in lanes]
     ids_BT = torch.tensor([p + list(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
     mask_BT = torch.tensor([p + [1] * len(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
-    base.model.eval()
-    watcher = _Lanes(len(lanes), base, on_text, stop)
+    progress = Progress(len(lanes), base.tokenizer, on_text, stop)
+    watcher = _Lanes(progress)
     if not sampling.greedy:
         torch.manual_seed(sampling.seed)
     bounds: dict[str, Any] = {}
     if any(lane.bound is not None for lane in lanes):
-        bounds = {"logits_processor": LogitsProcessorList([_Bounds(lanes, watcher.states, width)])}
+        bounds = {"logits_processor": LogitsProcessorList([_Bounds(lanes, progress, width)])}
     with torch.inference_mode(), _adapters(base, lanes) as extra:
         base.model.generate(
             input_ids=ids_BT, attention_mask=mask_BT, generation_config=_config(base, sampling),
             streamer=watcher, stopping_criteria=StoppingCriteriaList([watcher]), **bounds, **extra,
         )
-    texts = [base.tokenizer.text(s.ids) for s in watcher.states]
-    return [
-        Reply(text, len(s.ids), s.seconds, s.first, "stop token" if s.done else "stopped" if watcher.stopped else "length")
-        for text, s in zip(texts, watcher.states, strict=True)
-    ]
+    return progress.replies()
 
 
 def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
@@ -147,7 +140,7 @@ def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
 
 
 def _in_turn(
-    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: Callable[[list[str]], None], stop: Callable[[], bool]
+    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool
 ) -> list[Reply]:
     """The lanes without the adapter first, then those with it."""
     texts, replies = [""] * len(lanes), dict[int, Reply]()
@@ -159,7 +152,8 @@ def _in_turn(
                 texts[i] = text
             on_text(list(texts))
 
-        replies |= dict(zip(places, generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop), strict=True))
+        part = generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop, say=say, capture=capture)
+        replies |= dict(zip(places, part, strict=True))
     return [replies[i] for i in range(len(lanes))]
 
 

@@ -1,0 +1,100 @@
+"""The step of one token with few kernels, for CUDA: the same sums as `decode_step.step`, some thirteen launches a layer instead of ninety."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.models.decode_stack import Group, Stack
+from workbench.models.decode_step import Cache, signs
+
+ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
+WIDEST = 16_384  # of the residual stream: one program norms a whole row
+OWN_PRODUCTS = 8  # rows; beyond them the adapter's products are left to cuBLAS
+LIKE = 0.98  # cosine between the logits of both steps: bf16 noise is below 0.001, a wrong kernel is nowhere near
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> Any:
+    try:
+        return importlib.import_module("workbench.models.decode_kernels")
+    except Exception:  # no Triton, or one that doesn't load here: then there are no kernels
+        return None
+
+
+def usable(stack: Stack) -> bool:
+    """Whether the kernels fit the card and the model's shape."""
+    if stack.device.type != "cuda" or torch.cuda.get_device_capability(stack.device) < (8, 0):
+        return False
+    layer_fits = all(layer.head_dim in (32, 64, 128, 256) for layer in stack.layers)
+    width = stack.layers[0].before_attention.weight.numel()
+    return layer_fits and width <= WIDEST and stack.activation in ACTIVATIONS and _kernels() is not None
+
+
+def _project(kernels: Any, group: Group, x_BK: Tensor, lane_B: Tensor | None) -> list[Tensor]:
+    delta_BR = None
+    own = x_BK.shape[0] <= OWN_PRODUCTS
+    if lane_B is not None and group.a_RK is not None:
+        delta_BR = kernels.narrow(x_BK, group.a_RK, lane_B) if own else F.linear(x_BK, group.a_RK) * lane_B[:, None]
+    made: list[Tensor] = []
+    begun = 0
+    for member in group.members:
+        y_BN = member.base(x_BK)
+        if delta_BR is not None and member.rank:
+            if own and member.rank <= 64:
+                kernels.widen_(y_BN, delta_BR, begun, member.b_NR)
+            else:
+                y_BN.addmm_(delta_BR[:, begun : begun + member.rank], member.b_NR.t())
+            begun += member.rank
+        made.append(y_BN)
+    return made
+
+
+def step(stack: Stack, cache: Cache, rows: int, adapted: bool) -> Tensor:
+    """As `decode_step.step` over the whole cache."""
+    kernels = _kernels()
+    lane_B = cache.lane_B11[:rows, 0, 0] if adapted else None
+    eps, offset = stack.eps, stack.offset
+    x_BC = stack.embed(cache.ids_B[:rows])
+    _, normed_BC = kernels.join_norm(x_BC, None, None, stack.layers[0].before_attention, eps, offset)
+    for place, layer in enumerate(stack.layers):
+        q, k, v = _project(kernels, layer.qkv, normed_BC, lane_B)
+        seen = kernels.attend(layer, kernels.turn(layer, q, k, v, cache, place, eps, offset), cache, place)
+        [branch] = _project(kernels, layer.o, seen, lane_B)
+        x_BC, normed_BC = kernels.join_norm(x_BC, branch, layer.after_attention, layer.before_mlp, eps, offset)
+        gate, up = _project(kernels, layer.gate_up, normed_BC, lane_B)
+        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_B)
+        following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
+        x_BC, normed_BC = kernels.join_norm(x_BC, branch, layer.after_mlp, following, eps, offset)
+        signs(layer, x_BC)
+    logits_BV: Tensor = stack.head(normed_BC)
+    cache.column.add_(1)
+    return logits_BV
+
+
+def agrees(fused: Callable[[], Tensor], plain_BV: Tensor, say: Callable[[str], None]) -> bool:
+    """Whether the fused step can be trusted here: its logits point where the plain step's do. Says so where not.
+
+    A lost device is raised; any other fault of a kernel only means that it is not used.
+    """
+    try:
+        made_BV = fused().float()
+        likeness = float(F.cosine_similarity(_centred(made_BV), _centred(plain_BV.float()), dim=-1).min())
+    except Exception as exc:
+        torch.zeros(1, device=plain_BV.device).add_(1).item()  # raises if the device answers no more
+        say(f"Decoding does without its own kernels and is slower: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}")
+        return False
+    if likeness >= LIKE:
+        return True
+    say(f"Decoding does without its own kernels and is slower: their logits differ from the model's (cosine {likeness:.3f}).")
+    return False
+
+
+def _centred(logits_BV: Tensor) -> Tensor:
+    return logits_BV - logits_BV.mean(-1, keepdim=True)

@@ -1,0 +1,94 @@
+"""What decoding is asked for and gives back: lanes, the bounds on their tokens, replies; and what is known of a lane on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from workbench.models.tokenizer import ChatTokenizer
+
+OnText = Callable[[list[str]], None]
+
+
+class Bound(Protocol):
+    """What limits the tokens of one reply. It is made for that reply and follows it token by token."""
+
+    def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
+        """The mask of the tokens that may follow `last` (bool, V = `width`), or None for all; `last` is None at the start."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One reply to make: the prompt's ids, whether the adapter is on, and what binds its tokens, if anything."""
+
+    prompt_ids: tuple[int, ...]
+    adapted: bool
+    bound: Bound | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply. `ended` tells why it ended: "stop token", "length" or "stopped"."""
+
+    text: str
+    tokens: int
+    seconds: float
+    first_token_seconds: float
+    ended: str
+
+
+def nobody(texts: list[str]) -> None:
+    """Nobody reads along."""
+
+
+@dataclass
+class _State:
+    ids: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    first: float = 0.0
+    done: bool = False
+
+
+class Progress:
+    """Each lane's tokens so far: takes a step's tokens, reports the texts, and asks for a stop as often."""
+
+    def __init__(self, count: int, tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool]) -> None:
+        self.states = [_State() for _ in range(count)]
+        self.tokenizer, self.on_text, self.stop = tokenizer, on_text, stop
+        self.begun = time.perf_counter()
+        self.stopped = False
+
+    def take(self, tokens: Sequence[int], lanes: Sequence[int]) -> None:
+        """The next token of each of `lanes`; what comes after a lane's stop token is thrown away."""
+        now = time.perf_counter() - self.begun
+        for lane, token in zip(lanes, tokens, strict=True):
+            state = self.states[lane]
+            if state.done:
+                continue
+            state.first = state.first or now
+            state.seconds = now
+            if token in self.tokenizer.stop_ids:
+                state.done = True
+            else:
+                state.ids.append(token)
+        if self.on_text is not nobody:  # a text is decoded whole at every token
+            self.on_text(self.texts())
+
+    def texts(self) -> list[str]:
+        # A reply may end inside a character of several tokens: what is not whole yet is not shown.
+        return [self.tokenizer.text(s.ids).rstrip("\ufffd") for s in self.states]
+
+    def should_stop(self) -> bool:
+        """Whether a stop was asked for; once seen, it stays."""
+        self.stopped = self.stopped or self.stop()
+        return self.stopped
+
+    def replies(self) -> list[Reply]:
+        return [
+            Reply(self.tokenizer.text(s.ids), len(s.ids), s.seconds, s.first, "stop token" if s.done else "stopped" if self.stopped else "length")
+            for s in self.states
+        ]
