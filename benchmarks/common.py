@@ -7,6 +7,7 @@ process is ended and told. A child prints a line `RESULT {json}` per measurement
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 Result = dict[str, Any]
-MARK = "RESULT "
+MARK = "RESULT "  # begins a child's line that holds a result
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "liger-kernel", "triton")
 RANDOM_MODELS = ROOT / "benchmarks" / "random_models.py"
 NEVER = "1000000"
@@ -131,6 +132,8 @@ def _child(command: list[str], count: int, timeout: int) -> Iterator[Result]:
                 if text.startswith(MARK):
                     told, deadline = told + 1, time.monotonic() + timeout
                     yield json.loads(text.removeprefix(MARK))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(60)  # what it does beside, a copy of quantized weights for one, may end
         finally:
             child.kill()
             child.wait()
@@ -153,10 +156,8 @@ def versions() -> dict[str, str]:
 
     found = {"python": sys.version.split()[0]}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     one = card()
     return found | {"device": f"{one.name}, {one.total_gib:.0f} GiB" if one else f"CPU, {os.cpu_count()} cores"}
 
@@ -164,8 +165,7 @@ def versions() -> dict[str, str]:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns, the first aligned left, the rest right."""
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    lines = (f"{line[0]:{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True)) for line in (head, *rows))
-    return "\n".join(lines)
+    return "\n".join("  ".join(f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(line)) for line in (head, *rows))
 
 
 def figure(value: float | None, form: str = ".1f") -> str:
@@ -212,6 +212,14 @@ def peak_gib() -> float:
     return memory_gib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def taken_gib() -> float:
+    """What lies on the card now; 0 without one."""
+    import torch
+
+    sync()
+    return float(torch.cuda.memory_allocated()) / 2**30 if torch.cuda.is_available() else 0.0
+
+
 def settings_for(folder: Path, pairs: Sequence[str]) -> Any:
     """The model's default settings, changed by `group.field=value` texts."""
     from workbench.workspace import Workspace
@@ -238,15 +246,19 @@ def rows_for(tokenizer: Any, training: Any) -> Any:
     return prepare_rows(load_rows(ROOT / "data" / "examples.json").rows, SimpleNamespace(tokenizer=tokenizer), training, "examples.json")  # type: ignore[arg-type]
 
 
-def load_timed(folder: Path, quantization: Any) -> tuple[Any, Result]:
-    """The loaded base, with what loading took."""
+def load_timed(folder: Path, quantization: Any, *, copies: bool = True) -> tuple[Any, Result]:
+    """The loaded base, with what loading took; with `copies` false from the original weights. A copy that it makes is waited for, apart."""
     from workbench.models.loading import load_base
+    from workbench.models.quantized_cache import wait_for_copies
 
     reset_peak()
     begun = time.perf_counter()
-    base = load_base(folder, quantization)
+    base = load_base(folder, quantization, keep=copies)
     sync()
-    return base, {"load_s": time.perf_counter() - begun, "load_peak_gib": peak_gib()}
+    loaded = {"load_s": time.perf_counter() - begun, "load_peak_gib": peak_gib()}
+    begun = time.perf_counter()
+    wait_for_copies()
+    return base, loaded | {"copy_s": time.perf_counter() - begun}
 
 
 def train_timed(base: Any, learned: Sequence[Any], settings: Any, *, steps: int = 0) -> Result:

@@ -11,7 +11,6 @@ Tokens a second are a reply's tokens by its seconds, the prompt's forward includ
 from __future__ import annotations
 
 import contextlib
-import inspect
 import shutil
 import statistics
 import sys
@@ -34,32 +33,24 @@ OFF = "+off"
 
 
 def measure(name: str, folder: Path, options: Any) -> Result:
-    """One kind of base weights in this process; with `+off` without the captured step, where the build has a switch for it."""
+    """One kind of base weights in this process; with `+off` without the captured step (`generate(capture=False)`)."""
     from workbench.models.decoding import Lane, generate
 
     mode = name.removesuffix(OFF)
     host, found = ready(folder, mode, options)
     base = host.base
-    extra = switch(generate, on=not name.endswith(OFF))
+    notices: list[str] = []
+    how: dict[str, Any] = {"capture": not name.endswith(OFF), "say": notices.append}
     sampling = _sampling(options.new_tokens)
     prompt = tuple(base.tokenizer.prompt_ids([{"role": "user", "content": PROMPT}]))
     for what, adapted in LANES.items():
         lanes = [Lane(prompt, a) for a in adapted]
-        found[what] = timed(lambda lanes=lanes: generate(base, lanes, sampling, **extra), options.repeats)  # type: ignore[misc]
+        found[what] = timed(lambda lanes=lanes: generate(base, lanes, sampling, **how), options.repeats)  # type: ignore[misc]
     if not name.endswith(OFF):
         for what in ("base", "adapted"):
             found[f"before {what}"] = before(base, prompt, adapted=what == "adapted", options=options)
         found |= evaluate(host, folder, mode, options)
-    return found | {"decode_peak_gib": common.peak_gib(), "prompt_tokens": len(prompt)}
-
-
-def switch(generate: Callable[..., Any], *, on: bool) -> dict[str, Any]:
-    """The argument that turns the captured step on or off; where there is none, the only way there is counts as "on"."""
-    if "capture" in inspect.signature(generate).parameters:
-        return {"capture": on}
-    if not on:
-        raise RuntimeError("this build's generate has no switch `capture`")
-    return {}
+    return found | {"decode_peak_gib": common.peak_gib(), "prompt_tokens": len(prompt), "notices": sorted(set(notices))}
 
 
 def _sampling(tokens: int) -> Any:
@@ -193,7 +184,7 @@ def line(r: Result) -> str:
             one = r[f"evaluation {what}"]
             same = f"{one['same_texts']} of {one['before_cases']} texts as `generate` writes them"
             said.append(f"    {r['cases']} cases, {what}: {one['s']:.1f} s (first time {one['first_s']:.1f}); before {figure(one['before_s'])} s, by {one['before_cases']}; {same}")
-    return "\n".join(said)
+    return "\n".join([*said, *(f"    {text}" for text in r["notices"])])
 
 
 def finish(results: list[Result]) -> str:

@@ -167,12 +167,12 @@ def finish(results: list[Result]) -> str:
 
 
 def main() -> None:
-    parser = common.parser_for(__doc__ or "", NAMES, timeout=240)
+    parser = common.parser_for(__doc__ or "", NAMES, timeout=300)
     parser.add_argument("--real", type=Path, default=ROOT / "models" / "gemma-3-270m", help="the model with real weights, for `learned+…`")
     parser.add_argument("--mode", default="4-bit", choices=("4-bit", "8-bit", "none"), help="the base weights of `learned+…`")
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps (0: all 40)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[42])
-    parser.add_argument("--pad", type=int, default=2048)
+    parser.add_argument("--pad", type=int, default=256, help="of the recipe")
     parser.add_argument("--cases", type=int, default=30)
     parser.add_argument("--new-tokens", type=int, default=64)
     options = parser.parse_args()

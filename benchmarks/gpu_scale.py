@@ -92,7 +92,7 @@ def _base(size: str, options: Any, kept: dict[str, Any]) -> Any:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    kept["gib"] = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    kept["gib"] = common.taken_gib()
     return kept["base"]
 
 

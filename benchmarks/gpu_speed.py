@@ -4,9 +4,10 @@
 
 Gemma 3 4B's shape with random weights (made in --work) unless --model is given; 63 rows, 16 to an optimizer step, 10 epochs, 40 steps.
 Each name is measured in a process of its own. The recipe is measured over --reference-steps after one that warms up, and its 40 are
-calculated from them (marked ~). `load+…` loads and ends: the first and the second time differ where a cache is kept. `click+…` is the
-whole job as a person gets it: a cold `python -m workbench train` from its start to its end with the default settings, again without the
-model answering its validation rows, and then in a process that has the base loaded.
+calculated from them (marked ~). `load+…` loads and ends: from the original weights, `making` the quantized copy beside the model (unless
+it is there), and from that `copy`, as every later row does. `click+…` is the whole job as a person gets it: a cold `python -m workbench
+train` from its start to its end with the default settings, again without the model answering its validation rows, and then both in a
+process that has the base loaded.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 }
 CHECKPOINTING = "checkpointing"
 LOOPS = [f"{path}+{mode}" for mode in MODES for path in ("eager", "captured")] + [f"captured+4-bit+{CHECKPOINTING}"]
-LOADS = ["load+4-bit", "load+4-bit+again", "load+8-bit", "load+none"]
+LOADS = ["load+4-bit", "load+4-bit+making", "load+4-bit+copy", "load+8-bit", "load+8-bit+making", "load+8-bit+copy", "load+none"]
 CLICKS = ["click+4-bit", "click+8-bit"]
 NAMES = [*LOADS, *TRAINERS, *LOOPS, *CLICKS]
 
@@ -53,7 +54,7 @@ def measure(name: str, folder: Path, options: Any) -> Result:
         return trainer(name, folder, options)
     kind, mode, *more = name.split("+")
     if kind == "load":
-        return common.load_timed(folder, common.settings_for(folder, MODES[mode]).quantization)[1]
+        return common.load_timed(folder, common.settings_for(folder, MODES[mode]).quantization, copies=bool(more))[1]
     pairs = [*MODES[mode], *options.set, *([f"training.{CHECKPOINTING}=true"] if CHECKPOINTING in more else [])]
     if kind == "click":
         return click(folder, options.work, pairs)
@@ -159,7 +160,7 @@ def line(r: Result) -> str:
                 f"{r['cold_without_answers_s']:.1f} s; base loaded {r['loaded_s']:.1f} s, without answers {r['loaded_without_answers_s']:.1f} s")
     load = f"{r['name']:28} load {r['load_s']:.1f} s, peak {r['load_peak_gib']:.2f} GiB"
     if "forty_s" not in r:
-        return load
+        return load + f"; then {r['copy_s']:.1f} s for the copy" * (r["copy_s"] > 0.1)
     said = f"; first step {r['first_step_s']:.2f} s; 40 steps {_forty(r)} s ({r['step_ms']:.0f} ms); peak {r['train_peak_gib']:.2f} GiB; loss {_losses(r)}"
     return load + said + "".join(f"\n    {text}" for text in r.get("notices", []))
 

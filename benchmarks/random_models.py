@@ -81,9 +81,8 @@ def _to_4bit(model: Any, device: Any) -> None:
     import bitsandbytes as bnb
     import torch
 
-    for path, layer in list(model.named_modules()):
-        if not isinstance(layer, torch.nn.Linear) or path.endswith("lm_head"):
-            continue
+    for path in [p for p, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not p.endswith("lm_head")]:
+        layer = model.get_submodule(path)
         packed = bnb.nn.Linear4bit(
             layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=layer.weight.dtype,
             compress_statistics=True, quant_type="nf4", device="meta",
