@@ -7,10 +7,11 @@ ARGS ?=
 .PHONY: run test check model install install-dev clean
 .DELETE_ON_ERROR:
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt requirements-gpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "The workbench needs Python 3.11 or newer: make run PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-gpu.txt; fi
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

@@ -6,15 +6,17 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, load_base, put_new_adapter
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import stepper
-from workbench.training.captured import CaptureError, GraphedSteps
+from workbench.training.captured import CaptureError, GraphedSteps, Graphs
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.fused_loss import head_loss
 from workbench.training.loop import batches
@@ -260,3 +262,20 @@ def test_a_capture_that_took_the_card_with_it_is_not_papered_over(tiny_folder: P
     steps = StepsWithFallback(_Fails(inner, CaptureError("lost", poisoned=True)), plain, lambda text: pytest.fail(text))  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match="lost"):
         run(steps)
+
+
+def test_a_lost_card_is_known_to_the_engine_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream\nmore")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    graphs = Graphs(CPU)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: fails())
+    monkeypatch.setattr(graphs, "stream", SimpleNamespace(wait_stream=lambda other: None))
+    for lost, cause in ((True, "device"), (False, "")):
+        monkeypatch.setattr(graphs, "lost", lambda lost=lost: lost)
+        with pytest.raises(CaptureError, match="operation would make the legacy stream depend on a capturing blocking stream") as caught:
+            graphs.capture(lambda: None, 1)
+        assert caught.value.poisoned is lost
+        assert accelerator_fault(caught.value) == cause
+        assert "more" not in str(caught.value)

@@ -57,7 +57,10 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except Exception as exc:
-            raise CaptureError(f"{type(exc).__name__}: {str(exc).splitlines()[0][:300] if str(exc) else ''}", poisoned=self.lost()) from exc
+            first = (str(exc).splitlines() or [""])[0][:200]
+            if self.lost():  # worded so that the engine knows the card's process for lost (models/faults)
+                raise CaptureError(f"CUDA error while CUDA graphs were made: {first}. Switch CUDA graphs off if it happens again", poisoned=True) from exc
+            raise CaptureError(f"{type(exc).__name__}: {first}", poisoned=False) from exc
 
     def lost(self) -> bool:
         """Whether the card no longer answers in this process."""
