@@ -79,7 +79,7 @@ def test_replies_are_judged_row_by_row(base, rows, measure, monkeypatch):
     calls = [i for i in range(6) if rows[i].answer.content.startswith("<tool_call") or rows[i].answer.tool_calls]
     assert 0 < len(calls) < 6
 
-    def replies(base, lanes, sampling, *, stop):
+    def replies(base, lanes, sampling, **_):
         made = '<tool_call name="get_sensitive_data" arguments="{}"/>'
         return [type("R", (), {"text": made, "ended": "stop token"})() for _ in lanes]
 
@@ -93,7 +93,7 @@ def test_replies_are_judged_row_by_row(base, rows, measure, monkeypatch):
 
 
 def test_a_call_of_another_tool_than_the_row_s_is_not_right(base, rows, measure, monkeypatch):
-    def replies(base, lanes, sampling, *, stop):
+    def replies(base, lanes, sampling, **_):
         made = '<tool_call name="get_money" arguments="{}"/>'
         return [type("R", (), {"text": made, "ended": "stop token"})() for _ in lanes]
 

@@ -223,6 +223,8 @@ def test_a_folder_broken_by_hand_is_told(store, sweep):
     with pytest.raises(RunError, match="^The file s/sweep.json is broken"):
         store.view("s")
     assert store.views() == []
+    store.delete("s")
+    assert store.names() == []
 
 
 def test_the_state_is_that_of_the_last_line_and_of_its_owner(store, sweep):

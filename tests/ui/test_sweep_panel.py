@@ -15,6 +15,7 @@ from workbench.training.sweep import cells
 from workbench.training.sweep_axes import NO_AXES
 from workbench.training.sweep_report import METRICS
 from workbench.training.sweep_view import Begun, CellDone, CellFailed, Ended
+from workbench.ui.forms import FIELDS, form_values
 from workbench.ui.train import sweep_form as form
 from workbench.ui.train import sweep_panel as panel
 from workbench.ui.train.sweep_charts import sweep_chart
@@ -26,8 +27,8 @@ MODES = ("quantization.mode", "8-bit, 4-bit")
 EMPTY = ("", "")
 
 
-def filled(*lines, name="s", folds=5, shared=""):
-    return Form(name, folds, shared, (*lines, *[EMPTY] * (form.LINES - len(lines))))
+def filled(*lines, name="s", folds=5, shared="", tune=()):
+    return Form(name, folds, shared, (*lines, *[EMPTY] * (form.LINES - len(lines))), tune)
 
 
 def texts(html):
@@ -89,7 +90,7 @@ def test_the_time_comes_from_measured_cells(workspace, sweep):
     ("lines", "places"),
     [
         ([("lora.rank", "8,x")], {0: r"Rank: &#x27;x&#x27; can&#x27;t be used. It takes a whole number from 1 to 512"}),
-        ([MODES, ("lora.rank", " ")], {1: words.NO_VALUES}),
+        ([MODES, ("lora.rank", " ")], {1: "Give two or more values, with commas. It takes a whole number from 1 to 512."}),
         ([MODES, ("lora.rank", "8"), MODES], {1: "has one value", 2: words.TWICE}),
         ([("lora.target_modules", "<b>+q_proj, q_proj")], {0: "&lt;b&gt;"}),
     ],
@@ -135,19 +136,42 @@ def test_all_else_can_be_as_in_a_run(workspace):
     assert (spec.settings.training.epochs, spec.seed) == (3, 7)
 
 
+def test_all_else_can_be_as_in_a_preset_or_in_the_tune_form(workspace):
+    own = make_settings({"lora": {"rank": 4}, "training": {"epochs": 7, "seed": 9}})
+    workspace.presets.save("mine", own)
+    offered = dict(form.shared_choices(workspace))
+    assert [offered[words.DEFAULTS], offered[words.TUNE_NOW]] == ["", form.TUNE] and "preset:mine" in offered.values()
+    spec, _ = form.read_form(workspace, filled(MODES, shared="preset:mine"))
+    assert (spec.settings, spec.seed) == (own, 9)
+    spec, _ = form.read_form(workspace, filled(MODES, shared=offered["preset: Second article"]))
+    assert (spec.settings.training.epochs, spec.settings.lora.target_modules) == (3, ("q_proj", "k_proj", "v_proj", "o_proj"))
+    values = form_values(own)
+    assert form.read_form(workspace, filled(MODES, shared=form.TUNE, tune=values))[0].settings == own
+    values[FIELDS.index(("lora", "rank"))] = "x"
+    with pytest.raises(SettingsError, match="^The Tune form can't be used. Rank.* can't be "):
+        form.start(workspace, filled(MODES, shared=form.TUNE, tune=values))
+    with pytest.raises(SettingsError, match="^There is no preset named gone"):
+        form.start(workspace, filled(MODES, shared="preset:gone"))
+    read = Form.of("s", 5, form.TUNE, *["", "", "", ""], *["", "", "", ""], *values)
+    assert read.tune == tuple(values)
+
+
 class Held:
     """An engine whose jobs end when the test says so."""
 
     def __init__(self):
-        self.tickets, self.asked = [], threading.Event()
+        self.tickets, self.asked, self.before = [], threading.Event(), []
 
     def submit(self, job, label):
         from workbench.engine.client import Ticket
 
-        ticket = Ticket(1, job, label, progress="step 3 of 40", share=0.5)
+        ticket = Ticket(1, job, label, progress="step 3 of 40", share=0.5, begun=None if self.before else 1.0)
         self.tickets.append(ticket)
         self.asked.set()
         return ticket
+
+    def queue(self):
+        return (*self.before, *self.tickets)
 
     def stop(self, ticket):
         ticket.stop_asked, ticket.result = True, {"stopped": True}
@@ -176,7 +200,7 @@ def test_a_sweep_is_started_shown_stopped_and_gone_on_with(workspace, engine):
         panel.delete(workspace, "sweep-1")
     chooser, progress, halt, go_on, drop, *_, seen = panel.refresh(workspace, None, "loss", None, {})
     assert (chooser.value, halt.interactive, go_on.visible, drop.interactive, seen["state"]) == ("sweep-1", True, False, False, "running")
-    assert "sweep-1 running 0 of 10 cells step 3 of 40" in texts(progress)
+    assert "sweep-1 running 0 of 10 cells step 3 of 40 time left: known after the first cell" in texts(progress)
     assert panel.stop(workspace, "sweep-1") == words.stopping("sweep-1")
     assert workspace.sweeps.join(10)
     values = panel.refresh(workspace, "sweep-1", "loss", None, seen)
@@ -187,11 +211,33 @@ def test_a_sweep_is_started_shown_stopped_and_gone_on_with(workspace, engine):
     assert engine.asked.wait(10)
 
 
+def test_a_sweep_behind_another_job_says_for_whom_it_waits(workspace, engine):
+    from workbench.engine.client import Ticket
+
+    engine.before = [Ticket(9, None, "training run <b>", begun=1.0)]
+    form.start(workspace, filled(MODES, name="w"))
+    assert engine.asked.wait(10)
+    shown = panel.refresh(workspace, "w", "loss", None, {})[1]
+    assert "w running 0 of 10 cells waiting for its turn time left" in texts(shown)
+    assert "Training run &lt;b&gt; has the engine; this sweep goes on when it has ended." in texts(shown)
+    engine.before.append(Ticket(10, None, "an answer"))
+    assert "Training run &lt;b&gt; has the engine, and 1 more stand before this sweep." in texts(progress_html(workspace.sweeps, workspace.sweeps.store.view("w")))
+    engine.tickets[0].begun = 1.0
+    assert "has the engine" not in progress_html(workspace.sweeps, workspace.sweeps.store.view("w"))
+
+
+def test_a_sweep_that_another_process_runs_says_so(workspace, sweep):
+    sweep(ended="")
+    workspace.sweeps.store.append("s", Begun(owner=Owner.this_process()))
+    assert words.ELSEWHERE in panel.refresh(workspace, "s", "loss", None, {})[1]
+
+
 # -- what is shown ---------------------------------------------------------------------------------
 
 
 def test_an_empty_workbench_invites(workspace):
-    _, progress, halt, go_on, drop, table, *_ = panel.refresh(workspace, None, "loss", None, {})
+    _, progress, halt, go_on, drop, table, *_, answer, as_csv, as_json, choices, _ = panel.refresh(workspace, None, "loss", None, {})
+    assert (answer, as_csv.interactive, as_json.interactive, choices.visible) == ("", False, False, False)
     assert (texts(progress), table, halt.interactive, go_on.visible, drop.interactive) == (words.EMPTY, "", False, False, False)
     assert "engine" not in vars(workspace)  # looking starts nothing
 
@@ -201,7 +247,7 @@ def test_nothing_new_is_nothing_drawn_and_no_file_read(workspace, sweep, monkeyp
     first = panel.refresh(workspace, "s", "loss", None, {})
     axis, seen = first[6].value, first[-1]
     monkeypatch.setattr(workspace.sweeps.store, "view", lambda name: pytest.fail("it was read again"))
-    assert panel.refresh(workspace, "s", "loss", axis, seen) == [gr.skip()] * 10
+    assert panel.refresh(workspace, "s", "loss", axis, seen) == [gr.skip()] * 14
     monkeypatch.undo()
     workspace.sweeps.store.append("s", Ended(state="stopped", reason="x"))
     assert panel.refresh(workspace, "s", "loss", axis, seen)[1] != gr.skip()
@@ -223,14 +269,19 @@ def test_the_table_has_a_line_for_each_combination_and_marks_the_best(workspace,
     assert len(lines) == 3
     assert lines[1].startswith("8-bit 5 / 5 1.200 best [") and lines[2].startswith("4-bit 5 / 5 1.720 [")
     assert "30/35 85.7 % [70.6, 93.7]" in lines[1]
-    assert "4-bit minus 8-bit: validation loss +0.520 [+0.491, +0.549]: 8-bit is better, shown by these 5 pairs." in texts(drawn.sentences)
+    assert texts(drawn.answer) == (
+        "Is 8-bit or 4-bit better? 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions."
+    )
+    said = "In validation loss 8-bit is better than 4-bit: lower by 0.520 on average, and with 95 % confidence by 0.491 to 0.549 (5 pairs of cells)."
+    assert said in texts(drawn.sentences) and texts(words.READING) in texts(drawn.sentences)
     assert words.ROWS_CHANGED not in drawn.table
 
 
 def test_without_a_shown_difference_nothing_is_best(workspace, sweep):
     drawn = draw(workspace, sweep(), METRICS["loss"], "quantization.mode")
     assert ">best<" not in drawn.table
-    assert "the same in all 5 pairs" in texts(drawn.sentences)
+    assert "8-bit and 4-bit have exactly the same validation loss in all 5 pairs of cells." in texts(drawn.sentences)
+    assert texts(drawn.answer).endswith("5 pairs of cells show only large differences: more folds or seeds tell more.")
 
 
 def test_rows_that_changed_since_are_told(workspace, sweep):
@@ -262,7 +313,7 @@ def test_a_sweep_over_seeds_alone_compares_nothing(workspace, sweep):
     view = sweep(lambda values, fold: 1.0, ("training.seed", "1,2"))
     values = panel.refresh(workspace, "s", "loss", None, {})
     assert (values[6].value, values[6].choices) == (None, [])
-    assert words.ONE_ONLY in values[8]
+    assert words.ONE_ONLY in values[9]
     assert [t.name for t in sweep_chart(view, METRICS["loss"], None).data if t.error_y.array is not None] == ["all cells"]
 
 
@@ -305,6 +356,7 @@ def test_the_panel_is_built(workspace):
     with gr.Blocks() as page:
         timer, watched = gr.Timer(1.0), gr.State("sweep")
         with gr.Tabs(), gr.Tab("Sweep") as tab:
-            panel.build(workspace, tab, timer, current=watched)
+            wire = panel.build(workspace, tab, timer, current=watched)
+            wire([])
     ids = {getattr(block, "elem_id", None) for block in page.blocks.values()}
     assert {"sweep-start", "sweep-table", "sweep-chart", "sweep-axis-3", "sweep-values-3", "sweep-resume"} <= ids

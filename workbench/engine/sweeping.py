@@ -7,6 +7,7 @@ line runs the same cells in its own process.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 from collections.abc import Callable
@@ -143,6 +144,13 @@ class Sweeps:
     def ticket(self) -> Ticket | None:
         """The cell in hand or waiting for the engine."""
         return self._ticket
+
+    def waits_for(self) -> tuple[str, ...]:
+        """The jobs before the next cell by their labels, first the one that holds the engine; empty once the cell has its turn."""
+        ticket = self._ticket
+        if ticket is None or ticket.begun is not None:
+            return ()
+        return tuple(other.label for other in itertools.takewhile(lambda other: other is not ticket, self._engine().queue()))
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of what goes on; False if the time is over first."""

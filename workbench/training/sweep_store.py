@@ -147,7 +147,11 @@ class SweepStore:
 
     def delete(self, name: str) -> None:
         """Put a sweep away, so that `bring_back` finds it; raises `RunError` while it runs."""
-        if self.view(name).state == "running":
+        running = False
+        if (self.path(name) / "sweep.json").is_file():
+            with contextlib.suppress(RunError):  # a broken one can be put away, too
+                running = self.view(name).state == "running"
+        if running:
             raise RunError(f"The sweep {name} is still going on: stop it first.")
         away = self.folder / DELETED / name
         try:

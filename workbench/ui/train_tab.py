@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,8 +14,11 @@ from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 
 
-def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) -> gr.Dropdown:
-    """The tab's components and their wires; returns the list of runs. `current` is the tab that the page shows."""
+def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) -> tuple[gr.Dropdown, Callable[[Sequence[gr.components.Component]], None]]:
+    """The tab's components and their wires. `current` is the tab that the page shows.
+
+    Returns the list of runs, and what wires the sweeps' form once the fields of the Tune form are there.
+    """
     chosen = gr.State("run")  # the panel within this tab
     watched = gr.State("")  # the panel that a person sees: none while another tab is open
     with gr.Tabs(selected="run", elem_id="train-panels") as panels:
@@ -23,7 +27,7 @@ def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) 
         with gr.Tab(words.PANELS["runs"], id="runs") as runs_tab:
             runs = runs_panel.build(space)
         with gr.Tab(words.PANELS["sweep"], id="sweep") as sweep_tab:
-            sweep_panel.build(space, sweep_tab, timer, current=watched)
+            wire_sweeps = sweep_panel.build(space, sweep_tab, timer, current=watched, above=opened)
     count = len(run.inputs)
     outputs = [*run.outputs, *runs.outputs, watched]
 
@@ -43,7 +47,7 @@ def build(space: Workspace, timer: gr.Timer, opened: gr.Tab, current: gr.State) 
     run.runs.change(shown(brought), [run.runs, run.seen], **show)
     bring = shown(lambda query: [gr.Dropdown(choices=space.runs.names(), value=query.opened), gr.Tabs(selected="run"), "run"])
     runs.show.click(bring, runs.query, [run.runs, panels, chosen], **QUIET)
-    return run.runs
+    return run.runs, wire_sweeps
 
 
 def brought(name: str | None, seen: dict[str, Any]) -> list[Any]:

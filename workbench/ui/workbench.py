@@ -26,12 +26,12 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
-                runs = train_tab.build(space, timer, train, current)
+                runs, wire_sweeps = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
                 chat_tab.build(space, chat, timer, current, bench)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
-            tune_tab.build(space, page, tabs, tune, runs, current, timer)
+            wire_sweeps(tune_tab.build(space, page, tabs, tune, runs, current, timer))
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(_open, name), None, [current, timer], **QUIET)
         quieten(page)

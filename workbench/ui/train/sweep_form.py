@@ -8,32 +8,39 @@ from statistics import median
 from typing import Any
 
 from workbench.errors import DataError, InputError, RunError, SettingsError
+from workbench.preset_store import SOURCE
 from workbench.schema import Example
-from workbench.settings import GROUPS, RunSettings
+from workbench.settings import GROUPS, RunSettings, takes
 from workbench.training.sweep import Folds, SweepSpec, cell_count, hours
 from workbench.training.sweep_axes import NO_AXES, axis_values, setting_title
 from workbench.training.sweep_report import seconds_per_step
+from workbench.ui.forms import read_settings
 from workbench.ui.highlight import facts, note
 from workbench.ui.words import sweep as words
 from workbench.workspace import Workspace
 
+TUNE = "form:"  # no run's name holds a colon
 LINES = 4  # settings that the form lets one compare
 BEGIN_WITH = (("quantization.mode", "8-bit, 4-bit"), ("training.seed", "1, 2"), ("", ""), ("", ""))
 
 
 @dataclass(frozen=True)
 class Form:
-    """What was typed: `lines` are (setting, values) as they stand there; `shared` is a run's name or empty for the defaults."""
+    """What was typed: `lines` are (setting, values) as they stand there.
+
+    `shared` is a run's name, `preset:KEY`, `TUNE` for the Tune form (then `tune` are its values) or empty for the defaults.
+    """
 
     name: str
     folds: float | None
     shared: str
     lines: tuple[tuple[str, str], ...]
+    tune: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, name: str, folds: Any, shared: str | None, *fields: Any) -> Form:
-        paths, values = fields[:LINES], fields[LINES:]
-        return cls(name or "", folds, shared or "", tuple((path or "", text or "") for path, text in zip(paths, values, strict=True)))
+        paths, values, tune = fields[:LINES], fields[LINES : 2 * LINES], fields[2 * LINES :]
+        return cls(name or "", folds, shared or "", tuple((path or "", text or "") for path, text in zip(paths, values, strict=True)), tuple(tune))
 
 
 def setting_choices() -> list[tuple[str, str]]:
@@ -46,8 +53,22 @@ def setting_choices() -> list[tuple[str, str]]:
 
 
 def shared_settings(space: Workspace, form: Form) -> RunSettings:
-    """What all cells share; raises `RunError` for a run that is gone."""
-    return space.runs.info(form.shared).settings if form.shared else space.default_settings()
+    """What all cells share; raises `RunError` for a run that is gone, `SettingsError` for a preset that is or a Tune form that is wrong."""
+    if form.shared == TUNE:
+        try:
+            return read_settings(form.tune)
+        except SettingsError as exc:
+            raise SettingsError(words.TUNE_WRONG.format(reason=exc)) from exc
+    if not form.shared or form.shared.startswith(SOURCE):
+        return space.settings_from(form.shared or None)
+    return space.runs.info(form.shared).settings
+
+
+def shared_choices(space: Workspace) -> list[tuple[str, str]]:
+    """What all cells can share, as a dropdown wants it: the defaults, the Tune form, presets, runs."""
+    presets = [(words.A_PRESET.format(title=title), source) for title, source in space.presets.sources()]
+    runs = [(words.A_RUN.format(name=name), name) for name in space.runs.names()]
+    return [(words.DEFAULTS, ""), (words.TUNE_NOW, TUNE), *presets, *runs]
 
 
 def read_lines(form: Form, settings: RunSettings) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
@@ -59,7 +80,8 @@ def read_lines(form: Form, settings: RunSettings) -> tuple[dict[str, tuple[Any, 
         if path in axes:
             said = words.TWICE
         elif path and not text.strip():
-            said = words.NO_VALUES
+            group, _, name = path.partition(".")
+            said = words.NO_VALUES.format(takes=takes(GROUPS[group], name))
         elif path:
             try:
                 axes[path] = axis_values(path, text, settings)
@@ -123,6 +145,11 @@ def plan_html(space: Workspace, spec: SweepSpec, rows: Sequence[Example]) -> str
         ("optimizer steps in all", f"{folds.steps(spec):,}"),
         ("time", time_words(space, spec.model_name, folds.steps(spec))),
     ])  # fmt: skip
+
+
+def planned_time(space: Workspace, spec: SweepSpec) -> str:
+    """How long the sweep will take, as the plan told it."""
+    return time_words(space, spec.model_name, Folds(spec, space.sweeps.store.rows(spec.name)).steps(spec))
 
 
 def time_words(space: Workspace, model_name: str, steps: int) -> str:

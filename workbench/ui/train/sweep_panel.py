@@ -6,7 +6,7 @@ Everything shown is read from the sweeps' folders, so that a reload or a second 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -26,7 +26,7 @@ from workbench.ui.train.sweep_table import draw, progress_html
 from workbench.ui.words import sweep as words
 from workbench.workspace import Workspace
 
-SHOWN = 9  # values that `refresh` returns besides what it remembers
+SHOWN = 13  # values that `refresh` returns besides what it remembers
 FORMS = ("csv", "json")
 
 
@@ -36,7 +36,7 @@ FORMS = ("csv", "json")
 def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None, seen: dict[str, Any]) -> list[Any]:
     """What the page shows now. `seen` remembers what it shows already, so that nothing is drawn twice.
 
-    Returns values for: list of sweeps, progress, stop, go on, delete, table, axis, chart, sentences, `seen`.
+    Returns values for: list of sweeps, progress, stop, go on, delete, table, axis, chart, sentences, answer, CSV, JSON, the choices of the chart, `seen`.
     """
     store, live = space.sweeps.store, space.sweeps.running()
     names = store.names()
@@ -49,13 +49,14 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     now: dict[str, Any] = {"key": key, "live": live, "state": None, "names": names, "shown": name}
     known = (seen.get("shown"), seen.get("names")) == (name, names) and wanted == name
     chooser = gr.skip() if known else gr.Dropdown(choices=names, value=name)
-    off = [gr.Button(interactive=False), gr.Button(visible=False), gr.Button(interactive=False)]
+    off, drop = gr.Button(interactive=False), gr.Button(interactive=name is not None and name != live)
+    blank = [off, gr.Button(visible=False), drop, "", gr.skip(), gr.Plot(visible=False), "", "", off, off, gr.Row(visible=False), now]
     if name is None:
-        return [chooser, empty(words.EMPTY), *off, "", gr.skip(), gr.Plot(visible=False), "", now]
+        return [chooser, empty(words.EMPTY), *blank]
     try:
         view = store.view(name)
     except WorkbenchError as exc:
-        return [chooser, note(str(exc), "bad"), *off, "", gr.skip(), gr.Plot(visible=False), "", now]
+        return [chooser, note(str(exc), "bad"), *blank]
     now["state"] = view.state
     progress = progress_html(space.sweeps, view)
     if seen.get("key") == key and seen.get("state") == view.state:
@@ -64,10 +65,12 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     chosen = axis if axis in axes else axes[0] if axes else None
     drawn = draw(space, view, METRICS[metric], chosen)
     now["key"] = (*key[:4], chosen, key[5])
+    chart = gr.Plot(sweep_chart(view, METRICS[metric], chosen), visible=True) if view.done else gr.Plot(visible=False)
+    go_on = gr.Button(words.RESUME.format(left=view.left), visible=view.resumable, interactive=live is None)
     return [
-        chooser, progress, gr.Button(interactive=live == name), gr.Button(visible=view.resumable, interactive=live is None),
-        gr.Button(interactive=view.state != "running"), drawn.table, gr.Dropdown(choices=[(setting_title(p), p) for p in axes], value=chosen),
-        gr.Plot(sweep_chart(view, METRICS[metric], chosen), visible=True), drawn.sentences, now,
+        chooser, progress, gr.Button(interactive=live == name), go_on, drop, drawn.table,
+        gr.Dropdown(choices=[(setting_title(p), p) for p in axes], value=chosen), chart, drawn.sentences if view.done else "", drawn.answer,
+        gr.Button(interactive=bool(view.done)), gr.Button(interactive=True), gr.Row(visible=bool(view.done)), now,
     ]  # fmt: skip
 
 
@@ -114,10 +117,14 @@ def export(space: Workspace, name: str | None, kind: str) -> str:
 # -- the panel -------------------------------------------------------------------------------------
 
 
-def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.State, name: str = "sweep") -> None:
+def build(
+    space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.State, name: str = "sweep", above: gr.Tab | None = None,
+) -> Callable[[Sequence[gr.components.Component]], None]:
     """The panel, within the tab that is open.
 
-    `current` holds the id of the panel that the page shows: while it is another than `name` nothing is drawn.
+    `current` holds the id of the panel that the page shows: while it is another than `name` nothing is drawn. `above` is the
+    tab that holds this one: the form's choices are read anew when either is opened. The form is wired by what is returned,
+    called with the fields of the Tune form (in the order of `FIELDS`) once they are there.
     """
     seen, gone = gr.State({}), gr.State("")
     with gr.Row():
@@ -128,24 +135,28 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.Stat
                 chooser = gr.Dropdown([], label=words.SWEEP, scale=2, min_width=150, elem_id="sweep-choice", allow_custom_value=True)
                 with gr.Column(scale=7, min_width=280):
                     progress = gr.HTML(empty(words.EMPTY), elem_id="sweep-progress")
-                with gr.Column(scale=2, min_width=130):
+                with gr.Column(scale=3, min_width=180):
                     halt = gr.Button(words.STOP, variant="stop", size="sm", interactive=False, elem_id="sweep-stop")
-                    go_on = gr.Button(words.RESUME, variant="primary", size="sm", visible=False, elem_id="sweep-resume")
+                    go_on = gr.Button(words.RESUME.format(left=0), variant="primary", size="sm", visible=False, elem_id="sweep-resume")
             message = gr.HTML(elem_id="sweep-message", elem_classes="wb-tight")
+            answer = gr.HTML(elem_id="sweep-answer", elem_classes="wb-tight")
             table = gr.HTML(elem_id="sweep-table", elem_classes="wb-tight")
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=True, visible=False, elem_id="sweep-choices") as choices:
                 metric = gr.Dropdown([(m.title, m.key) for m in METRICS.values()], value="loss", label=words.METRIC, min_width=140, elem_id="sweep-metric")
                 axis = gr.Dropdown([], label=words.AXIS, min_width=140, elem_id="sweep-axis", allow_custom_value=True)
             chart = gr.Plot(show_label=False, visible=False, elem_id="sweep-chart")
             sentences = gr.HTML(elem_id="sweep-sentences", elem_classes="wb-tight")
             with gr.Row():
-                exports = {kind: gr.Button(title, size="sm", min_width=100, elem_id=f"sweep-{kind}") for kind, title in zip(FORMS, (words.CSV, words.JSON), strict=True)}
+                exports = {
+                    kind: gr.Button(title, size="sm", min_width=100, interactive=False, elem_id=f"sweep-{kind}")
+                    for kind, title in zip(FORMS, (words.CSV, words.JSON), strict=True)
+                }
                 drop = gr.Button(words.DELETE, size="sm", variant="stop", min_width=100, interactive=False, elem_id="sweep-delete")
                 back = gr.Button(words.BRING_BACK.format(name=""), size="sm", min_width=120, visible=False, elem_id="sweep-back")
                 file = gr.DownloadButton(visible="hidden", elem_id="sweep-file")
 
     looked = [chooser, metric, axis, seen]
-    filled = [chooser, progress, halt, go_on, drop, table, axis, chart, sentences, seen]
+    filled = [chooser, progress, halt, go_on, drop, table, axis, chart, sentences, answer, *exports.values(), choices, seen]
 
     def ticked(tab: str, *values: Any) -> list[Any]:
         return refresh(space, *values) if tab == name else [gr.skip()] * len(filled)
@@ -153,7 +164,6 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.Stat
     timer.tick(shown(ticked), [current, *looked], filled, trigger_mode="once", **QUIET)
     opened.select(shown(lambda which, figure, compared, known: refresh(space, which, figure, compared, {})), looked, filled, **QUIET)
     gr.on([chooser.input, metric.input, axis.input], shown(lambda *v: refresh(space, *v)), looked, filled, **QUIET)
-    _wire_form(space, opened, fields, notes, plan, start, [message, *filled], looked)
 
     def told(verb: Callable[..., str]) -> Callable[..., list[Any]]:
         """A handler that says what the verb did, or why it could not, and draws what came of it."""
@@ -189,6 +199,11 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, *, current: gr.Stat
     for kind, button in exports.items():
         fetched(button.click(_exporting(space, kind), chooser, [file, message], **QUIET), file)
 
+    def wire(tune: Sequence[gr.components.Component]) -> None:
+        _wire_form(space, [opened, *([above] if above else [])], fields, tune, notes, plan, start, [message, *filled], looked)
+
+    return wire
+
 
 def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.Button]:
     """The form's fields in the order of `Form.of`, the note under each line, the plan, and the button that starts."""
@@ -196,17 +211,17 @@ def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.B
     with gr.Row(equal_height=True):
         title = gr.Textbox(label=words.NAME, max_lines=1, max_length=64, scale=3, min_width=110, elem_id="sweep-name")
         folds = gr.Number(5, label=words.FOLDS, precision=0, scale=1, min_width=80, elem_id="sweep-folds")
-    shared = gr.Dropdown([(words.DEFAULTS, "")], value="", label=words.SHARED, min_width=150, elem_id="sweep-shared", allow_custom_value=True)
+    shared = gr.Dropdown([(words.DEFAULTS, ""), (words.TUNE_NOW, form.TUNE)], value="", label=words.SHARED, min_width=150, elem_id="sweep-shared", allow_custom_value=True)
     paths, values, notes = [], [], []
     for i, (path, text) in enumerate(form.BEGIN_WITH):
         with gr.Row(equal_height=True):
             paths.append(gr.Dropdown(
-                form.setting_choices(), value=path, label=words.SETTING if not i else None, show_label=not i, container=not i, scale=3, min_width=150,
-                elem_id=f"sweep-axis-{i}",
+                form.setting_choices(), value=path, label=words.SETTING_N.format(number=i + 1) if i else words.SETTING, show_label=not i, container=not i,
+                scale=3, min_width=150, elem_id=f"sweep-axis-{i}",
             ))  # fmt: skip
             values.append(gr.Textbox(
-                text, label=words.VALUES if not i else None, show_label=not i, container=not i, placeholder=words.VALUES_HINT, max_lines=1,
-                max_length=400, scale=3, min_width=130, elem_id=f"sweep-values-{i}",
+                text, label=words.VALUES_N.format(number=i + 1) if i else words.VALUES, show_label=not i, container=not i, placeholder=words.VALUES_HINT,
+                max_lines=1, max_length=400, scale=3, min_width=130, elem_id=f"sweep-values-{i}",
             ))  # fmt: skip
         notes.append(gr.HTML(visible=False, elem_id=f"sweep-wrong-{i}", elem_classes="wb-tight"))
     start = gr.Button(words.START, variant="primary", elem_id="sweep-start")
@@ -215,32 +230,32 @@ def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.B
 
 
 def _wire_form(
-    space: Workspace, opened: gr.Tab, fields: list[gr.components.Component], notes: list[gr.HTML], plan: gr.HTML, start: gr.Button,
-    filled: list[gr.components.Component], looked: list[gr.components.Component],
+    space: Workspace, opened: Sequence[gr.Tab], fields: list[gr.components.Component], tune: Sequence[gr.components.Component], notes: list[gr.HTML],
+    plan: gr.HTML, start: gr.Button, filled: list[Any], looked: list[Any],
 ) -> None:
-    """`filled` is the line that says what happened, then what `refresh` fills from `looked`."""
+    """`tune` are the fields of the Tune form; `filled` is the line that says what happened, then what `refresh` fills from `looked`."""
+    given = [*fields, *tune]
 
     def look(*values: Any) -> list[Any]:
         wrong, said = form.look(space, Form.of(*values))
         return [*(gr.HTML(text, visible=bool(text)) for text in wrong), said]
 
     def begun(*values: Any) -> list[Any]:
-        runs = [(words.DEFAULTS, ""), *((run, run) for run in space.runs.names())]
-        return [values[0] or form.suggest_name(space), gr.Dropdown(choices=runs), *look(*values)]
+        return [values[0] or form.suggest_name(space), gr.Dropdown(choices=form.shared_choices(space)), *look(*values)]
 
     def started(*values: Any) -> list[Any]:
-        given, (_, metric, axis, seen) = values[: len(fields)], values[len(fields) :]
+        typed, (_, metric, axis, seen) = values[: len(given)], values[len(given) :]
         try:
-            spec = form.start(space, Form.of(*given))
+            spec = form.start(space, Form.of(*typed))
         except WorkbenchError as exc:
             return [gr.skip(), note(str(exc), "bad"), *[gr.skip()] * (len(filled) - 1)]
-        said = note(words.started(spec.name, len(space.sweeps.store.view(spec.name).cells)), "ok")
+        said = note(words.started(spec.name, len(space.sweeps.store.view(spec.name).cells), form.planned_time(space, spec)), "ok")
         return [form.suggest_name(space), said, *refresh(space, spec.name, metric, axis, seen)]
 
     changes = [f.change for f in fields[1:]]  # type: ignore[attr-defined]
-    gr.on(changes, shown(look), fields, [*notes, plan], trigger_mode="always_last", **QUIET)
-    opened.select(shown(begun), fields, [fields[0], fields[2], *notes, plan], **QUIET)
-    start.click(shown(started), [*fields, *looked], [fields[0], *filled], **QUIET)
+    gr.on(changes, shown(look), given, [*notes, plan], trigger_mode="always_last", **QUIET)
+    gr.on([tab.select for tab in opened], shown(begun), given, [fields[0], fields[2], *notes, plan], **QUIET)
+    start.click(shown(started), [*given, *looked], [fields[0], *filled], **QUIET)
 
 
 def _exporting(space: Workspace, kind: str) -> Callable[..., Any]:

@@ -8,31 +8,48 @@ from dataclasses import dataclass
 from workbench.dataset.formats import rows_hash
 from workbench.engine.sweeping import Sweeps
 from workbench.errors import WorkbenchError
+from workbench.training.sweep import hours
+from workbench.training.sweep_answer import plain, verdicts
 from workbench.training.sweep_report import METRICS, TABLE, Metric, Row, best, compare, table
 from workbench.training.sweep_view import SweepView
-from workbench.ui import words as common
 from workbench.ui.highlight import bar, chip, escape, note
 from workbench.ui.words import sweep as words
 from workbench.workspace import Workspace
 
 STATE_KIND = {"waiting": "warn", "running": "warn", "finished": "ok", "stopped": "text", "failed": "bad", "interrupted": "bad"}
 REASONS = 3  # of failed cells that are told
+MOST_ANSWER = 170  # pixels: an axis of many values has many pairs, and the table must stay in sight
 
 
 def progress_html(sweeps: Sweeps, view: SweepView) -> str:
     """State, cells done, what the cell in hand is at, time left, the bar; and for one that ended, why."""
     done, total = len(view.done), len(view.cells)
     parts = [f"<b>{escape(view.spec.name)}</b>", chip(words.STATE_WORDS[view.state], STATE_KIND[view.state]), f"{done} of {total} cells"]
-    ticket = sweeps.ticket if sweeps.running() == view.spec.name else None
-    share = 0.0
-    if view.state == "running" and ticket is not None:
-        parts.append(escape(ticket.progress))
+    here, running, share = sweeps.running() == view.spec.name, view.state == "running", 0.0
+    before: tuple[str, ...] = ()
+    ticket = sweeps.ticket if here else None
+    if running and ticket is not None:
+        before = sweeps.waits_for()
+        parts.append(chip(words.WAITS, "warn") if before else escape(ticket.progress))
         share = ticket.share or 0.0
-    left = view.seconds_left()
-    if view.state == "running" and left is not None:
-        parts.append(f"<b>about {common.duration(left * (1 - share / max(1, view.left)))} left</b>")
-    line = "".join(f"<span>{part}</span>" for part in parts)
-    return f'<div class="wb-runline">{line}</div>' + bar((done + share) / total if total else 0.0, "run") + _outcome(view)
+    parts.append(_left(view, share))
+    line = "".join(f"<span>{part}</span>" for part in parts if part)
+    said = "" if here or not running else note(words.ELSEWHERE)
+    if before:
+        text = words.HOLDS_MANY if len(before) > 1 else words.HOLDS
+        said = note(_upper(text.format(label=before[0], count=len(before) - 1)), "warn")
+    return f'<div class="wb-runline">{line}</div>' + bar((done + share) / total if total else 0.0, "run") + said + _outcome(view)
+
+
+def _left(view: SweepView, share: float) -> str:
+    """How long the cells to do still take, by those measured; `share` is how far the one in hand is."""
+    seconds = view.seconds_left()
+    if not view.left or (seconds is None and view.state != "running"):
+        return ""
+    if seconds is None:
+        return escape(words.LEFT_UNKNOWN)
+    time = hours(seconds * (1 - share / view.left))
+    return f"<b>{escape((words.LEFT if view.state == 'running' else words.LEFT_LATER).format(time=time))}</b>"
 
 
 def _outcome(view: SweepView) -> str:
@@ -45,27 +62,34 @@ def _outcome(view: SweepView) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return _upper(text) + ("" if text.endswith(".") else ".")
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A sweep's table and its sentences as HTML."""
+    """A sweep's answer, its table and its sentences as HTML."""
 
+    answer: str
     table: str
     sentences: str
 
 
 def draw(space: Workspace, view: SweepView, metric: Metric, axis: str | None) -> Drawn:
-    """The table of all combinations, and `metric` compared between the values of `axis`."""
+    """What the sweep answers about `axis`, the table of all combinations, and `metric` compared between the values of `axis`."""
     rows = table(view)
     first = {key: best(view, METRICS[key]) for key in TABLE}
-    head = "".join(f"<th>{escape(title)}</th>" for title in (words.HEAD_SETTINGS, words.HEAD_CELLS, *(_title(METRICS[key]) for key in TABLE)))
+    titles = "".join(f'<th scope="col" title="{escape(words.METRIC_HELP[key])}">{escape(_title(METRICS[key]))}</th>' for key in TABLE)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in (words.HEAD_SETTINGS, words.HEAD_CELLS)) + titles
     body = "".join(_line(row, {key for key in TABLE if first[key] == i}) for i, row in enumerate(rows))
     changed = note(words.ROWS_CHANGED, "warn") if rows_changed(space, view) else ""
     made = f'{changed}<div style="overflow-x:auto"><table class="wb-runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    sentences = "".join(note(c.sentence(), "ok" if c.winner is not None else "") for c in compare(view, axis, metric)) if axis else note(words.ONE_ONLY)
-    return Drawn(made, sentences + f'<div class="wb-dim">{escape(words.INTERVALS)}</div>')
+    answer = "".join(note(said, "ok" if shown else "") for said, shown in verdicts(view, axis)) if axis else note(words.ONE_ONLY)
+    sentences = "".join(note(plain(c), "ok" if c.winner is not None else "") for c in compare(view, axis, metric)) if axis else ""
+    return Drawn(f'<div style="max-height:{MOST_ANSWER}px;overflow-y:auto">{answer}</div>', made, sentences + f'<div class="wb-dim">{escape(words.READING)}</div>')
 
 
 def rows_changed(space: Workspace, view: SweepView) -> bool:
@@ -85,7 +109,7 @@ def _title(metric: Metric) -> str:
 def _line(row: Row, firsts: set[str]) -> str:
     failed = f" {chip(f'{row.failed} failed', 'bad')}" if row.failed else ""
     done = f'<span style="white-space:nowrap">{row.done} / {row.planned}</span>{failed}'
-    cells = [f"<b>{escape(row.label)}</b>", done, *(_cell(row, METRICS[key], key in firsts) for key in TABLE)]
+    cells = [f'<b style="white-space:nowrap">{escape(row.label)}</b>', done, *(_cell(row, METRICS[key], key in firsts) for key in TABLE)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 

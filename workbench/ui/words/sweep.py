@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-EMPTY = "No sweep yet. A sweep trains the same rows under several settings, several times over, and tells which differences are more than chance."
+EMPTY = (
+    "No sweep yet. A sweep trains the same rows under several settings, several times over, and tells which differences are more than chance. "
+    "To begin, choose on the left what to compare (8-bit against 4-bit stands there already), look at the plan, and press “Start sweep”."
+)
 TITLE = "New sweep"
 HELP = (
     "Every combination of the values below is trained on all folds but one and measured on the fold held back, fold by fold. "
@@ -10,13 +13,15 @@ HELP = (
 )
 NAME, NAME_INFO = "Name", "The sweep's folder under sweeps/."
 FOLDS, FOLDS_INFO = "Folds", "Parts the rows are cut into."
-SHARED, SHARED_INFO = "All other settings as in", "the defaults, or those of a run."
-DEFAULTS = "the defaults"
+SHARED = "All other settings as in"
+DEFAULTS, TUNE_NOW, A_PRESET, A_RUN = "the defaults", "the Tune form as it stands", "preset: {title}", "run: {name}"
+TUNE_WRONG = "The Tune form can't be used. {reason}"
 SETTING, VALUES, NO_AXIS = "Setting", "Values to compare", "–"
+SETTING_N, VALUES_N = "Setting {number}", "Values to compare of setting {number}"
 VALUES_HINT = "with commas: 8, 16"
-START, STOP, RESUME = "Start sweep", "Stop (keeps the cells done)", "Go on"
+START, STOP, RESUME = "Start sweep", "Stop (keeps what is done)", "Go on ({left} left)"
 DELETE, BRING_BACK = "Delete sweep", "Bring back {name}"
-SWEEP, METRIC, AXIS = "Sweep", "Figure", "Compared"
+SWEEP, METRIC, AXIS = "Sweep", "Figure in the chart", "Compared setting"
 CSV, JSON = "Cells as CSV", "All as JSON"
 STATE_WORDS = {
     "waiting": "not begun", "running": "running", "finished": "finished", "stopped": "stopped", "failed": "failed", "interrupted": "interrupted",
@@ -27,20 +32,33 @@ NOTHING_DELETED = "No sweep was deleted here."
 ROWS_CHANGED = "The rows have changed since: these figures are of the rows as they were, which the sweep keeps."
 HEAD_SETTINGS, HEAD_CELLS = "settings", "cells"
 BEST, BEST_HELP = "best", "better than every other combination, each difference shown"
-INTERVALS = (
-    "Intervals are 95 %. Of means they count in that folds share their training rows; of rates, that a row asked again with another seed is no new row. "
-    "“best” stands only where the difference to every other combination is shown."
+READING = (
+    "How to read it: a faint dot is one cell, a mark the mean, its bar (in the table: the numbers in brackets) the 95 % interval, where the mean would "
+    "most likely lie on other rows of this kind. Bars that overlap decide nothing: the sentences compare the same fold with the same fold, which is "
+    "sharper. The intervals allow for folds sharing their training rows, and a row asked again with another seed counts once. "
+    "“best” stands only where the difference to every other combination is more than chance."
 )
+METRIC_HELP = {
+    "loss": "How surprised the model is by the right answers of the rows held back, in nats per token: lower is better.",
+    "call_recall": "Calls made, of the rows held back that want one: higher is better.",
+    "over_calls": "Calls made, of the rows held back that want none: lower is better.",
+    "right": "Rows held back that were answered by a call where one is wanted, and in words where none is: higher is better.",
+    "malformed": "Replies that hold a broken call: lower is better.",
+    "seconds": "Training and measuring one cell.", "peak_memory_gib": "The most memory that a cell took.",
+}
 ONE_ONLY = "Nothing is compared: this sweep only repeats one combination with several seeds."
-NO_VALUES = "Give the values to compare."
+NO_VALUES = "Give two or more values, with commas. It takes {takes}."
 TWICE = "This setting is chosen twice: put all its values into one line."
 NO_AXES = "Choose at least one setting with two or more values."
 FAILED_CELLS = "{count} failed: {reason}"
-ALREADY = "{label} holds the engine; a cell begins when it ends."
+WAITS = "waiting for its turn"
+HOLDS, HOLDS_MANY = "{label} has the engine; this sweep goes on when it has ended.", "{label} has the engine, and {count} more stand before this sweep."
+ELSEWHERE = "Another process runs it (the command line, perhaps): it is stopped there. What it measures shows here."
+LEFT, LEFT_LATER, LEFT_UNKNOWN = "about {time} left", "about {time} to go", "time left: known after the first cell"
 
 
-def started(name: str, cells: int) -> str:
-    return f"The sweep {name} was started: {cells} cells."
+def started(name: str, cells: int, time: str) -> str:
+    return f"The sweep {name} was started: {cells} cells; time: {time}"
 
 
 def going_on(name: str, left: int) -> str:
@@ -77,4 +95,4 @@ def time_by_runs(text: str, name: str) -> str:
     return f"at least {text} by the pace of run {name}; measuring comes on top"
 
 
-TIME_UNKNOWN = "not known yet: nothing was measured with this model here. The first cell will tell."
+TIME_UNKNOWN = "not known yet: nothing was measured with this model here; the first cell will tell."
