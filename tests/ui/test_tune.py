@@ -200,6 +200,14 @@ def test_a_run_remembers_the_preset_it_started_from(workspace: Workspace) -> Non
     assert told == {"plain": "", "as-it-is": "Small card (8 GB)", "changed": "Small card (8 GB), 2 changed", "gone": ""}
 
 
+def test_a_run_started_from_the_form_remembers_the_chosen_preset(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "start_training", lambda name: None)
+    made = form_values(workspace.settings_from("best-quality", ["lora.rank=4", "training.max_row_tokens=4096"]))
+    assert tune_tab.start_run(workspace, "mine", made, "best-quality") == "mine"
+    info = workspace.runs.info("mine")
+    assert (info.preset, info.preset_changed, info.preset_told) == ("Best quality", 2, "Best quality, 2 changed")
+
+
 def test_nothing_wrong_is_saved_or_exported(workspace: Workspace) -> None:
     for act in (presets_panel.save, lambda *a: presets_panel.export(a[0], "", *a[1:])):
         with pytest.raises(SettingsError, match="Rank: this is empty"):

@@ -16,7 +16,7 @@ from workbench.ui.errors import shown
 from workbench.ui.forms import form_values, read_settings
 from workbench.ui.highlight import note
 from workbench.ui.quiet import QUIET
-from workbench.ui.tune import cards, plan_panel, presets_panel
+from workbench.ui.tune import cards, labels, plan_panel, presets_panel
 from workbench.ui.tune.cards import Form
 from workbench.ui.tune.presets_panel import PresetBar
 from workbench.ui.words import tune as tune_words
@@ -87,6 +87,7 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
     start.click(shown(start_clicked), [name, *inputs], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
     _wire_presets(space, bar, form)
+    labels.tell(page, opened)
     return form.fields
 
 
