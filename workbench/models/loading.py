@@ -6,6 +6,7 @@ import gc
 import logging
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
+from workbench.models.overlap import import_bitsandbytes, read_ahead, wake
+from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import DORA_NEEDS, Lora, Quantization
 
@@ -56,34 +60,80 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
-def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], None] = lambda _: None) -> Base:
+def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], None] = lambda _: None, keep: bool = True) -> Base:
     """Load the weights in `folder` (safetensors only, no remote code).
 
-    Raises `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
+    With `keep` quantized weights are read from the copy beside the model, and the first loading makes that copy. Raises
+    `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
     device = pick_device()
     dtype = pick_dtype(device)
     resolved = quantization.resolved(device.type == "cuda")
     tokenizer = ChatTokenizer.load(folder)
-    say(f"loading the weights of {folder.name}, {resolved.mode if resolved.mode != 'none' else str(dtype).removeprefix('torch.')}")
+    copy = copy_of(folder, resolved, dtype, device) if keep else None
+    kept = copy if copy is not None and copy.ready(say) else None
+    beside = ThreadPoolExecutor(2)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, device_map={"": device}, use_safetensors=True,
-            trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
-            quantization_config=_bitsandbytes(resolved, dtype),
+        if device.type == "cuda":
+            beside.submit(wake, device)
+        words = beside.submit(lambda: tokenizer.backend)  # read now, so that the first answer does not wait for it
+        with read_ahead([kept.weights] if kept is not None else sorted(folder.glob("*.safetensors"))):
+            import_bitsandbytes()
+            model = _from_copy(kept, resolved, dtype, device, say) if kept is not None else None
+            fresh = model is None
+            model = model if model is not None else _from_weights(folder, resolved, dtype, device, say)
+        if not words.done():
+            say("reading the tokenizer")
+        words.result()
+    finally:
+        beside.shutdown(wait=False, cancel_futures=True)
+    if fresh and copy is not None:
+        copy.keep(model, say)
+    return Base(_settled(model), tokenizer, folder, resolved)
+
+
+def _from_copy(copy: QuantizedCopy, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> Any:
+    """The model as it was kept, or None (and a sentence) where that can't be read."""
+    say("loading the quantized copy kept beside the model")
+    try:
+        return copy.load(_bitsandbytes(quantization, dtype), **_how(dtype, device))
+    except UnusableCopyError as exc:
+        say(copy.passed_over(exc))
+        return None
+
+
+def _from_weights(folder: Path, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    say(f"loading the weights of {folder.name}, {quantization.mode if quantization.mode != 'none' else str(dtype).removeprefix('torch.')}")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            str(folder), quantization_config=_bitsandbytes(quantization, dtype), **_how(dtype, device)
         )
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as exc:
+        if accelerator_fault(exc):
+            raise
         raise ModelError(f"{folder} can't be loaded as a causal language model: {_first_line(exc)}") from exc
+
+
+def _how(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """How transformers is to load anything."""
+    return {
+        "dtype": dtype, "device_map": {"": device}, "use_safetensors": True,
+        "trust_remote_code": False, "local_files_only": True, "attn_implementation": "sdpa",
+    }
+
+
+def _settled(model: Any) -> Any:
+    """The model frozen and with nothing of its own that bends decoding or loses a gradient."""
+    from transformers import GenerationConfig
+
     model.eval()
     model.requires_grad_(False)
     # Decoding follows the workbench's settings alone: a folder's own penalties or beams would bend "greedy".
     model.generation_config = GenerationConfig()
     _keep_gradients(model)
-    say("reading the tokenizer")
-    tokenizer.backend  # noqa: B018  read now, so that the first answer does not wait for it
-    return Base(model, tokenizer, folder, resolved)
+    return model
 
 
 def _keep_gradients(model: Any) -> None:
@@ -139,7 +189,12 @@ def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointi
         rank_pattern=ranks, alpha_pattern=alphas, use_rslora=lora.rslora, use_dora=lora.dora,
     )
     torch.manual_seed(seed)
-    base.model = get_peft_model(base.model, config, adapter_name=ADAPTER)
+    raw = base.model
+    try:
+        base.model = get_peft_model(raw, config, adapter_name=ADAPTER)
+    except BaseException:
+        _unwrap(raw)  # the next run must not learn through half an adapter
+        raise
     # peft writes the folder's whole path there; the adapter goes round, the path must not.
     config.base_model_name_or_path = model_name
     base.adapter = name
@@ -171,6 +226,9 @@ def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
         base.model = PeftModel.from_pretrained(raw, str(folder), adapter_name=ADAPTER, is_trainable=False)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as exc:
         _unwrap(raw)
+        base.model = raw
+        if accelerator_fault(exc):
+            raise  # the caller frees the memory, or lets the card's process go
         raise AdapterError(f"The adapter {name} does not fit {base.folder.name}: {_first_line(exc)}") from exc
     base.adapter = name
     base.model.eval()
