@@ -13,6 +13,7 @@ from workbench.dataset.formats import load_rows
 from workbench.engine.client import Engine, Limits
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, Holds, LoadJob, TrainJob
+from workbench.engine.worker import ALONE
 from workbench.errors import EngineError, WorkbenchError
 from workbench.settings import Sampling, make_settings
 from workbench.training.runs import RunView
@@ -31,6 +32,9 @@ import ctypes, os, resource, runpy, signal, sys, time
 
 sys.path.insert(0, {root!r})
 fault, armed = {fault!r}, {armed!r}
+if fault == "orphan's hang":
+    import functools, workbench.engine.watch as watch
+    watch.Limits = functools.partial(watch.Limits, stopping=0.5)
 if fault == "no library" and os.path.exists(armed):
     sys.modules["transformers"] = None
 import torch
@@ -57,7 +61,7 @@ def happen():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     elif fault == "device":
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\\nCUDA kernel errors might be told later.")
-    elif fault == "hang":
+    elif fault in ("hang", "orphan's hang"):
         time.sleep(3600)
     elif fault == "busy hang":
         while True:
@@ -180,6 +184,21 @@ def test_a_stop_that_a_hanging_worker_does_not_obey(broken: Callable[..., Worksp
         ticket.wait(DEADLINE)
     view = space.runs.view("run")
     assert view.ended is not None and (view.state, view.ended.cause) == ("failed", "hang")
+    goes_on(space)
+
+
+def test_a_hanging_worker_does_not_outlive_its_app(broken: Callable[..., Workspace], tmp_path: Path) -> None:
+    """The watchdog went with the app, and the worker's input with it: the worker ends itself."""
+    space = broken("orphan's hang")
+    create(space, "run", 8)
+    ticket = space.start_training("run")
+    while (tmp_path / "armed").exists():
+        assert not ticket.finished.wait(0.05)
+    process = space.engine._process
+    assert process is not None
+    process.close_input()
+    with pytest.raises(EngineError, match=rf"^The engine process ended with code {ALONE} during training run run"):
+        ticket.wait(DEADLINE)
     goes_on(space)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from workbench.dataset.formats import load_rows
 from workbench.engine import jobs
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
-from workbench.errors import AdapterError, RowError, RunError, WorkbenchError
+from workbench.errors import AdapterError, ModelError, RowError, RunError, WorkbenchError
+from workbench.models.catalog import DEMO_FOLDER
+from workbench.models.fingerprint import fingerprint
 from workbench.settings import Quantization, Sampling, make_settings
 from workbench.training import events
 from workbench.workspace import Workspace
@@ -182,6 +186,92 @@ def test_running_out_of_memory_frees_everything_and_fails_the_run_in_one_sentenc
     assert view.ended is not None and (view.state, view.ended.cause, view.ended.reason) == ("failed", "memory", str(caught.value))
     assert (host.base, host.key, host.difference) == (None, None, None)
     assert host.do(create("small"), Report())["state"] == "finished"
+
+
+def test_an_unforeseen_fault_leaves_no_library_s_hooks_behind(
+    host: Host, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a library hung on the base when it broke off (peft its hooks of a mixed batch), the next job does not meet it."""
+    host.do(create("one"), Report())
+    before = [reply(host, "one"), reply(host, "one", adapted=False)]
+    real = jobs.generate
+
+    def broken(base: Any, *args: Any, **kwargs: Any) -> Any:
+        base.raw.lm_head.register_forward_hook(lambda module, inputs, output: -output)
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(jobs, "generate", broken)
+    held: list[Holds] = []
+    with pytest.raises(IndexError):
+        host.do(AnswerJob(turns=TURNS, lanes=(False, True), run="one", sampling=SHORT), Report(holds=held.append))
+    monkeypatch.setattr(jobs, "generate", real)
+    assert host.base is None and held[-1] == Holds()
+    assert [reply(host, "one"), reply(host, "one", adapted=False)] == before
+
+
+def test_why_a_model_can_t_be_loaded_is_told_on_a_full_disk_too(
+    host: Host, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create("one")
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def unreadable(*args: Any, **kwargs: Any) -> None:
+        raise ModelError("The model is broken.")
+
+    monkeypatch.setattr(jobs, "load_base", unreadable)
+    monkeypatch.setattr(host.runs, "append", full)
+    with pytest.raises(ModelError, match="^The model is broken"):
+        host.do(job, Report())
+
+
+# -- an adapter and its base -------------------------------------------------------------------------------------
+
+
+def put_in_place(workspace: Workspace, folder: Path) -> None:
+    link = workspace.models_dir / DEMO_FOLDER  # type: ignore[operator]
+    link.unlink()
+    link.symlink_to(folder, target_is_directory=True)
+
+
+@pytest.mark.parametrize("job", [
+    AnswerJob(turns=TURNS, lanes=(True,), run="one", sampling=SHORT), EvaluateJob(prompts=PROMPTS, adapted=True, run="one", sampling=SHORT),
+], ids=["answer", "evaluate"])
+def test_an_adapter_is_not_put_on_other_weights_than_it_was_trained_on(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], tiny_folder: Path, tmp_path: Path, job: AnswerJob | EvaluateJob
+) -> None:
+    """A sister model of the same shape: everything fits, and the answers would be wrong without a word."""
+    host.do(create("one"), Report())
+    before = reply(host, "one")
+    sister = tmp_path / "sister"
+    shutil.copytree(tiny_folder, sister)
+    weights = load_file(str(sister / "model.safetensors"))
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, str(sister / "model.safetensors"), metadata={"format": "pt"})
+    put_in_place(workspace, sister)
+    fresh = Host(workspace.catalog, workspace.runs)
+    with pytest.raises(AdapterError) as caught:
+        fresh.do(job, Report())
+    trained, there = fingerprint(tiny_folder)[:8], fingerprint(sister)[:8]
+    name = workspace.runs.info("one").model_name
+    assert str(caught.value) == (
+        f"The adapter one was trained on another base: {name} (fingerprint {trained}), and what is there now is {fresh.base.folder.name} "  # type: ignore[union-attr]
+        f"({there}), with other weights. Bring the old model's files back, or train a new run on this one."
+    )
+    assert trained != there and fresh.base is not None and fresh.base.adapter is None
+    workspace.runs.rewrite_info("one", base_fingerprint="")  # an adapter of before fingerprints were kept
+    assert reply(fresh, "one") != before
+
+
+def test_an_adapter_goes_on_the_same_weights_under_another_path(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], tiny_folder: Path, tmp_path: Path
+) -> None:
+    host.do(create("one"), Report())
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_folder, moved)
+    put_in_place(workspace, moved)
+    workspace.runs.rewrite_info("one", model=str(moved))
+    assert reply(Host(workspace.catalog, workspace.runs), "one") == reply(host, "one")
 
 
 def test_a_run_that_is_still_going_on_answers_nothing(host: Host, create: Callable[..., TrainJob]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from workbench.engine.messages import Beat, Holds, LoadJob, Phase, Progress, Ready
 from workbench.engine.ticket import Ticket
 from workbench.engine.watch import Limits, Watch
+from workbench.engine.worker import ALONE, _watch_alone
 
 LIMITS = Limits(starting=10, loading=20, computing=30, computing_cpu=40, stopping=5)
 
@@ -116,3 +117,17 @@ def test_a_job_s_time_left_follows_from_the_pace_of_its_share(monkeypatch: pytes
     assert ticket.seconds_left() == pytest.approx(80.0)
     ticket.went_on("no share", None)
     assert ticket.seconds_left() is None
+
+
+def test_a_worker_whose_app_is_gone_ends_a_job_that_hangs_but_not_one_that_gets_on() -> None:
+    clock, ended = Clock(), list[int]()
+    watch = Watch(LIMITS, fresh=False, clock=clock)
+    rounds = iter(range(10**6))
+
+    def pause(seconds: float) -> None:
+        clock.now += 1
+        if next(rounds) < 30:  # its last job works for half a minute, then hangs
+            watch.heard(beat("computing"))
+
+    _watch_alone(watch, pause=pause, end=ended.append)
+    assert ended == [ALONE] and 130 + LIMITS.stopping < clock.now <= 130 + LIMITS.stopping + 2

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from workbench.models.faults import accelerator_fault, lets_go
 
@@ -15,6 +16,9 @@ from workbench.models.faults import accelerator_fault, lets_go
     (MemoryError(), "memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"), "memory"),
     (RuntimeError("std::bad_alloc"), "memory"),
+    (OSError(12, "Cannot allocate memory"), "memory"),
+    (SafetensorError("Error while deserializing header: I/O error: Cannot allocate memory (os error 12)"), "memory"),
+    (SafetensorError("Error while deserializing header: HeaderTooLarge"), ""),
     (torch.AcceleratorError("CUDA error: out of memory"), "memory"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
     (torch.AcceleratorError("CUDA error: device-side assert triggered"), "device"),

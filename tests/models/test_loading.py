@@ -7,12 +7,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.models.faults import accelerator_fault
 from workbench.models.loading import (
     ADAPTER,
     Base,
@@ -284,3 +286,40 @@ def test_truncated_weights_are_refused_in_one_sentence(tiny_folder: Path, tmp_pa
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="model can't be loaded as a causal language model: "):
         load_base(folder, PLAIN)
+
+
+@pytest.mark.parametrize(("error", "fault"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "memory"),
+    (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "device"),
+])
+def test_a_fault_of_the_card_is_not_taken_for_an_adapter_that_does_not_fit(
+    base: Base, saved: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, fault: str
+) -> None:
+    from peft import PeftModel
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
+        patch.setattr(PeftModel, "load_adapter", fail)
+        put_saved_adapter(base, saved, "saved")
+    assert accelerator_fault(caught.value) == fault and base.adapter is None and not hasattr(base.model, "peft_config")
+    assert put_saved_adapter(base, saved, "saved") > 0
+    take_off_adapter(base)
+
+
+def test_half_an_adapter_is_taken_off_again(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    take_off_adapter(base)
+    real = peft.get_peft_model
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise ValueError("half way")
+
+    layers = [type(m) for m in base.model.modules()]
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="half way"):
+        patch.setattr(peft, "get_peft_model", fail)
+        put_new_adapter(base, Lora(rank=2), name="half", seed=1, checkpointing=False)
+    assert [type(m) for m in base.model.modules()] == layers and base.adapter is None

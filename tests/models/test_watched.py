@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from workbench.errors import ModelError
 from workbench.models.catalog import Catalog
+from workbench.models.faults import accelerator_fault
 from workbench.models.loading import load_base
 from workbench.models.watched import StoppedLoadingError, download_bar, watched_weights
 from workbench.settings import Quantization
@@ -78,3 +81,24 @@ def test_a_stop_ends_a_download_and_is_not_taken_for_a_fault_of_the_network(monk
     looks = iter(range(100))
     with pytest.raises(StoppedLoadingError, match="^google/m was not loaded: it was stopped on request"):
         fetch(monkeypatch, tmp_path, lambda: next(looks) >= 3)
+
+
+@pytest.mark.parametrize(("error", "fault"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "memory"),
+    (torch.AcceleratorError("CUDA error: device-side assert triggered"), "device"),
+    (RuntimeError("a shape that nobody foresaw"), ""),
+])
+def test_what_a_tensor_could_not_be_converted_for_is_told(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, fault: str
+) -> None:
+    """transformers passes over a tensor that fails while it is quantized, and tells of it on its log alone."""
+    from transformers.integrations.bitsandbytes import Bnb8bitQuantize
+
+    def convert(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Bnb8bitQuantize, "convert", convert)
+    with pytest.raises((RuntimeError, ModelError)) as caught, watched_weights(lambda share: None, never, "m"):
+        load_base(tiny_folder, Quantization(mode="8-bit"))
+    assert accelerator_fault(caught.value) == fault
+    assert str(error) in str(caught.value) and isinstance(caught.value, ModelError) is (not fault)

@@ -15,10 +15,11 @@ import torch
 
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
-from workbench.errors import AdapterError, DataError, EngineError, InputError, WorkbenchError
+from workbench.errors import AdapterError, DataError, EngineError, InputError, ModelError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.faults import accelerator_fault, lets_go
+from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base, put_saved_adapter
 from workbench.models.passes import watch_passes
 from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
@@ -28,7 +29,7 @@ from workbench.training.batching import alike
 from workbench.training.fold import run_fold
 from workbench.training.job import run_training
 from workbench.training.resuming import alone_in_training, take
-from workbench.training.runs import RunStore
+from workbench.training.runs import RunInfo, RunStore
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation, at most
@@ -78,6 +79,8 @@ class Host:
     written: int | None = None
     """When the file of the adapter that is on was written, ns."""
     key: tuple[str, Quantization] | None = field(default=None)
+    weighed: str = ""
+    """`models.fingerprint` of the base as it was loaded; "" where its folder can't be weighed."""
     _sign: Callable[[Phase], None] = field(default=_no_sign, repr=False)
     _phase: Phase = "computing"
     _watching: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
@@ -105,6 +108,11 @@ class Host:
         except Exception as exc:
             cause = accelerator_fault(exc)
             if not cause:
+                if not isinstance(exc, (WorkbenchError, ImportError)):
+                    # Nobody foresaw it: a library may have left its hooks on the base (peft does in a mixed batch), so the next job gets a new one.
+                    lets_go(exc)
+                    self.drop()
+                    self.tell(report)
                 raise
             reason = OUT_OF_MEMORY if cause == "memory" else (
                 f"The card failed ({str(exc).splitlines()[0][:200]}), and what was on it is lost. The next job gets a fresh process."
@@ -185,6 +193,7 @@ class Host:
         told = [0.0]
         say(doing)
         folder = self.catalog.fetch(model, say, download_bar(downloaded, report.stop, what))
+        self.weighed = _weigh(folder)
         with watched_weights(read, report.stop, what):
             return load_base(folder, resolved, say=say)
 
@@ -213,10 +222,12 @@ class Host:
         try:
             base = self.ensure_base(info.model, info.settings.quantization, report)
         except StoppedLoadingError:
-            self.runs.mark_stopped(job.run, "stopped on request while the model was being loaded; what was downloaded so far is kept")
+            with contextlib.suppress(WorkbenchError, OSError):
+                self.runs.mark_stopped(job.run, "stopped on request while the model was being loaded; what was downloaded so far is kept")
             raise
         except WorkbenchError as exc:
-            self.runs.mark_failed(job.run, str(exc))
+            with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit: the reason must be told
+                self.runs.mark_failed(job.run, str(exc))
             raise
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
@@ -239,9 +250,19 @@ class Host:
         written = _written(folder)  # another process may have trained the run on, or a new one of that name
         if base.adapter != job.run or self.difference is None or self.written != written:
             report.progress(f"putting the adapter {job.run} on", None)
+            self._refuse_other_base(base, view.info, job.run)
+            self.difference = None
             self.difference, self.written = put_saved_adapter(base, folder, job.run), written
             self.tell(report)
         return base
+
+    def _refuse_other_base(self, base: Base, info: RunInfo, adapter: str) -> None:
+        """Raise `AdapterError` for an adapter that was trained on other weights: it would answer, and wrongly. Older runs did not note theirs."""
+        if info.base_fingerprint and self.weighed and info.base_fingerprint != self.weighed:
+            raise AdapterError(
+                f"The adapter {adapter} was trained on another base: {info.model_name} (fingerprint {info.base_fingerprint[:8]}), and what is there now is "
+                f"{base.folder.name} ({self.weighed[:8]}), with other weights. Bring the old model's files back, or train a new run on this one."
+            )
 
     def _answer(self, job: AnswerJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
@@ -297,6 +318,12 @@ class Host:
         finally:
             self.tell(report)
         return found.as_json() if found is not None else {"stopped": True}
+
+
+def _weigh(folder: Path) -> str:
+    with contextlib.suppress(ModelError):  # whether it can be loaded, the loading tells
+        return fingerprint(folder)
+    return ""
 
 
 def _written(folder: Path) -> int | None:

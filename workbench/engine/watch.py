@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from workbench.engine.messages import Beat, Failed, Holds, Phase, Progress, Ready, Texts
 
+Sign = Ready | Beat | Progress | Texts | Holds | Failed
 LONGEST_STOP = 10  # times the limit of a stop: a worker that gives signs but never looks for one is ended too
 
 
@@ -55,7 +56,7 @@ class Watch:
         self.last = clock()
         self.gap = 0.0
 
-    def heard(self, message: Ready | Beat | Progress | Texts | Holds | Failed) -> None:
+    def heard(self, message: Sign) -> None:
         """Take a sign in."""
         self.last = self.clock()
         if isinstance(message, Beat):

@@ -1,11 +1,12 @@
 """The engine process: reads jobs from standard input, does one at a time, says what happens on standard output.
 
 It owns the card and the loaded base. When its parent goes away it stops the job in hand (a run keeps
-its adapter) and ends.
+its adapter) and ends; where that job hangs it ends all the same, or it would hold the card for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, TextIO
 from pydantic import BaseModel, ValidationError
 
 from workbench.engine.messages import Beat, Do, Done, Failed, Phase, Progress, Ready, Stop, Texts, ToEngine, UnloadJob
+from workbench.engine.watch import Limits, Sign, Watch
 
 if TYPE_CHECKING:
     from workbench.engine.jobs import Host
 
+ALONE = 70  # the exit code of a worker that outlived its app in a job that hangs
 BEAT_SECONDS = 0.25  # signs of progress are told this often at most
 
 Say = Callable[[BaseModel], None]
@@ -53,7 +56,8 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
     inbox: queue.Queue[Do | None] = queue.Queue()
     stopped: set[int] = set()
     gone = threading.Event()
-    threading.Thread(target=_listen, args=(inbox, stopped, gone), daemon=True).start()
+    watch = Watch(Limits(), fresh=True)
+    threading.Thread(target=_listen, args=(inbox, stopped, gone, watch), daemon=True).start()
 
     # Imported after the listener is up: torch takes seconds, and a stop may come meanwhile.
     from workbench.engine.jobs import Host
@@ -65,6 +69,8 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
     lock = threading.Lock()
 
     def say(message: BaseModel) -> None:
+        if isinstance(message, Sign):
+            watch.heard(message)
         try:
             with lock:
                 out.write(message.model_dump_json() + "\n")
@@ -123,7 +129,7 @@ def _one_job(host: Host, do: Do, say: Say, stop: Callable[[], bool]) -> bool:
     return False
 
 
-def _listen(inbox: queue.Queue[Do | None], stopped: set[int], gone: threading.Event) -> None:
+def _listen(inbox: queue.Queue[Do | None], stopped: set[int], gone: threading.Event, watch: Watch) -> None:
     for line in sys.stdin:
         try:
             message = ToEngine.validate_json(line)
@@ -136,6 +142,17 @@ def _listen(inbox: queue.Queue[Do | None], stopped: set[int], gone: threading.Ev
             inbox.put(message)
     gone.set()
     inbox.put(None)
+    _watch_alone(watch)
+
+
+def _watch_alone(watch: Watch, *, pause: Callable[[float], None] = time.sleep, end: Callable[[int], None] = os._exit) -> None:
+    """Nobody watches over this process any more: end it once its last job overruns what a job may take to obey a stop."""
+    asked = watch.clock()
+    while not (overrun := watch.overrun(asked)):
+        pause(watch.limits.patience)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"engine: its app is gone, and the job in hand {overrun}", file=sys.stderr, flush=True)
+    end(ALONE)
 
 
 def _private_stdout() -> TextIO:

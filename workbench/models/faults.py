@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
 AcceleratorFault = Literal["", "memory", "device"]
 
 # torch's allocator for the CPU, C++ containers and cuBLAS have no error class of their own for this.
-_MEMORY = re.compile(r"can't allocate memory|std::bad_alloc|CUDA error: out of memory|CUDA out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_MEMORY = re.compile(r"can(?:'|no)t allocate memory|std::bad_alloc|CUDA error: out of memory|CUDA out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
 _DEVICE = re.compile(r"CUDA error|CUDA driver error|device-side assert|CU(BLAS|DNN)_STATUS_\w+|Triton Error \[CUDA\]")
 
 
 def accelerator_fault(exc: BaseException) -> AcceleratorFault:
     """"memory" (it can be freed, the process goes on), "device" (no call on the card works any more), or "" for any other fault."""
-    if isinstance(exc, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or isinstance(exc, OSError) and exc.errno == errno.ENOMEM:
         return "memory"
-    if not isinstance(exc, RuntimeError):
+    if not isinstance(exc, (RuntimeError, SafetensorError)):
         return ""
     if _MEMORY.search(str(exc)):
         return "memory"

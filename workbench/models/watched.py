@@ -6,10 +6,12 @@ Both libraries report to progress bars only: here such a bar tells the engine in
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import ModelError, WorkbenchError
 
 GIB = 2**30
 
@@ -30,20 +32,56 @@ def heed(stop: Callable[[], bool], what: str = "The model") -> None:
 @contextlib.contextmanager
 def watched_weights(tell: Callable[[float], None], stop: Callable[[], bool], what: str) -> Iterator[None]:
     """Within, `tell` gets the share (0 to 1) of tensors that transformers has read so far, and `stop` is asked as often."""
-    from transformers.utils import logging
+    from transformers.utils import logging as bars
 
     def follow(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _Weights(args[0], tell, stop, what) if args and hasattr(args[0], "__len__") else factory(*args, **kwargs)
 
-    hook = getattr(logging, "set_tqdm_hook", None)
+    hook = getattr(bars, "set_tqdm_hook", None)
     if hook is None:  # an older transformers: it loads all the same, and a stop waits for its end
         yield
         return
     before = hook(follow)
     try:
-        yield
+        with _logged_faults(what):
+            yield
     finally:
         hook(before)
+
+
+@contextlib.contextmanager
+def _logged_faults(what: str) -> Iterator[None]:
+    """transformers passes over a tensor that it can't convert, and tells why on its log alone: a fault of the card or its
+    memory in there is raised as what it was, anything else as `ModelError`.
+    """
+    from workbench.models.faults import accelerator_fault
+
+    report = _Kept()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(report)
+    try:
+        yield
+    except RuntimeError as exc:
+        if accelerator_fault(exc) or "conversion of the weights" not in str(exc):
+            raise
+        errors = [line.strip() for text in report.texts for line in text.splitlines() if re.match(r"\s*[\w.]*(Error|Exception)\b.*: ", line)]
+        faults = [fault for line in errors if accelerator_fault(fault := RuntimeError(line[:500]))]
+        if faults:
+            raise faults[0] from exc
+        raise ModelError(f"{what} can't be loaded: {(errors or [str(exc)])[0][:300]}. Choose other base weights or another model.") from exc
+    finally:
+        logger.removeHandler(report)
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged as a warning or worse."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 class _Weights:
