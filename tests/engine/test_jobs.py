@@ -16,6 +16,7 @@ from workbench.engine import jobs
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
 from workbench.errors import AdapterError, ModelError, RowError, RunError, WorkbenchError
+from workbench.models import decoding
 from workbench.models.catalog import DEMO_FOLDER
 from workbench.models.fingerprint import fingerprint
 from workbench.settings import Quantization, Sampling, make_settings
@@ -194,7 +195,7 @@ def test_an_unforeseen_fault_leaves_no_library_s_hooks_behind(
     """Whatever a library hung on the base when it broke off (peft its hooks of a mixed batch), the next job does not meet it."""
     host.do(create("one"), Report())
     before = [reply(host, "one"), reply(host, "one", adapted=False)]
-    real = jobs.generate
+    real = decoding.generate
 
     def broken(base: Any, *args: Any, **kwargs: Any) -> Any:
         base.raw.lm_head.register_forward_hook(lambda module, inputs, output: -output)
@@ -318,7 +319,7 @@ def test_an_evaluation_keeps_the_order_of_its_prompts_over_several_batches(host:
 def test_an_evaluation_s_batches_hold_no_more_tokens_than_their_budget(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten long prompts at once would be a pass of minutes on a CPU, and more than fits on a card."""
     sizes: list[tuple[int, int]] = []
-    real = jobs.generate
+    real = decoding.generate
 
     def counted(base: Any, lanes: Any, sampling: Sampling, **kwargs: Any) -> Any:
         sizes.append((len(lanes), len(lanes) * (max(len(lane.prompt_ids) for lane in lanes) + sampling.max_new_tokens)))

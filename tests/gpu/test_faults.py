@@ -21,6 +21,7 @@ from workbench.workspace import Workspace  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE = 240.0
+LEFT = 2 * 2**30  # bytes of a worker that holds nothing: its context with the libraries' kernels
 AT = 4  # the backward pass, one a step, that meets the fault
 
 # The worker itself, with one fault in it: it happens once, as long as the file `armed` is there.
@@ -88,6 +89,12 @@ def fail(space: Workspace, cause: str) -> str:
     return str(caught.value)
 
 
+def free_on_card() -> int:
+    """Bytes that the driver has free, whichever process asks."""
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
+
+
 def goes_on(space: Workspace) -> None:
     """The next job works, and the run is finished from its checkpoint."""
     done = space.answer([{"role": "user", "content": "Привет"}], run=None, lanes=(False,), sampling=Sampling(max_new_tokens=8)).wait(DEADLINE)
@@ -98,7 +105,10 @@ def goes_on(space: Workspace) -> None:
 
 def test_a_card_that_runs_out_of_memory_is_emptied_and_the_same_process_goes_on(broken: Callable[[str], Workspace]) -> None:
     space = broken("memory")
+    before = free_on_card()
     assert fail(space, "memory").startswith("The memory ran out: choose 4-bit base weights")
+    # As soon as it is told, and not only when the next job asks: another program may want the card.
+    assert before - free_on_card() < LEFT, "nothing but the process's own context is left on the card"
     pid = space.engine.worker_pid()
     freed = space.engine.submit(UnloadJob(), "freeing").wait(DEADLINE)
     assert freed["allocated_bytes"] < 2**27
@@ -116,5 +126,7 @@ def test_a_device_side_assertion_costs_the_process_and_no_more(broken: Callable[
 
 def test_a_kernel_that_does_not_end_is_ended_by_the_watchdog(broken: Callable[[str], Workspace]) -> None:
     space = broken("hang")
+    before = free_on_card()
     assert fail(space, "hang").startswith("Training run run gave no sign of progress for 15 s while computing (the limit)")
+    assert space.engine.worker_pid() is None and before - free_on_card() < LEFT // 4, "the card is free again"
     goes_on(space)

@@ -22,7 +22,7 @@ def watch_passes(model: torch.nn.Module, got_on: Callable[[], None]) -> Callable
         got_on()
         first = output[0] if isinstance(output, (tuple, list)) and output else output
         if isinstance(first, torch.Tensor) and first.requires_grad:
-            first.register_hook(back)
+            first.register_hook(back)  # type: ignore[no-untyped-call]
 
     def back(gradient: torch.Tensor) -> None:
         got_on()
