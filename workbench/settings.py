@@ -154,7 +154,7 @@ class Training(_Group):
         effect="More than the run has never fires.", ge=0, le=1_000_000,
     )
     save_every: int = _field(
-        0, "Save every", "0 saves the adapter after every epoch; it is always saved at the end.", "optimizer steps",
+        0, "Save every", "0 saves the adapter after every epoch, a large one less often in a fast run; it is always saved at the end.", "optimizer steps",
         effect="A run that breaks off goes on from the last save.", ge=0, le=1_000_000,
     )
     sample_every: int = _field(

@@ -13,7 +13,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Moment:
     best: bool
     cut_at: int = 0
     """The step whose validation a stop cut short; 0 if it was not."""
+    best_values: Sequence[torch.Tensor] | None = None
+    """The best adapter's parameters, in the optimizer's order, where it is an earlier one than the model's."""
 
 
 def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:

@@ -19,6 +19,7 @@ from workbench.schema import Example, RowProblem
 from workbench.settings import Training
 from workbench.training import events
 from workbench.training.answers import Asker
+from workbench.training.cadence import in_place
 from workbench.training.card import model_card
 from workbench.training.checkpoint import Moment, check_saved, drop_checkpoint, read_checkpoint, save_adapter, write_checkpoint
 from workbench.training.encode import Encoded, encode_all
@@ -119,7 +120,8 @@ class _Training:
         first = not (self.folder / CHECKPOINT).exists()
         size = write_checkpoint(self.folder, moment, seconds=self.spent())
         if moment.best:
-            save_adapter(self.base, self.folder, best=True)
+            with in_place([p for p in moment.model.parameters() if p.requires_grad], moment.best_values):
+                save_adapter(self.base, self.folder, best=True)
         self.emit(events.Saved(step=moment.step, best=moment.best))
         if first:
             self.emit(events.Notice(text=f"The run can be resumed from each saving: its checkpoint takes {size / 2**20:.1f} MiB until the run is finished."))

@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.models.hardware import gpu_use
 from workbench.settings import Training
 from workbench.training import events
+from workbench.training.cadence import Cadence
 from workbench.training.checkpoint import Checkpoint, Moment, restore
 from workbench.training.encode import Encoded
 from workbench.training.keeping import Best, Measure, make_keeper
@@ -72,7 +73,7 @@ def train(
             break
         loop.one_step(packs)
         loop.look(epoch, epoch_ends)
-    if loop.saved_at < loop.step:
+    if loop.saved_at < loop.step or loop.waiting is not None:
         loop.keep(best=False)
     short = loop.step < loop.total or loop.cut_at == loop.step  # without its last measurement it is not finished either
     early = loop.keeper.sentence(loop.step) if short and loop.keeper.exhausted else ""
@@ -97,6 +98,8 @@ class _Loop:
         self.per_epoch = self.total // training.epochs
         self.keeper, self.notice = make_keeper(training, validates=bool(validation), asks=ask is not None)
         self.step = self.saved_at = self.asked_at = self.cut_at = 0
+        self.cadence = Cadence(self.parameters, training.save_every)
+        self.waiting: list[torch.Tensor] | None = None  # the best adapter, where saving it at once was not worth its time
 
     def begin(self) -> None:
         if self.notice:
@@ -130,13 +133,17 @@ class _Loop:
         ))
 
     def look(self, epoch: int, epoch_ends: bool) -> None:
-        """After a step: measure and save where that is due. A better measurement is saved at once, with a checkpoint."""
+        """After a step: measure and save where that is due. A better measurement is saved with a checkpoint, at once if that is cheap."""
         better = False
         if self.held_back and _fires(self.training.evaluate_every, self.step, epoch_ends):
             better |= self._validate()
         better |= epoch_ends and self._answers(epoch)
-        if better or _fires(self.training.save_every, self.step, epoch_ends):
+        if not (better or _fires(self.training.save_every, self.step, epoch_ends)):
+            return
+        if self.cadence.lets():
             self.keep(best=better)
+        elif better:
+            self.waiting = [p.detach().clone() for p in self.parameters]
 
     def _validate(self) -> bool:
         """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
@@ -162,8 +169,10 @@ class _Loop:
         return self.keeper.take(measure, self.step, value) and self.keeper.keeps
 
     def keep(self, *, best: bool) -> None:
-        self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best, self.cut_at))
-        self.saved_at = self.step
+        waited = None if best else self.waiting
+        with self.cadence.saving():
+            self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best or waited is not None, self.cut_at, waited))
+        self.saved_at, self.waiting = self.step, None
 
     def _not_finite(self) -> str:
         kept = f"The adapter saved after step {self.saved_at} is kept." if self.saved_at else "No adapter had been saved yet."
