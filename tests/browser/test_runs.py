@@ -111,6 +111,33 @@ def test_a_zoom_stays_while_the_run_grows_and_another_tab_was_open(runs_app: App
     page.get_by_role("tab", name="3 Train").click()
     wait_points(page, before + 2)
     assert ranges(page) == zoomed
+    kind = "() => document.querySelector('#loss-chart .js-plotly-plot')._fullLayout.yaxis.type"
+    for scale in ("log", "linear"):  # the steps that are looked at stay; losses have another range on another scale
+        page.locator("#chart-log input").click()
+        page.wait_for_function(f"({kind})() === '{scale}'")
+        assert ranges(page)[:2] == zoomed[:2]
+    page.locator("#chart-smoothing input").click()
+    page.get_by_role("option", name="smoother").click()
+    page.wait_for_function("document.querySelector('#loss-chart .js-plotly-plot').data[1].name === 'train loss, smoothed'")
+    assert ranges(page)[:2] == zoomed[:2]
+    told = page.locator("#loss-chart .modebar-btn").first.bounding_box()
+    legend = page.locator("#loss-chart .legend").bounding_box()
+    assert told is not None and legend is not None and legend["x"] + legend["width"] <= told["x"], "the tools cover no word of the legend"
+
+
+def test_runs_are_found_by_a_setting_and_its_value(train_page: Page) -> None:
+    page = train_page
+    open_runs(page)
+    page.locator("#runs-filter input, #runs-filter textarea").fill("rank 8")
+    expect(page.locator("#runs-table")).to_contain_text("1 of 3 runs")
+    expect(page.locator("[data-pick]")).to_have_attribute("data-pick", "calls")
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_the_line_on_top_is_whole_while_nothing_goes_on(train_page: Page, width: int) -> None:
+    train_page.set_viewport_size({"width": width, "height": 720})
+    whole = "() => { const e = document.querySelector('.wb-loaded'); return e.textContent.includes('no adapter') && e.scrollWidth <= e.clientWidth }"
+    train_page.wait_for_function(whole)
 
 
 def test_a_run_is_noted_renamed_binned_and_brought_back(train_page: Page) -> None:

@@ -327,9 +327,13 @@ def test_a_stop_is_told_on_the_panel_and_no_time_left_with_it(space):
     view = create(space, "new", BEGUN.model_copy(update={"time": time.time()}), step(1).model_copy(update={"time": time.time()}))
     queued(space, (TrainJob(run="new"), "training run new"))
     assert " left</b>" in showing.progress_html(space, view) and "training</span>" in showing.progress_html(space, view)
-    assert run_panel.stop_run(space) == "Training run new stops after the step in hand and keeps the adapter so far."
+    assert run_panel.stop_run(space) == "Training run new was asked to stop."
     shown = showing.progress_html(space, view)
     assert ">stopping</span>" in shown and words.STOPPING_AFTER in shown and " left</b>" not in shown and ">training<" not in shown
+    waits = create_again(space, "new")
+    space.engine.training().stop_asked = False
+    assert ">starting</span>" in showing.progress_html(space, waits)
+    space.engine.training().stop_asked = True
     assert words.STOPPING_SOON in showing.progress_html(space, create_again(space, "new"))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from workbench.engine.client import Ticket
-from workbench.engine.messages import UnloadJob
+from workbench.engine.messages import TrainJob, UnloadJob
 from workbench.models.hardware import card, host_memory_gib
 from workbench.ui import words
 from workbench.ui.errors import shown
@@ -79,7 +79,9 @@ def holder_words(space: Workspace, holder: Ticket) -> str:
     if holder.stop_asked:
         return f"{holder.label}: stopping"
     time_left = f"{words.duration(left)} left · " if left is not None else ""  # first: a long name is cut at its end
-    return time_left + (holder.label if holder.job.kind == "train" and left is not None else f"{holder.label}: {how_far}")
+    # "training run x: training x" would say it twice.
+    own = isinstance(holder.job, TrainJob) and (left is not None or holder.progress == f"training {holder.job.run}")
+    return time_left + (holder.label if own else f"{holder.label}: {how_far}")
 
 
 def freeing_words(space: Workspace, ticket: Ticket) -> str:
@@ -179,13 +181,14 @@ def build(space: Workspace, timer: gr.Timer) -> None:
 
     def freed(before: Offer, first: Sure | None) -> list[Any]:
         if told := press_free(space, before):
-            gr.Info(told)
+            gr.Info(told, title="")
         return draw(before, first)
 
     outputs = [line, stop, free, seen, sure]
     timer.tick(shown(draw), [seen, sure], outputs, **QUIET)
-    stop.click(shown(pressed), [seen, sure], outputs, **QUIET)
-    free.click(shown(freed), [seen, sure], outputs, **QUIET)
+    spoken: dict[str, Any] = QUIET | {"queue": True}  # a handler without the queue can't say anything beside its outputs
+    stop.click(shown(pressed), [seen, sure], outputs, **spoken)
+    free.click(shown(freed), [seen, sure], outputs, **spoken)
 
 
 def _memory(space: Workspace) -> str:

@@ -21,6 +21,12 @@ SMOOTHING = {words.SMOOTH_OFF: 0.0, words.SMOOTH_SOME: 0.6, words.SMOOTH_MUCH: 0
 RUN_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8b7500", "#64748b")
 DASHES, MARKS = ("solid", "dash", "dot", "dashdot"), ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
 
+# Plotly's buttons stand in the margin on the right, one below the other: in a line they would cover the legend.
+TOOLS: dict[str, Any] = {
+    "orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": "rgba(100,116,139,.6)", "activecolor": SLATE,
+    "remove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+}
+
 Points = list[tuple[float, float | None]]
 
 
@@ -79,7 +85,7 @@ def run_chart(view: RunView, kind: str = "loss", *, log: bool = False, smoothing
     figure = go.Figure()
     made = {"rate": _rate, "gradient": _gradient, "speed": _speed, "memory": _memory}.get(kind, _loss)(figure, view, smoothing)
     total = view.started.total_steps if view.started else 1
-    calm(figure, height=400, uirevision=f"{view.info.name}/{kind}", hovermode="closest", margin={"l": 60, "r": 55, "t": 30, "b": 42})
+    calm(figure, height=400, uirevision=f"{view.info.name}/{kind}", hovermode="closest", modebar=TOOLS, margin={"l": 60, "r": 70, "t": 30, "b": 42})
     figure.update_xaxes(title=_title(words.AXIS_STEP), uirevision=view.info.name, range=[-0.5 if view.samples else 0.5, max(total, 1) + 0.5], **GRID)
     _first_axis(figure, made, log, view.info.name)
     for event in view.standing:
@@ -207,7 +213,7 @@ def overlay_chart(views: Sequence[RunView], curves: Sequence[str], *, along: str
                 asked, _legend(name, words.CALL_ACCURACY), colour, f"%{{y:.0f}} % {words.AT} %{{x:.4g}}", mode="lines+markers",
                 line={"dash": "dot", "width": 1.5}, marker={"size": 9, "symbol": f"{mark}-open"}, yaxis="y2", **group,
             ))  # fmt: skip
-    calm(figure, height=340, uirevision="overlay", hovermode="closest", margin={"l": 60, "r": 55, "t": 10, "b": 42}, legend={"orientation": "h", "y": -0.2, "x": 0})
+    calm(figure, height=340, uirevision="overlay", hovermode="closest", modebar=TOOLS, margin={"l": 60, "r": 70, "t": 10, "b": 42}, legend={"orientation": "h", "y": -0.2, "x": 0})
     if accuracy:
         _second_axis(figure, words.AXIS_ACCURACY)
     figure.update_xaxes(title=_title(words.AXIS_STEP if along == "step" else words.AXIS_EPOCH), uirevision=along, **GRID)

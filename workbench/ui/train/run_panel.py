@@ -235,7 +235,7 @@ def build(space: Workspace) -> RunPanel:
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):
                 kind = gr.Radio([(title, key) for key, title in words.CHARTS.items()], value="loss", scale=5, min_width=380, elem_id="chart-kind", **plain)
                 log_scale = gr.Checkbox(False, label=words.LOG_SCALE, container=False, scale=1, min_width=95, elem_id="chart-log")
-                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=130, elem_id="chart-smoothing", **plain)
+                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=140, elem_id="chart-smoothing", **plain)
             chart = live_plot.build("loss-chart")
         with gr.Column(scale=4, min_width=320):
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):

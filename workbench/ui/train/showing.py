@@ -42,8 +42,10 @@ def _pill(view: RunView, ticket: Ticket | None) -> str:
     """What the run is at now, as far as the engine and the machine know more than its events."""
     if ticket is not None and ticket.stop_asked:
         return chip(words.STOPPING, "warn")
+    if ticket is not None and ticket.begun is not None and view.state != "running":
+        return chip(words.STARTING_CHIP, "warn")
     if ticket is not None and not view.live:  # to be resumed: its folder tells the end before
-        return chip(words.RESUME_CHIP if ticket.begun is None else words.STARTING_CHIP, "warn")
+        return chip(words.RESUME_CHIP, "warn")
     return state_chip(view.state, words.ORPHAN_CHIP if view.orphaned else "")
 
 

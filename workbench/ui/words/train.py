@@ -7,7 +7,7 @@ PANELS = {"run": "Run", "runs": "Runs", "sweep": "Sweep"}
 # -- charts
 CHARTS = {"loss": "loss, calls", "rate": "rate", "gradient": "gradient", "speed": "tokens/s", "memory": "memory"}
 LOG_SCALE = "log scale"
-SMOOTH_OFF, SMOOTH_SOME, SMOOTH_MUCH = "as measured", "smoothed", "much smoothed"
+SMOOTH_OFF, SMOOTH_SOME, SMOOTH_MUCH = "as measured", "smoothed", "smoother"
 SMOOTHED = "{name}, smoothed"
 TRAIN_LOSS, VALIDATION_LOSS, CALL_ACCURACY = "train loss", "validation loss", "call or text as it should be"
 BEST_KEPT, RESUMED_AT, CLIPPED = "best adapter", "resumed", "clipped above {clip}"
@@ -22,7 +22,7 @@ STOP, RESUME, SMALLER = "Stop (keeps the adapter so far)", "Resume", "Start agai
 RESUMING = "{name} goes on from its checkpoint."
 RESUME_WAITS = "{name} goes on from its checkpoint as soon as it is its turn."
 NOTHING_TO_STOP = "No run is going on: there is nothing to stop."
-STOP_TOLD = "{label} stops after the step in hand and keeps the adapter so far."
+STOP_TOLD = "{label} was asked to stop."
 TAKEN_BACK = "{label} was taken back before it began."
 STOPPING, STOPPING_AFTER, STOPPING_SOON = "stopping", "after the step in hand; then it saves the adapter", "before its first step"
 RESUME_CHIP, STARTING_CHIP = "waiting to go on", "starting"
