@@ -226,6 +226,21 @@ def test_a_cell_stopped_from_elsewhere_stops_the_sweep(store):
     assert store.view("s").state == "stopped"
 
 
+def test_a_cell_in_the_queue_tells_what_stands_before_it(store):
+    engine = FakeEngine()
+    sweeps = Sweeps(store, lambda: engine)
+    assert sweeps.waits_for() == ()
+    sweeps.start("s")
+    assert engine.handed_in.acquire(timeout=10)
+    others = [Ticket(8, None, "training run a", begun=1.0), Ticket(9, None, "an answer")]
+    engine.queue = lambda: (*others, *engine.tickets, Ticket(10, None, "later"))
+    assert sweeps.waits_for() == ("training run a", "an answer")
+    engine.tickets[0].begun = 2.0
+    assert sweeps.waits_for() == ()
+    engine.allow(4)
+    assert sweeps.join(10)
+
+
 def test_a_dead_worker_costs_one_cell(store):
     def after(ticket):
         if ticket.number == 2:

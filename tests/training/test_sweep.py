@@ -11,6 +11,7 @@ from workbench.schema import Example, Message, ToolCall
 from workbench.settings import RunSettings, make_settings
 from workbench.training.runs import Owner
 from workbench.training.sweep import Folds, cells, combinations, hours, make_spec, settings_of
+from workbench.training.sweep_answer import plain, verdicts
 from workbench.training.sweep_axes import axis_values, read_axis, setting_title, setting_words, value_text
 from workbench.training.sweep_report import METRICS, as_csv, as_json, best, compare, seconds_per_step, table
 from workbench.training.sweep_store import SweepStore
@@ -341,6 +342,51 @@ def test_two_values_are_compared_fold_by_fold(sweep, gap, sentence, winner):
     view = sweep(lambda values, fold: 1 + fold + (gap(fold) if values["quantization.mode"] == "8-bit" else 0))
     found, = compare(view, "quantization.mode", METRICS["loss"])
     assert (found.sentence(), found.winner) == (sentence, winner)
+
+
+@pytest.mark.parametrize(
+    ("gap", "verdict", "said"),
+    [
+        (lambda fold: -0.5 - fold / 100, "8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions.",
+         "In validation loss 8-bit is better than 4-bit: lower by 0.520 on average, and with 95 % confidence by 0.491 to 0.549 (5 pairs of cells)."),
+        (lambda fold: (fold - 2) / 10 - 0.1, "No difference is shown in validation loss, call recall, over-call rate or right decisions. 5 pairs of cells show only large",
+         "In validation loss no difference between 4-bit and 8-bit is shown: 8-bit was lower by 0.100 on average, but anything from lower by 0.394 to "
+         "higher by 0.194 fits these 5 pairs of cells (95 % confidence)."),
+        (lambda fold: 0.0, "No difference is shown in", "4-bit and 8-bit have exactly the same validation loss in all 5 pairs of cells."),
+        (lambda fold: 0.5, "No difference is shown in",
+         "In validation loss 8-bit was higher by 0.500 than 4-bit in every one of 5 pairs of cells: too few to rule out chance."),
+    ],
+)  # fmt: skip
+def test_the_answer_in_plain_words(sweep, gap, verdict, said):
+    view = sweep(lambda values, fold: 4.0 + (gap(fold) if values["quantization.mode"] == "8-bit" else 0))
+    (answer, shown), = verdicts(view, "quantization.mode")
+    assert answer.startswith(f"Which is better, 4-bit or 8-bit? {verdict}")
+    assert shown == ("8-bit in" in verdict)
+    assert plain(compare(view, "quantization.mode", METRICS["loss"])[0]) == said
+
+
+def test_what_is_not_measured_yet_is_not_answered_yet(sweep):
+    view = sweep(lambda values, fold: 1.0 if fold == 0 else None)
+    assert verdicts(view, "quantization.mode") == [("Which is better, 4-bit or 8-bit? Not known yet: at least two folds must be measured with both.", False)]
+    assert plain(compare(view, "quantization.mode", METRICS["loss"])[0]).endswith("one pair of cells says nothing about chance.")
+    half = sweep(lambda values, fold: 1.0 if fold < 3 else None, name="half")
+    assert "So far no difference is shown" in verdicts(half, "quantization.mode")[0][0]
+    none = sweep(lambda values, fold: None, name="none")
+    assert plain(compare(none, "quantization.mode", METRICS["call_recall"])[0]) == "4-bit and 8-bit can't be compared in call recall yet: no fold is measured with both."
+
+
+def test_either_value_can_win_in_its_own_figure_and_rates_are_told_in_points(store):
+    spec, rows = spec_of(folds=6)
+    store.create(spec, rows)
+    for cell in cells(spec):
+        first = cell.values["quantization.mode"] == "4-bit"
+        store.append("s", done(cell, loss=1.0 + cell.fold / 100 - 0.5 * first, call_recall=(1 if first else 2, 2)))
+    found = store.view("s")
+    assert verdicts(found, "quantization.mode") == [
+        ("Which is better, 4-bit or 8-bit? 4-bit in validation loss; 8-bit in call recall; no difference is shown in over-call rate or right decisions.", True)
+    ]
+    said = "In call recall 8-bit was higher by 50.0 points than 4-bit in every one of 6 pairs of cells: more than chance."
+    assert plain(compare(found, "quantization.mode", METRICS["call_recall"])[0]) == said
 
 
 def test_few_pairs_are_said_to_be_few(sweep):

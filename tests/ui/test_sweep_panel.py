@@ -122,6 +122,35 @@ def test_a_form_that_can_t_be_started_is_refused_and_leaves_nothing(workspace, g
     assert workspace.sweeps.store.names() == []
 
 
+def only(workspace, count, calls):
+    """Leave the set `count` rows, `calls` of which call a tool."""
+    from workbench.dataset.changes import Change
+    from workbench.dataset.split import stratum
+
+    rows = workspace.rows.read()
+    kinds = [[i for i, row in enumerate(rows.rows) if bool(stratum(row)) == calling] for calling in (True, False)]
+    kept = {*kinds[0][:calls], *kinds[1][: count - calls]}
+    workspace.rows.change(Change(drop=frozenset(range(len(rows.rows))) - kept), rows.version)
+
+
+def test_a_set_that_a_sweep_can_t_learn_from_is_refused_and_leaves_nothing(workspace):
+    only(workspace, 12, 3)
+    with pytest.raises(DataError, match=r"^5 folds want at least 5 rows that call a tool, .* there are 3: take 3 folds or fewer, or add such rows"):
+        form.start(workspace, filled(MODES))
+    assert "there are 3: take 3 folds" in form.look(workspace, filled(MODES))[1]
+    only(workspace, 0, 0)
+    with pytest.raises(DataError, match="^There is nothing to compare on: examples.json holds no rows. Add rows on the Data tab"):
+        form.start(workspace, filled(MODES))
+    assert workspace.sweeps.store.names() == []
+
+
+def test_a_taken_name_is_refused_and_the_sweep_there_stays(workspace, sweep):
+    sweep()
+    with pytest.raises(RunError, match="^There is a sweep named s already: choose another name, or go on with that one.$"):
+        form.start(workspace, filled(MODES, name="s"))
+    assert len(workspace.sweeps.store.view("s").done) == 10
+
+
 def test_broken_rows_are_told_before(workspace):
     with workspace.rows.path.open("a", encoding="utf-8") as stream:
         stream.write("{broken\n")
@@ -160,7 +189,7 @@ class Held:
     """An engine whose jobs end when the test says so."""
 
     def __init__(self):
-        self.tickets, self.asked, self.before = [], threading.Event(), []
+        self.tickets, self.asked, self.before, self.slow = [], threading.Event(), [], False
 
     def submit(self, job, label):
         from workbench.engine.client import Ticket
@@ -175,7 +204,8 @@ class Held:
 
     def stop(self, ticket):
         ticket.stop_asked, ticket.result = True, {"stopped": True}
-        ticket.finished.set()
+        if not self.slow:
+            ticket.finished.set()
 
 
 @pytest.fixture
@@ -183,6 +213,7 @@ def engine(workspace):
     held = Held()
     vars(workspace.sweeps)["_engine"] = lambda: held
     yield held
+    held.slow = False
     for ticket in held.tickets:
         held.stop(ticket)
     assert workspace.sweeps.join(10)
@@ -201,12 +232,18 @@ def test_a_sweep_is_started_shown_stopped_and_gone_on_with(workspace, engine):
     chooser, progress, halt, go_on, drop, *_, seen = panel.refresh(workspace, None, "loss", None, {})
     assert (chooser.value, halt.interactive, go_on.visible, drop.interactive, seen["state"]) == ("sweep-1", True, False, False, "running")
     assert "sweep-1 running 0 of 10 cells step 3 of 40 time left: known after the first cell" in texts(progress)
+    assert not workspace.sweeps.stopping
+    engine.slow = True
     assert panel.stop(workspace, "sweep-1") == words.stopping("sweep-1")
-    assert workspace.sweeps.join(10)
+    _, progress, halt, *_, seen = panel.refresh(workspace, "sweep-1", "loss", None, seen)
+    assert (halt.interactive, workspace.sweeps.stopping) == (False, True) and "sweep-1 stopping 0 of 10 cells" in texts(progress)
+    engine.tickets[0].finished.set()
+    assert workspace.sweeps.join(10) and not workspace.sweeps.stopping
     values = panel.refresh(workspace, "sweep-1", "loss", None, seen)
     assert (values[2].interactive, values[3].visible, values[3].interactive, values[4].interactive) == (False, True, True, True)
     assert "Stopped on request with 0 of 10 cells done; they are kept." in texts(values[1])
     engine.asked.clear()
+    engine.slow = False
     assert panel.resume(workspace, "sweep-1") == "The sweep sweep-1 goes on: 10 cells are left."
     assert engine.asked.wait(10)
 
@@ -270,7 +307,7 @@ def test_the_table_has_a_line_for_each_combination_and_marks_the_best(workspace,
     assert lines[1].startswith("8-bit 5 / 5 1.200 best [") and lines[2].startswith("4-bit 5 / 5 1.720 [")
     assert "30/35 85.7 % [70.6, 93.7]" in lines[1]
     assert texts(drawn.answer) == (
-        "Is 8-bit or 4-bit better? 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions."
+        "Which is better, 8-bit or 4-bit? 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions."
     )
     said = "In validation loss 8-bit is better than 4-bit: lower by 0.520 on average, and with 95 % confidence by 0.491 to 0.549 (5 pairs of cells)."
     assert said in texts(drawn.sentences) and texts(words.READING) in texts(drawn.sentences)

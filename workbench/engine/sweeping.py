@@ -141,6 +141,11 @@ class Sweeps:
         return self._name if self._thread is not None and self._thread.is_alive() else None
 
     @property
+    def stopping(self) -> bool:
+        """Whether the sweep that goes on here was asked to stop and has not stopped yet."""
+        return self.running() is not None and (self._stop.is_set() or bool(self._ticket and self._ticket.stop_asked))
+
+    @property
     def ticket(self) -> Ticket | None:
         """The cell in hand or waiting for the engine."""
         return self._ticket

@@ -44,7 +44,7 @@ def verdicts(view: SweepView, path: str) -> list[tuple[str, bool]]:
 
 def _verdict(found: Sequence[Comparison], view: SweepView) -> tuple[str, bool]:
     first, second = (setting_words(found[0].path, value) for value in (found[0].first, found[0].second))
-    question = f"Is {first} or {second} better?"
+    question = f"Which is better, {first} or {second}?"
     measured = [c for c in found if c.difference is not None and c.difference.interval.n > 1]
     if not measured:
         return f"{question} Not known yet: at least two folds must be measured with both.", False

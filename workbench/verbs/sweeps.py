@@ -13,6 +13,7 @@ from workbench.errors import EngineError, RunError, SettingsError
 from workbench.settings import apply_overrides
 from workbench.training.statistics import Interval
 from workbench.training.sweep import Cell, SweepSpec, hours
+from workbench.training.sweep_answer import verdicts
 from workbench.training.sweep_axes import read_axis
 from workbench.training.sweep_report import METRICS, TABLE, Metric, Row, as_json, best, compare, table
 from workbench.training.sweep_store import SweepStore
@@ -120,7 +121,7 @@ def _told(view: SweepView) -> Result:
 
 
 def report_lines(view: SweepView) -> list[str]:
-    """The sweep as text: where it stands, the table, and every comparison of two values in loss, recall and over-calls."""
+    """The sweep as text: where it stands, the table, the answers, and every comparison of two values in loss, recall and over-calls."""
     spec, ended = view.spec, view.ended
     lines = [
         f"{spec.name}: {view.state}, {len(view.done)} of {len(view.cells)} cells, {spec.data_rows} rows of {spec.data_name}, "
@@ -137,7 +138,8 @@ def report_lines(view: SweepView) -> list[str]:
     if any(place is not None for place in first.values()):
         lines.append("* better than every other combination, each difference shown")
     for path in spec.compared:
-        lines += ["", *(c.sentence() for key in ("loss", "call_recall", "over_calls", "right") for c in compare(view, path, METRICS[key]))]
+        sentences = (c.sentence() for key in ("loss", "call_recall", "over_calls", "right") for c in compare(view, path, METRICS[key]))
+        lines += ["", *(answer for answer, _ in verdicts(view, path)), *sentences]
     return lines
 
 

@@ -43,7 +43,8 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     if live is not None and live != seen.get("live"):
         wanted = live  # one that has just begun, here or in another browser, is shown
     name = wanted if wanted in names else (live or (names[0] if names else None))
-    key = (name, tuple(names), live, metric, axis, store.stamp(name) if name else None)
+    stopping = space.sweeps.stopping
+    key = (name, tuple(names), live, metric, axis, stopping, store.stamp(name) if name else None)
     if seen.get("key") == key and seen.get("state") != "running":
         return [gr.skip()] * (SHOWN + 1)
     now: dict[str, Any] = {"key": key, "live": live, "state": None, "names": names, "shown": name}
@@ -64,11 +65,11 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     axes = view.spec.compared
     chosen = axis if axis in axes else axes[0] if axes else None
     drawn = draw(space, view, METRICS[metric], chosen)
-    now["key"] = (*key[:4], chosen, key[5])
+    now["key"] = (*key[:4], chosen, *key[5:])
     chart = gr.Plot(sweep_chart(view, METRICS[metric], chosen), visible=True) if view.done else gr.Plot(visible=False)
     go_on = gr.Button(words.RESUME.format(left=view.left), visible=view.resumable, interactive=live is None)
     return [
-        chooser, progress, gr.Button(interactive=live == name), go_on, drop, drawn.table,
+        chooser, progress, gr.Button(interactive=live == name and not stopping), go_on, drop, drawn.table,
         gr.Dropdown(choices=[(setting_title(p), p) for p in axes], value=chosen), chart, drawn.sentences if view.done else "", drawn.answer,
         gr.Button(interactive=bool(view.done)), gr.Button(interactive=True), gr.Row(visible=bool(view.done)), now,
     ]  # fmt: skip
@@ -129,7 +130,7 @@ def build(
     seen, gone = gr.State({}), gr.State("")
     with gr.Row():
         with gr.Column(scale=3, min_width=330):
-            fields, notes, plan, start = _form()
+            fields, rows, notes, plan, start = _form()
         with gr.Column(scale=8, min_width=560):
             with gr.Row():
                 chooser = gr.Dropdown([], label=words.SWEEP, scale=2, min_width=150, elem_id="sweep-choice", allow_custom_value=True)
@@ -200,21 +201,20 @@ def build(
         fetched(button.click(_exporting(space, kind), chooser, [file, message], **QUIET), file)
 
     def wire(tune: Sequence[gr.components.Component]) -> None:
-        _wire_form(space, [opened, *([above] if above else [])], fields, tune, notes, plan, start, [message, *filled], looked)
+        _wire_form(space, [opened, *([above] if above else [])], fields, tune, rows, notes, plan, start, [message, *filled], looked)
 
     return wire
 
 
-def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.Button]:
-    """The form's fields in the order of `Form.of`, the note under each line, the plan, and the button that starts."""
-    gr.HTML(f'<div class="wb-cardhead" title="{words.HELP}">{words.TITLE}</div>', elem_classes="wb-tight")
+def _form() -> tuple[list[gr.components.Component], list[gr.Row], list[gr.HTML], gr.HTML, gr.Button]:
+    """The form's fields in the order of `Form.of`, its lines, the note under each, the plan, and the button that starts."""
     with gr.Row(equal_height=True):
         title = gr.Textbox(label=words.NAME, max_lines=1, max_length=64, scale=3, min_width=110, elem_id="sweep-name")
         folds = gr.Number(5, label=words.FOLDS, precision=0, scale=1, min_width=80, elem_id="sweep-folds")
     shared = gr.Dropdown([(words.DEFAULTS, ""), (words.TUNE_NOW, form.TUNE)], value="", label=words.SHARED, min_width=150, elem_id="sweep-shared", allow_custom_value=True)
-    paths, values, notes = [], [], []
+    paths, values, rows, notes = [], [], [], []
     for i, (path, text) in enumerate(form.BEGIN_WITH):
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, visible=not i or bool(form.BEGIN_WITH[i - 1][0])) as row:
             paths.append(gr.Dropdown(
                 form.setting_choices(), value=path, label=words.SETTING_N.format(number=i + 1) if i else words.SETTING, show_label=not i, container=not i,
                 scale=3, min_width=150, elem_id=f"sweep-axis-{i}",
@@ -223,22 +223,27 @@ def _form() -> tuple[list[gr.components.Component], list[gr.HTML], gr.HTML, gr.B
                 text, label=words.VALUES_N.format(number=i + 1) if i else words.VALUES, show_label=not i, container=not i, placeholder=words.VALUES_HINT,
                 max_lines=1, max_length=400, scale=3, min_width=130, elem_id=f"sweep-values-{i}",
             ))  # fmt: skip
+        rows.append(row)
         notes.append(gr.HTML(visible=False, elem_id=f"sweep-wrong-{i}", elem_classes="wb-tight"))
     start = gr.Button(words.START, variant="primary", elem_id="sweep-start")
     plan = gr.HTML(elem_id="sweep-plan")
-    return [title, folds, shared, *paths, *values], notes, plan, start
+    gr.HTML(f'<div class="wb-dim">{words.HELP}</div>')
+    return [title, folds, shared, *paths, *values], rows, notes, plan, start
 
 
 def _wire_form(
-    space: Workspace, opened: Sequence[gr.Tab], fields: list[gr.components.Component], tune: Sequence[gr.components.Component], notes: list[gr.HTML],
-    plan: gr.HTML, start: gr.Button, filled: list[Any], looked: list[Any],
+    space: Workspace, opened: Sequence[gr.Tab], fields: list[gr.components.Component], tune: Sequence[gr.components.Component], rows: list[gr.Row],
+    notes: list[gr.HTML], plan: gr.HTML, start: gr.Button, filled: list[Any], looked: list[Any],
 ) -> None:
     """`tune` are the fields of the Tune form; `filled` is the line that says what happened, then what `refresh` fills from `looked`."""
     given = [*fields, *tune]
 
     def look(*values: Any) -> list[Any]:
-        wrong, said = form.look(space, Form.of(*values))
-        return [*(gr.HTML(text, visible=bool(text)) for text in wrong), said]
+        typed = Form.of(*values)
+        wrong, said = form.look(space, typed)
+        used = [bool(path or text.strip()) for path, text in typed.lines]
+        lines = (gr.Row(visible=not i or used[i - 1] or any(used[i:])) for i in range(len(used)))  # an empty line below the last used one
+        return [*lines, *(gr.HTML(text, visible=bool(text)) for text in wrong), said]
 
     def begun(*values: Any) -> list[Any]:
         return [values[0] or form.suggest_name(space), gr.Dropdown(choices=form.shared_choices(space)), *look(*values)]
@@ -253,8 +258,8 @@ def _wire_form(
         return [form.suggest_name(space), said, *refresh(space, spec.name, metric, axis, seen)]
 
     changes = [f.change for f in fields[1:]]  # type: ignore[attr-defined]
-    gr.on(changes, shown(look), given, [*notes, plan], trigger_mode="always_last", **QUIET)
-    gr.on([tab.select for tab in opened], shown(begun), given, [fields[0], fields[2], *notes, plan], **QUIET)
+    gr.on(changes, shown(look), given, [*rows, *notes, plan], trigger_mode="always_last", **QUIET)
+    gr.on([tab.select for tab in opened], shown(begun), given, [fields[0], fields[2], *rows, *notes, plan], **QUIET)
     start.click(shown(started), [*given, *looked], [fields[0], *filled], **QUIET)
 
 

@@ -24,8 +24,9 @@ MOST_ANSWER = 170  # pixels: an axis of many values has many pairs, and the tabl
 def progress_html(sweeps: Sweeps, view: SweepView) -> str:
     """State, cells done, what the cell in hand is at, time left, the bar; and for one that ended, why."""
     done, total = len(view.done), len(view.cells)
-    parts = [f"<b>{escape(view.spec.name)}</b>", chip(words.STATE_WORDS[view.state], STATE_KIND[view.state]), f"{done} of {total} cells"]
     here, running, share = sweeps.running() == view.spec.name, view.state == "running", 0.0
+    state = words.STOPPING if here and sweeps.stopping else words.STATE_WORDS[view.state]
+    parts = [f"<b>{escape(view.spec.name)}</b>", chip(state, STATE_KIND[view.state]), f"{done} of {total} cells"]
     before: tuple[str, ...] = ()
     ticket = sweeps.ticket if here else None
     if running and ticket is not None:
