@@ -17,6 +17,7 @@ from workbench.evaluation.scores import make_cases, score_reply
 from workbench.settings import RunSettings, apply_overrides
 from workbench.training import events, shelf
 from workbench.training.measured import keep_measurement
+from workbench.training.runs import Owner
 from workbench.ui import measure_panel
 from workbench.ui.train import compare_panel, runs_panel
 from workbench.ui.train.compare_panel import Look
@@ -305,3 +306,24 @@ def test_the_missing_one_alone_is_measured_and_its_answers_are_kept(space, monke
     assert (asked, len(begun)) == (["two"], 1)
     assert "call recall" in lines[-1]
     assert compare_panel.missing(space, "one", "two") == []
+
+
+def test_the_table_tells_what_the_engine_knows_more_and_the_weights_as_they_were(space, monkeypatch):
+    step = events.Step(step=1, epoch=0.5, loss=2.0, learning_rate=1e-4, gradient_norm=0.5, tokens=640, labels=160, seconds=2.0, memory_gib=1.5)
+    create(space, "first", BEGUN, step, events.Ended(state="stopped", reason="x"))
+    shelf_ = Shelf(space)
+    plain = shelf_.html(Query())
+    assert ">stopped</span>" in plain and 'title="asked for as: auto">none</span>' in plain and shelf_.now() == ()
+    ticket = SimpleNamespace(job=SimpleNamespace(run="first"), begun=None, stop_asked=False)
+    monkeypatch.setattr(space.engine, "training", lambda: ticket)
+    assert shelf_.now() == (("first", "waiting"),) and f">{words.RESUME_CHIP}</span>" in shelf_.html(Query())
+    assert [row.name for row in shelf_.rows(Query(state="waiting"))[1]] == ["first"]
+    ticket.begun = 1.0
+    assert shelf_.now() == () and ">stopped</span>" in shelf_.html(Query())
+    ticket.stop_asked = True
+    assert f">{words.STOPPING}</span>" in shelf_.html(Query(text="stopping"))
+    monkeypatch.setattr(space.engine, "training", lambda: None)
+    monkeypatch.setattr("workbench.training.run_view.held_elsewhere", lambda folder: True)
+    create(space, "left", BEGUN, step)
+    space.runs.rewrite_info("left", owner=Owner(pid=os.getpid(), started=1.0))
+    assert f">{words.ORPHAN_CHIP}</span>" in Shelf(space).html(Query())
