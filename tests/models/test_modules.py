@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from workbench.models.modules import (
     own_values,
     target_regex,
     tower_of,
-    turn_groups,
     whole_groups,
 )
 from workbench.models.shapes import KNOWN, adapted_shapes, folder_shapes, gemma3_shapes, lora_parameters
@@ -55,16 +53,13 @@ def test_the_names_to_choose_from_are_the_text_model_s_unless_towers_are_taken()
     assert module_names(tree, text_only=False) == (*ALL_PROJECTIONS, "out_proj", "fc1", "fc2")
 
 
-def test_a_group_s_box_brings_all_its_names_or_takes_them():
+def test_a_group_is_whole_where_all_its_names_are_chosen():
     tree = module_tree(FOUR_B)
     assert group_names(tree, text_only=True) == {"attention": ALL_PROJECTIONS[:4], "MLP": ALL_PROJECTIONS[4:]}
     assert group_names(tree, text_only=False)["MLP"] == (*ALL_PROJECTIONS[4:], "fc1", "fc2")
     assert whole_groups(tree, ALL_PROJECTIONS[:5], text_only=True) == ["attention"]
-    turned = functools.partial(turn_groups, tree, text_only=True)
-    assert turned(["q_proj", "zzz"], ["MLP"]) == ["q_proj", "zzz", "gate_proj", "up_proj", "down_proj"]
-    assert turned([*ALL_PROJECTIONS, "zzz"], ["MLP"]) == ["gate_proj", "up_proj", "down_proj", "zzz"]
-    assert turned(["q_proj"], []) == ["q_proj"]
-    assert turned(list(ALL_PROJECTIONS), []) == []
+    assert whole_groups(tree, ALL_PROJECTIONS, text_only=True) == ["attention", "MLP"]
+    assert whole_groups(tree, ALL_PROJECTIONS, text_only=False) == []
 
 
 def test_names_that_no_layer_has_are_told():

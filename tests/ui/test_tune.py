@@ -98,23 +98,21 @@ def form_picks(**changed) -> list:
     return [given[name] for name in cards.PICKED]
 
 
-def test_the_boxes_of_groups_and_the_tree_follow_the_names(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tree_follows_what_stands_in_the_form(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "shapes", lambda model: FOUR_B)
-    html, boxes = cards.picked(workspace, form_picks())
-    assert boxes == {"choices": [("attention · 136", "attention"), ("MLP · 102", "MLP")], "value": [], "visible": True}
-    assert "2,506,752 trainable" in html
-    assert cards.picked(workspace, form_picks(target_modules=["q_proj", "o_proj", "v_proj", "k_proj"]))[1]["value"] == ["attention"]
+    assert "2,506,752 trainable" in cards.picked(workspace, form_picks())
     for wrong in ({"rank": ""}, {"rank": "x"}, {"mlp_rank": "-1"}):
-        assert "trainable" not in cards.picked(workspace, form_picks(**wrong))[0]
-    none, boxes = cards.picked(workspace, form_picks(target_modules=[]))
-    assert "0 of 238 layers, 0 trainable" in none and boxes["value"] == []
-    assert "&#x27;" not in none
+        assert "trainable" not in cards.picked(workspace, form_picks(**wrong))
+    assert "0 of 238 layers, 0 trainable" in cards.picked(workspace, form_picks(target_modules=[]))
+    assert cards.group_choices(module_tree(FOUR_B), True) == [("attention · 136", "attention"), ("MLP · 102", "MLP")]
 
 
 def test_without_the_model_there_are_no_groups_to_tick(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "shapes", lambda model: {})
-    html, boxes = cards.picked(workspace, form_picks())
-    assert boxes == {"choices": [], "value": [], "visible": False} and "not here yet" in html
+    assert "not here yet" in cards.picked(workspace, form_picks())
+    with gr.Blocks():
+        form = cards.build(workspace, workspace.default_settings())
+    assert (form.groups.choices, form.groups.visible) == ([], False)
 
 
 def test_none_ticked_is_refused_in_words_beside_the_field() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,15 +113,6 @@ def whole_groups(tree: Iterable[ModuleKind], chosen: Iterable[str], *, text_only
     """The groups of which every name is chosen."""
     have = set(chosen)
     return [group for group, names in group_names(tree, text_only=text_only).items() if have >= set(names)]
-
-
-def turn_groups(tree: Iterable[ModuleKind], chosen: Sequence[str], wanted: Iterable[str], *, text_only: bool) -> list[str]:
-    """The chosen names after the boxes of whole groups were set to `wanted`: a group newly in it brings all its names, one newly out takes them."""
-    names, want = group_names(tree, text_only=text_only), set(wanted)
-    have = {group for group, own in names.items() if set(chosen) >= set(own)}
-    gone = {name for group in have - want for name in names[group]}
-    come = [name for group in names if group in want - have for name in names[group]]
-    return list(dict.fromkeys([*(name for name in chosen if name not in gone), *come]))
 
 
 def missing_modules(tree: Iterable[ModuleKind], lora: Lora) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from workbench.errors import ModelError
-from workbench.models.modules import TEXT, TOWER_REASON, ModuleKind, group_names, module_names, module_tree, turn_groups, whole_groups
+from workbench.models.modules import TEXT, TOWER_REASON, ModuleKind, group_names, module_names, module_tree, whole_groups
 from workbench.models.shapes import Shapes, adapted_groups, parameter_count
 from workbench.settings import ALL_PROJECTIONS, DORA_NEEDS, GROUPS, Lora, RunSettings
 from workbench.ui import words as common
@@ -31,6 +32,21 @@ FIRST: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 WHOLE_ROW = ("mode", "target_modules", "unreviewed")
 PICKED = ("target_modules", "text_only", "rank", "attention_rank", "mlp_rank", "dora")  # what decides how much is trained
+
+# %s: the names of each group, for text modules only (true) or for the towers too (false).
+GROUPS_FOLLOW_JS = """(chosen, only) => {
+  const groups = (%s)[only], have = new Set(chosen || []);
+  return [Object.keys(groups).filter((group) => groups[group].every((name) => have.has(name)))];
+}"""
+GROUPS_TURN_JS = """(wanted, chosen, only) => {
+  const groups = (%s)[only], want = new Set(wanted || []), names = new Set(chosen || []);
+  for (const group of Object.keys(groups)) {
+    const whole = groups[group].every((name) => names.has(name));
+    if (whole && !want.has(group)) groups[group].forEach((name) => names.delete(name));
+    if (!whole && want.has(group)) groups[group].forEach((name) => names.add(name));
+  }
+  return [[...names]];
+}"""
 
 
 @dataclass(frozen=True)
@@ -105,18 +121,15 @@ def _trained(picked: int, layers: int, parameters: int | None) -> str:
     return told if parameters is None else told + words.TREE_PARAMETERS.format(parameters=parameters)
 
 
-def picked(space: Workspace, values: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-    """(the tree as HTML, the boxes of whole groups) for the values of `PICKED`, as they stand in the form."""
+def picked(space: Workspace, values: Sequence[Any]) -> str:
+    """The tree as HTML for the values of `PICKED`, as they stand in the form."""
     given = dict(zip(PICKED, values, strict=True))
     chosen, text_only = list(given["target_modules"] or []), bool(given["text_only"])
     try:
         lora: Lora | None = Lora.model_validate(given | {"target_modules": chosen or [ALL_PROJECTIONS[0]]})
     except ValidationError:
         lora = None
-    shapes = model_shapes(space)
-    tree = module_tree(shapes)
-    choices, whole = group_choices(tree, text_only), whole_groups(tree, chosen, text_only=text_only)
-    return tree_html(shapes, lora, chosen, text_only), {"choices": choices, "value": list(whole), "visible": bool(choices)}
+    return tree_html(model_shapes(space), lora, chosen, text_only)
 
 
 def field_message(group: str, name: str, value: Any) -> Any:
@@ -147,8 +160,10 @@ def build(space: Workspace, defaults: RunSettings) -> Form:
             field = field_component(GROUPS[group], name, group, value, names)
             wrong = gr.HTML(visible=False, elem_classes="wb-tight", elem_id=f"wrong-{group}-{name.replace('_', '-')}")
             if name == "target_modules":
-                html, boxes = picked(space, [shown_value(getattr(defaults.lora, n)) for n in PICKED])
-                extra.append(gr.CheckboxGroup(**boxes, label=words.BY_GROUP, min_width=100, elem_id="module-groups"))
+                only, whole = defaults.lora.text_only, whole_groups(tree, value, text_only=defaults.lora.text_only)
+                boxes = group_choices(tree, only)
+                extra.append(gr.CheckboxGroup(boxes, value=list(whole), visible=bool(boxes), label=words.BY_GROUP, min_width=100, elem_id="module-groups"))
+                html = picked(space, [shown_value(getattr(defaults.lora, n)) for n in PICKED])
                 extra.append(gr.HTML(html, elem_id="module-tree", elem_classes="wb-tight"))
             made[group, name] = (field, wrong)
 
@@ -192,22 +207,20 @@ def _wire(space: Workspace, form: Form) -> None:
     modules, text_only = form.field("lora", "target_modules"), form.field("lora", "text_only")
     asked = [form.field("lora", name) for name in PICKED]
 
-    def follow(*values: Any) -> list[Any]:
-        html, boxes = picked(space, values)
-        return [html, gr.CheckboxGroup(**boxes)]
+    gr.on([f.change for f in asked], shown(lambda *v: picked(space, v)), asked, form.tree, **latest)  # type: ignore[attr-defined]
 
-    gr.on([f.change for f in asked], shown(follow), asked, [form.tree, form.groups], **latest)  # type: ignore[attr-defined]
+    tree = model_tree(space)
 
-    def offered(only: bool, chosen: list[str]) -> Any:
-        return gr.CheckboxGroup(choices=module_choices(model_tree(space), only, chosen), value=chosen)
+    def offered(only: bool, chosen: list[str]) -> list[Any]:
+        boxes = gr.CheckboxGroup(choices=group_choices(tree, only), value=list(whole_groups(tree, chosen, text_only=only)))
+        return [gr.CheckboxGroup(choices=module_choices(tree, only, chosen), value=chosen), boxes]
 
-    text_only.change(shown(offered), [text_only, modules], modules, **QUIET)  # type: ignore[attr-defined]
-
-    def turned(wanted: list[str], chosen: list[str], only: bool) -> list[str]:
-        return turn_groups(model_tree(space), chosen, wanted, text_only=only)
-
+    text_only.change(shown(offered), [text_only, modules], [modules, form.groups], **QUIET)  # type: ignore[attr-defined]
+    # In the page alone: an answer that came after the next press would tick its box again.
+    names = json.dumps({str(only).lower(): group_names(tree, text_only=only) for only in (True, False)})
+    modules.change(None, [modules, text_only], form.groups, js=GROUPS_FOLLOW_JS % names, **QUIET)  # type: ignore[attr-defined]
     # A person's press alone: what follows from the names' own boxes must not come back to them.
-    form.groups.input(shown(turned), [form.groups, modules, text_only], modules, **latest)
+    form.groups.input(None, [form.groups, modules, text_only], modules, js=GROUPS_TURN_JS % names, **QUIET)
 
 
 def filled(space: Workspace, settings: RunSettings, values: Sequence[Any]) -> list[Any]:
