@@ -10,7 +10,7 @@ import pytest
 
 from workbench.__main__ import main
 from workbench.dataset.formats import dump_jsonl, load_rows
-from workbench.training import batching, loop
+from workbench.training import batching, loop, stepper
 from workbench.training.runs import AT_BEST
 from workbench.workspace import Workspace
 
@@ -85,7 +85,7 @@ def test_a_run_that_failed_is_resumed_by_its_name(
 
 def test_the_best_adapter_is_named_and_answers(train: Run, run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter((1.0, 2.0))
-    monkeypatch.setattr(loop, "mean_loss", lambda *args: next(losses))
+    monkeypatch.setattr(stepper, "mean_loss", lambda *args: next(losses))
     _, result, out, _ = train("r1", "sample_every=0")
     assert (result["best_step"], result["best_adapter"]) == (2, f"r1{AT_BEST}")
     assert out[-1] == "the best adapter, after step 2, is r1@best"
@@ -99,7 +99,7 @@ def test_the_best_adapter_is_named_and_answers(train: Run, run: Run, workspace: 
 
 def test_an_early_end_is_told_with_its_reason(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter((1.0, 2.0))
-    monkeypatch.setattr(loop, "mean_loss", lambda *args: next(losses))
+    monkeypatch.setattr(stepper, "mean_loss", lambda *args: next(losses))
     _, result, out, _ = train("r1", "sample_every=0", "epochs=5", "early_stopping=1")
     assert (result["state"], result["cause"], result["step"]) == ("finished", "early stop", 4)
     assert out[1].startswith("ended early after optimizer step 4: the last measurement of validation loss (2.000) was not better")

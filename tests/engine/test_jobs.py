@@ -104,7 +104,7 @@ def test_the_best_adapter_answers_by_its_own_name(
     host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter((1.0, 2.0))
-    monkeypatch.setattr("workbench.training.loop.mean_loss", lambda *args: next(losses))
+    monkeypatch.setattr("workbench.training.stepper.mean_loss", lambda *args: next(losses))
     result = host.do(create("one", validation_share=0.3, sample_every=0), Report())
     assert (result["best_step"], workspace.adapters()) == (2, ["one", "one@best"])
     texts = {name: reply(host, name) for name in ("one", "one@best")}

@@ -16,7 +16,7 @@ from workbench.evaluation.scores import make_cases
 from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.schema import Example, Message
 from workbench.settings import Lora, Quantization, Sampling, Training, make_settings
-from workbench.training import answers, batching, events, job, loop
+from workbench.training import answers, batching, events, job, stepper
 from workbench.training.answers import Asker, chosen
 from workbench.training.runs import RunStore
 
@@ -64,7 +64,7 @@ def rights(monkeypatch: pytest.MonkeyPatch, *counts: int) -> None:
 
 def losses(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     left = iter(values)
-    monkeypatch.setattr(loop, "mean_loss", lambda *args: next(left))
+    monkeypatch.setattr(stepper, "mean_loss", lambda *args: next(left))
 
 
 def curve(runs: RunStore, name: str) -> list[float]:
