@@ -14,6 +14,7 @@ import json
 import math
 import os
 import queue
+import signal
 import statistics
 import subprocess
 import sys
@@ -92,10 +93,7 @@ def run_all(
 
 
 def _kept(path: Path | None) -> list[Result]:
-    if path is None or not path.is_file():
-        return []
-    kept: list[Result] = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return kept
+    return list(json.loads(path.read_text(encoding="utf-8"))["results"]) if path and path.is_file() else []
 
 
 def _each(script: str, names: Sequence[str], timeout: int, together: bool) -> Iterator[Result]:
@@ -115,7 +113,9 @@ def _each(script: str, names: Sequence[str], timeout: int, together: bool) -> It
 def _child(command: list[str], count: int, timeout: int) -> Iterator[Result]:
     """Up to `count` results of a process; the last is `{"failed": why}` if it ended or hung before all were told."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
+        )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read, args=(child.stdout, lines), daemon=True).start()
         told, deadline = 0, time.monotonic() + timeout
@@ -135,7 +135,8 @@ def _child(command: list[str], count: int, timeout: int) -> Iterator[Result]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(60)  # what it does beside, a copy of quantized weights for one, may end
         finally:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # what it started may hold the card too
             child.wait()
 
 
