@@ -277,7 +277,7 @@ def _sweep(home: Path) -> None:
 def _make_last(path: Path) -> None:
     """fsync a file or (where the system can) a folder."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants the right to write
     except PermissionError:  # a folder, on Windows
         return
     try:
