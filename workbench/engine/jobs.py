@@ -17,7 +17,7 @@ from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
 from workbench.errors import AdapterError, DataError, EngineError, InputError, ModelError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
-from workbench.models.decoding import Lane, Reply, generate
+from workbench.models.decoding import Lane, Reply, generate, release, room_for
 from workbench.models.faults import accelerator_fault, lets_go
 from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base, put_saved_adapter
@@ -34,6 +34,8 @@ from workbench.training.runs import RunInfo, RunStore
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation, at most
 BATCH_TOKENS = 16_384  # of such a batch at most, its padding and the room for the replies included: what a training step holds by default
+CARD_BATCH = 128  # the same on a card, where its free memory allows
+KEPT_BYTES = 2**30  # a decoding cache up to this size outlives its evaluation
 WRITERS = 4  # replies of generated rows that are written at once
 OUT_OF_MEMORY = (
     "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
@@ -231,6 +233,7 @@ class Host:
             raise
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
+        release()
         ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event)
         self.difference, self.written = ended.adapter_difference, _written(self.runs.path(job.run))
         self.tell(report)
@@ -268,21 +271,25 @@ class Host:
         base = self.ensure_adapter(job, report)
         prompt = _prompt(base, job.turns)
         report.progress("answering", None)
-        replies = generate(base, [Lane(prompt, adapted) for adapted in job.lanes], job.sampling, on_text=report.texts, stop=report.stop)
+        lanes = [Lane(prompt, adapted) for adapted in job.lanes]
+        replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
         prompts = [_prompt(base, turns) for turns in job.prompts]
         replies: dict[int, Reply] = {}
-        for chunk in alike([len(p) + job.sampling.max_new_tokens for p in prompts], BATCH_TOKENS, most=BATCH):
+        lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
+        budget, most = _batch(base, lengths)
+        for chunk in alike(lengths, budget, most=most):
             if report.stop():
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
-            made = generate(base, [Lane(prompts[i], job.adapted) for i in chunk], job.sampling, stop=report.stop)
+            made = generate(base, [Lane(prompts[i], job.adapted) for i in chunk], job.sampling, stop=report.stop, say=_says(report))
             if any(reply.ended == "stopped" for reply in made):
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             replies |= dict(zip(chunk, made, strict=True))
+        release(above=KEPT_BYTES)
         return {"replies": [replies[i].text for i in range(len(prompts))],
                 "adapter_difference": self.difference if job.run else None}
 
@@ -302,7 +309,7 @@ class Host:
             lanes = [Lane(ids, adapted=job.run is not None, bound=grammar.bound()) for ids in prompts[start : start + WRITERS]]
             # Another seed for each batch, or like prompts would get the same reply again.
             sampling = job.sampling.model_copy(update={"seed": (job.sampling.seed + start) % 2**31})
-            replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop)
+            replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop, say=_says(report))
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
     def _fold(self, job: FoldJob, report: Report) -> dict[str, Any]:
@@ -313,6 +320,7 @@ class Host:
         if max((*job.learned, *job.held), default=-1) >= len(loaded.rows):
             raise DataError(f"The file {Path(job.rows).name} holds fewer rows than when the sweep began: begin a new sweep.")
         self.difference = None  # the adapter that was on the base goes
+        release()
         try:
             found = run_fold(base, loaded.rows, job.learned, job.held, job.settings, stop=report.stop, tell=report.progress)
         finally:
@@ -338,6 +346,19 @@ def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
     if len(ids) > MAX_PROMPT_TOKENS:
         raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it.")
     return ids
+
+
+def _batch(base: Base, lengths: Sequence[int]) -> tuple[int, int]:
+    """Tokens and prompts at most in a batch of an evaluation, by the card's free memory where there is a card."""
+    if base.device.type != "cuda" or not lengths:
+        return BATCH_TOKENS, BATCH
+    most = room_for(base, max(lengths), most=CARD_BATCH)
+    return most * max(lengths), most
+
+
+def _says(report: Report) -> Callable[[str], None]:
+    """Where decoding says that it goes a slower way: in the job's progress."""
+    return lambda text: report.progress(text, None)
 
 
 def _computing() -> Phase:

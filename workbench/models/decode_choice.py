@@ -30,4 +30,5 @@ class Chooser:
             return logits_BV.argmax(-1)
         chance_BV = self.cuts(None, logits_BV.float()).softmax(-1)
         # torch.multinomial draws one sample just so, but stops to look whether the chances are numbers.
-        return (chance_BV / torch.empty_like(chance_BV).exponential_(1)).argmax(-1)
+        drawn_B: Tensor = (chance_BV / torch.empty_like(chance_BV).exponential_(1)).argmax(-1)
+        return drawn_B

@@ -18,7 +18,7 @@ COLUMN_BLOCK = 32
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _normed(x, weight, at, ok, width, eps, OFFSET: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _normed(x, weight, at, ok, width, eps, OFFSET: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]
     x = x * tl.rsqrt(tl.sum(x * x, 0) / width + eps)
     w = tl.load(weight + at, mask=ok, other=0.0).to(tl.float32)
     if OFFSET:  # Gemma
@@ -29,7 +29,7 @@ def _normed(x, weight, at, ok, width, eps, OFFSET: tl.constexpr, kind: tl.conste
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _join_norm(  # type: ignore[no-untyped-def]
     stream, branch, after, before, joined, out, width, eps,
-    BRANCH: tl.constexpr, AFTER: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    BRANCH: tl.constexpr, AFTER: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr,
 ):
     at = tl.arange(0, BLOCK)
     ok = at < width
@@ -59,7 +59,7 @@ def join_norm(stream_BC: Tensor, branch_BC: Tensor | None, after: Any, before: A
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _turned(source, weight, target, cos, sin, eps, NORM: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _turned(source, weight, target, cos, sin, eps, NORM: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.arange(0, HALF)
     kind = target.dtype.element_ty
     x = tl.load(source + at).to(tl.float32)
@@ -80,8 +80,8 @@ def _turned(source, weight, target, cos, sin, eps, NORM: tl.constexpr, OFFSET: t
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _turn(  # type: ignore[no-untyped-def]
-    q, k, v, q_out, keys, values, q_weight, k_weight, cos, sin, column, pad, eps, SLOTS,  # noqa: N803
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr,  # noqa: N803
+    q, k, v, q_out, keys, values, q_weight, k_weight, cos, sin, column, pad, eps, SLOTS,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr,
 ):
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -113,8 +113,8 @@ def turn(layer: Any, q_BN: Tensor, k_BN: Tensor, v_BN: Tensor, cache: Any, place
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _attend_part(  # type: ignore[no-untyped-def]
-    q, keys, values, column, pad, sums, tops, weights, scale, SLOTS,  # noqa: N803
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SPLITS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    q, keys, values, column, pad, sums, tops, weights, scale, SLOTS,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SPLITS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0)
     head = tl.program_id(1)
@@ -152,7 +152,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _attend_join(sums, tops, weights, out, SPLITS: tl.constexpr, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _attend_join(sums, tops, weights, out, SPLITS: tl.constexpr, DIM: tl.constexpr):  # type: ignore[no-untyped-def]
     one = tl.program_id(0)
     part = one * SPLITS + tl.arange(0, SPLITS)
     at = tl.arange(0, DIM)
@@ -180,14 +180,14 @@ def attend(layer: Any, q_BN: Tensor, cache: Any, place: int) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _gated(gate, up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _gated(gate, up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     ok = at < width
     begin = tl.program_id(0).to(tl.int64) * width
     kind = out.dtype.element_ty
     x = tl.load(gate + begin + at, mask=ok, other=0.0).to(tl.float32)
     y = tl.load(up + begin + at, mask=ok, other=0.0).to(tl.float32)
-    if GELU:  # 0.5 (1 + tanh z) is the sigmoid of 2z
+    if GELU:  # noqa: SIM108  a branch at compile time; 0.5 (1 + tanh z) is the sigmoid of 2z
         x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     else:
         x = x * tl.sigmoid(x)
@@ -203,7 +203,7 @@ def gated(gate_BF: Tensor, up_BF: Tensor, activation: str) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _narrow(x, a, lane, out, width, RANK: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _narrow(x, a, lane, out, width, RANK: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     rank = tl.program_id(1)
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -226,7 +226,7 @@ def narrow(x_BK: Tensor, a_RK: Tensor, lane_B: Tensor) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _widen(delta, b, y, width, ACROSS, begin, RANK: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _widen(delta, b, y, width, ACROSS, begin, RANK: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     rank = tl.arange(0, PADDED)

@@ -67,8 +67,10 @@ class Group:
             return
         first = self.adapted[0].a
         self.a_RK = torch.empty((self.rank, first.shape[1]), dtype=dtype, device=first.device)
-        for projection, part_RK in zip(self.adapted, self.a_RK.split([p.rank for p in self.adapted]), strict=True):
-            projection.a_RK = part_RK
+        begun = 0
+        for projection in self.adapted:
+            projection.a_RK = self.a_RK[begun : begun + projection.rank]
+            begun += projection.rank
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ COLUMNS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)  # tokens that a 
 Say = Callable[[str], None]
 
 
-class DecodingFault(Exception):  # noqa: N818  told to nobody: what follows is the other way of decoding
+class DecodingFault(Exception):
     """The loop's own work failed, not what it was asked or whoever reads along. `cause` is what was raised."""
 
     def __init__(self, cause: Exception) -> None:
@@ -121,7 +121,7 @@ class Decoder:
         if not self.whole or (rows, adapted) in self.graphs:
             return
         column = cache.column.clone()
-        side = torch.cuda.Stream(self.stack.device)
+        side = torch.cuda.Stream(self.stack.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.stack.device))
         with torch.cuda.stream(side):
             self._rehearse(cache, rows, adapted, column)
@@ -146,7 +146,7 @@ class _Fetch:
         if tokens_B.device.type == "cuda":
             self.tokens_B = torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=True)
             self.tokens_B.copy_(tokens_B, non_blocking=True)
-            self.event = torch.cuda.Event()
+            self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.event.record()
         else:
             self.tokens_B = tokens_B.clone()
@@ -237,6 +237,7 @@ def _decoder(base: Base, say: Say) -> Decoder:
     if base.device.type != "cuda":
         return Decoder(base, say)
     if _kept is not None and _kept[0]() is base.model:
+        _kept[1].say = say
         return _kept[1]
     release()
     made = Decoder(base, say)

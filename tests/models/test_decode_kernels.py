@@ -1,0 +1,89 @@
+"""The Triton kernels of decoding: the fused step gives the logits of the plain one. Runs on the card, or else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
+
+from workbench.models import decode_fused  # after the variable is set
+from workbench.models.decode_stack import Stack, read_stack
+from workbench.models.decode_step import Cache, prefill, step
+from workbench.models.loading import load_base, put_new_adapter
+from workbench.settings import Lora, Quantization
+
+
+def _interpretable() -> bool:
+    """Triton 3.6's interpreter takes arrays of one value for numbers, which numpy gave up."""
+    try:
+        return int(numpy.ones(1, dtype=numpy.int32)) == 1
+    except TypeError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available() and not _interpretable(), reason="no card, and this numpy is too new for Triton's interpreter")
+PROMPTS = ((2, 40, 41), tuple(range(30, 75)), (2, 99))  # the second is far longer than the window of 16
+COLUMNS = 64
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
+def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(tiny_model_folder: Callable[[str], Path], kind: str) -> None:
+    base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
+    model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.2)
+    model.eval()
+    adapted = [False, True, True]
+    with torch.inference_mode():
+        stack = read_stack(base)
+        stack.copy_adapter()
+        caches = [begun(stack, adapted) for _ in range(2)]
+        for _ in range(2):
+            plain_BV = step(stack, caches[0], 3, COLUMNS, adapted=True)
+            fused_BV = decode_fused.step(stack, caches[1], 3, adapted=True)
+            assert torch.allclose(plain_BV, fused_BV, rtol=1e-3, atol=1e-3), float((plain_BV - fused_BV).abs().max())
+            for cache in caches:
+                cache.ids_B[:3].copy_(plain_BV.argmax(-1))
+        for ours, theirs in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def begun(stack: Stack, adapted: list[bool]) -> Cache:
+    cache = Cache(stack, 4, COLUMNS)
+    cache.ids_B[:3].copy_(prefill(stack, cache, PROMPTS, adapted).argmax(-1))
+    return cache
+
+
+def test_a_lane_without_the_adapter_keeps_its_sums_to_the_bit() -> None:
+    kernels: Any = decode_fused._kernels()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    y_BN = torch.randn(2, 40, device=device)
+    before_BN = y_BN.clone()
+    delta_BR = kernels.narrow(torch.randn(2, 64, device=device), torch.randn(6, 64, device=device), torch.tensor([0.0, 1.0], device=device))
+    kernels.widen_(y_BN, delta_BR, 2, torch.randn(40, 4, device=device))
+    assert torch.equal(y_BN[0], before_BN[0]) and not torch.equal(y_BN[1], before_BN[1])
+
+
+def test_kernels_that_disagree_are_left_out_and_it_is_said() -> None:
+    said: list[str] = []
+    plain_BV = torch.tensor([[1.0, 2.0, 5.0]])
+    assert decode_fused.agrees(lambda: plain_BV + 0.001, plain_BV, said.append) and said == []
+    assert not decode_fused.agrees(lambda: -plain_BV, plain_BV, said.append)
+    assert said == ["Decoding does without its own kernels and is slower: their logits differ from the model's (cosine -1.000)."]
+
+    def broken() -> torch.Tensor:
+        raise RuntimeError("no compiler\nat hand")
+
+    assert not decode_fused.agrees(broken, plain_BV, said.append)
+    assert said[1] == "Decoding does without its own kernels and is slower: RuntimeError: no compiler"
