@@ -103,10 +103,11 @@ def test_lanes_without_the_adapter_have_the_bare_base_s_logits_to_the_bit(
 
 def test_a_lane_that_has_ended_is_dropped_and_the_others_go_on_as_before(adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
     base = adapted_base("gemma3")
-    expected = facts(generate(base, lanes(True, True, True), GREEDY, say=refuse))
-    first = generate(base, lanes(True, True, True)[:1], GREEDY, capture=False)[0]
-    alone = base.tokenizer.ids(first.text)
-    stop = next(t for k, t in enumerate(alone) if 2 < k < 12 and t not in alone[:k] and all(t not in base.tokenizer.ids(e[0]) for e in expected[1:]))
+    before = Progress(3, base.tokenizer, lambda texts: None, lambda: False)
+    decode_static.run(base, lanes(True, True, True), GREEDY, before, refuse)
+    expected = facts(before.replies())
+    first, *others = (state.ids for state in before.states)
+    stop = next(t for k, t in enumerate(first) if 2 < k < 20 and t not in first[:k] and all(t not in ids for ids in others))
     stopping = dataclasses.replace(base, tokenizer=dataclasses.replace(base.tokenizer, stop_ids=(stop,)))
     rows: list[int] = []
     real = Decoder.launch

@@ -25,6 +25,8 @@ from workbench.settings import Sampling
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
 COLUMNS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)  # tokens that a cache is made for
+SHRINK = 4  # a smaller graph is captured once so many times fewer lanes are left
+KEPT_IN_TRAINING = 2**28  # bytes of cache: more is not held while the adapter may be training
 
 Say = Callable[[str], None]
 
@@ -60,6 +62,7 @@ class Decoder:
         self.cache: Cache | None = None
         self.graphs: dict[tuple[int, bool], tuple[Any, Tensor]] = {}
         self.pool: Any = None
+        self.side: Any = None
         self.fused = decode_fused.usable(self.stack)
         self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
         self.whole = _captures(base)  # whether a step can be captured at all
@@ -84,6 +87,10 @@ class Decoder:
         """How many rows a step takes for so many lanes: on CUDA one of the captured sizes."""
         return up_to(ROWS, lanes) if self.cuda else lanes
 
+    def worth_changing(self, rows: int, fewer: int, adapted: bool) -> bool:
+        """Whether to go on with fewer rows: a graph that is not there yet must be worth its capture."""
+        return not self.cuda or not self.whole or (fewer, adapted) in self.graphs or SHRINK * fewer <= rows
+
     def launch(self, rows: int, upto: int, adapted: bool) -> Tensor:
         """One token of every row; its logits (rows×V), which the next launch may overwrite."""
         cache = self.cache
@@ -91,6 +98,7 @@ class Decoder:
         if not self.cuda:
             return step(self.stack, cache, rows, upto, adapted)
         if not self.whole:
+            self._prove(cache, rows, adapted)
             return self._step(cache, rows, adapted)
         if (rows, adapted) not in self.graphs:
             self.capture(rows, adapted)
@@ -103,14 +111,20 @@ class Decoder:
             return decode_fused.step(self.stack, cache, rows, adapted)
         return step(self.stack, cache, rows, cache.columns, adapted)
 
+    def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
+        """Hold the fused step against the plain one, once with the adapter and once without; the column stays where it is."""
+        if not self.fused or adapted in self.proven:
+            return
+        column = cache.column.clone()
+        plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
+        cache.column.copy_(column)
+        self.fused = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
+        self.proven.add(adapted)
+        cache.column.copy_(column)
+
     def _rehearse(self, cache: Cache, rows: int, adapted: bool, column: Tensor) -> None:
         """A step before the capture: libraries load their kernels at the first call. What it writes, the step itself overwrites."""
-        if self.fused and adapted not in self.proven:
-            plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
-            cache.column.copy_(column)
-            self.fused = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
-            self.proven.add(adapted)
-            cache.column.copy_(column)
+        self._prove(cache, rows, adapted)
         self._step(cache, rows, adapted)
         cache.column.copy_(column)
 
@@ -121,7 +135,9 @@ class Decoder:
         if not self.whole or (rows, adapted) in self.graphs:
             return
         column = cache.column.clone()
-        side = torch.cuda.Stream(self.stack.device)  # type: ignore[no-untyped-call]
+        if self.side is None:  # one for all: cuBLAS keeps its working space per stream
+            self.side = torch.cuda.Stream(self.stack.device)  # type: ignore[no-untyped-call]
+        side = self.side
         side.wait_stream(torch.cuda.current_stream(self.stack.device))
         with torch.cuda.stream(side):
             self._rehearse(cache, rows, adapted, column)
@@ -221,7 +237,7 @@ class _Loop:
         """Go on with fewer rows where a smaller size holds all lanes that are not finished."""
         still = [row for row, lane in enumerate(self.live) if not self.progress.states[lane].done]
         rows = self.decoder.rows_for(len(still))
-        if rows >= self.rows or (self.decoder.cuda and 2 * rows > self.rows):  # a graph of its own must be worth its capture
+        if rows >= self.rows or not self.decoder.worth_changing(self.rows, rows, self.adapted):
             return
         with _own_work():
             cache.keep(still)
@@ -260,10 +276,13 @@ def run(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progres
     """
     with torch.inference_mode():
         try:
-            _Loop(_decoder(base, say), lanes, sampling, progress).run()
+            decoder = _decoder(base, say)
+            _Loop(decoder, lanes, sampling, progress).run()
         except DecodingFault:
             release()
             raise
+        if any(projection.a.requires_grad for projection in decoder.stack.projections):
+            release(above=KEPT_IN_TRAINING)
 
 
 def check_device(base: Base, fault: DecodingFault) -> None:
