@@ -321,6 +321,11 @@ def test_a_row_for_each_combination_with_its_intervals(sweep):
     assert (second.done, second.intervals["loss"], second.intervals["call_recall"]) == (0, None, None)
 
 
+def test_no_interval_of_a_time_or_a_loss_lies_below_zero(sweep):
+    found = table(sweep(lambda values, fold: 0.01 + fold * 3 if fold < 2 else None))[0].intervals["loss"]
+    assert (found.low, found.mean) == (0.0, pytest.approx(1.51)) and found.high > 15
+
+
 def test_seeds_are_taken_together_and_add_no_rows(sweep):
     view = sweep(lambda values, fold: 1.0, axes=MODES | {"training.seed": (1, 2, 3)})
     rows = table(view)
@@ -347,7 +352,7 @@ def test_two_values_are_compared_fold_by_fold(sweep, gap, sentence, winner):
 @pytest.mark.parametrize(
     ("gap", "verdict", "said"),
     [
-        (lambda fold: -0.5 - fold / 100, "8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions.",
+        (lambda fold: -0.5 - fold / 100, "It is 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions.",
          "In validation loss 8-bit is better than 4-bit: lower by 0.520 on average, and with 95 % confidence by 0.491 to 0.549 (5 pairs of cells)."),
         (lambda fold: (fold - 2) / 10 - 0.1, "No difference is shown in validation loss, call recall, over-call rate or right decisions. 5 pairs of cells show only large",
          "In validation loss no difference between 4-bit and 8-bit is shown: 8-bit was lower by 0.100 on average, but anything from lower by 0.394 to "
@@ -383,7 +388,7 @@ def test_either_value_can_win_in_its_own_figure_and_rates_are_told_in_points(sto
         store.append("s", done(cell, loss=1.0 + cell.fold / 100 - 0.5 * first, call_recall=(1 if first else 2, 2)))
     found = store.view("s")
     assert verdicts(found, "quantization.mode") == [
-        ("Which is better, 4-bit or 8-bit? 4-bit in validation loss; 8-bit in call recall; no difference is shown in over-call rate or right decisions.", True)
+        ("Which is better, 4-bit or 8-bit? It is 4-bit in validation loss; 8-bit in call recall; no difference is shown in over-call rate or right decisions.", True)
     ]
     said = "In call recall 8-bit was higher by 50.0 points than 4-bit in every one of 6 pairs of cells: more than chance."
     assert plain(compare(found, "quantization.mode", METRICS["call_recall"])[0]) == said

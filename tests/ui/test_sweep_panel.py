@@ -291,6 +291,11 @@ def test_nothing_new_is_nothing_drawn_and_no_file_read(workspace, sweep, monkeyp
     assert panel.refresh(workspace, "s", "right", axis, seen)[7] != gr.skip()
 
 
+def test_what_a_cell_took_is_told_without_an_interval(workspace, sweep):
+    line = re.findall(r"<tr>.*?</tr>", draw(workspace, sweep(), METRICS["loss"], "quantization.mode").table)[1]
+    assert texts(line).endswith("0/70 0.0 % [0.0, 5.2] 30.0 1.50")
+
+
 def test_while_it_runs_only_the_progress_is_drawn_anew(workspace, sweep):
     sweep(ended="")
     workspace.sweeps.store.append("s", Begun(owner=Owner.this_process()))
@@ -307,7 +312,7 @@ def test_the_table_has_a_line_for_each_combination_and_marks_the_best(workspace,
     assert lines[1].startswith("8-bit 5 / 5 1.200 best [") and lines[2].startswith("4-bit 5 / 5 1.720 [")
     assert "30/35 85.7 % [70.6, 93.7]" in lines[1]
     assert texts(drawn.answer) == (
-        "Which is better, 8-bit or 4-bit? 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions."
+        "Which is better, 8-bit or 4-bit? It is 8-bit in validation loss; no difference is shown in call recall, over-call rate or right decisions."
     )
     said = "In validation loss 8-bit is better than 4-bit: lower by 0.520 on average, and with 95 % confidence by 0.491 to 0.549 (5 pairs of cells)."
     assert said in texts(drawn.sentences) and texts(words.READING) in texts(drawn.sentences)

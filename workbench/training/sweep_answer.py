@@ -60,7 +60,7 @@ def _verdict(found: Sequence[Comparison], view: SweepView) -> tuple[str, bool]:
         few = f" {pairs} pairs of cells show only large differences: more folds or seeds tell more." if pairs < FEW_PAIRS else ""
         return f"{question} {'So far no' if view.left else 'No'} difference is shown in {_list(rest, 'or')}.{few}", False
     none = f"; no difference is shown in {_list(rest, 'or')}" if rest else ""
-    return f"{question} {begin}{'; '.join(parts)}{none}.", True
+    return f"{question} {begin}{'it' if begin else 'It'} is {'; '.join(parts)}{none}.", True
 
 
 def _way(found: Comparison, value: float) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -127,11 +127,16 @@ def _row(view: SweepView, values: Mapping[str, Any]) -> Row:
     repeats = -(-len(done) // view.spec.folds)
     intervals = {
         m.key: wilson(*counts[m.key], repeats=repeats) if m.counted
-        else mean_interval([x for d in done if (x := m.of(d)) is not None], overlap=overlap(view)) if done else None
+        else _above_zero(mean_interval([x for d in done if (x := m.of(d)) is not None], overlap=overlap(view))) if done else None
         for m in METRICS.values()
     }  # fmt: skip
     label = ", ".join(setting_words(path, value) for path, value in values.items()) or "as set"
     return Row(values, label, len(done), sum(key in view.failed for key in own), len(own), intervals, counts)
+
+
+def _above_zero(found: Interval) -> Interval:
+    """No loss, time or memory lies below zero, however few cells tell of it."""
+    return found if found.low is None else replace(found, low=max(0.0, found.low))
 
 
 def _sum(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:

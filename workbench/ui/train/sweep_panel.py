@@ -160,9 +160,13 @@ def build(
     filled = [chooser, progress, halt, go_on, drop, table, axis, chart, sentences, answer, *exports.values(), choices, seen]
 
     def ticked(tab: str, *values: Any) -> list[Any]:
-        return refresh(space, *values) if tab == name else [gr.skip()] * len(filled)
+        if tab != name:
+            return [gr.skip()] * (1 + len(filled))
+        drawn, before = refresh(space, *values), values[-1].get("state")
+        over = before == "running" and isinstance(drawn[-1], dict) and drawn[-1]["state"] != before
+        return ["" if over else gr.skip(), *drawn]  # "it was started" is no news once it has ended
 
-    timer.tick(shown(ticked), [current, *looked], filled, trigger_mode="once", **QUIET)
+    timer.tick(shown(ticked), [current, *looked], [message, *filled], trigger_mode="once", **QUIET)
     opened.select(shown(lambda which, figure, compared, known: refresh(space, which, figure, compared, {})), looked, filled, **QUIET)
     gr.on([chooser.input, metric.input, axis.input], shown(lambda *v: refresh(space, *v)), looked, filled, **QUIET)
 

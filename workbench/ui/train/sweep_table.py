@@ -17,6 +17,7 @@ from workbench.ui.words import sweep as words
 from workbench.workspace import Workspace
 
 STATE_KIND = {"waiting": "warn", "running": "warn", "finished": "ok", "stopped": "text", "failed": "bad", "interrupted": "bad"}
+COSTS = ("s", "GiB")  # the units of what a cell took
 REASONS = 3  # of failed cells that are told
 MOST_ANSWER = 170  # pixels: an axis of many values has many pairs, and the table must stay in sight
 
@@ -104,7 +105,7 @@ def rows_changed(space: Workspace, view: SweepView) -> bool:
 
 
 def _title(metric: Metric) -> str:
-    return metric.title + (f", {metric.unit}" if metric.unit in ("s", "GiB") else "")
+    return metric.title + (f", {metric.unit}" if metric.unit in COSTS else "")
 
 
 def _line(row: Row, firsts: set[str]) -> str:
@@ -119,7 +120,8 @@ def _cell(row: Row, metric: Metric, is_best: bool) -> str:
     if found is None:
         return "–"
     main = "{}/{}".format(*row.counts[metric.key]) if metric.counted else metric.text(found.mean)
-    span = f"[{metric.text(found.low)}, {metric.text(found.high)}]" if found.low is not None and found.high is not None else ""
+    sure = metric.unit not in COSTS  # what a cell took is told, not judged
+    span = "" if not sure else f"[{metric.text(found.low)}, {metric.text(found.high)}]" if found.low is not None and found.high is not None else ""
     under = f"{metric.text(found.mean)} % {span}" if metric.counted else span
     star = f' <span title="{escape(words.BEST_HELP)}">{chip(words.BEST, "ok")}</span>' if is_best else ""
     return f'{main}{star}<br><span class="wb-dim" style="white-space:nowrap;font-size:11px">{under}</span>'
