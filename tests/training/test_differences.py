@@ -95,7 +95,7 @@ def test_the_cases_on_which_two_runs_do_something_else(runs):
     a = answers(runs, "a", CALL, "Привет!", CALL)
     b = answers(runs, "b", OTHER_CALL, "Здравствуйте!", "Пока!")
     found = answers_difference(a, b)
-    assert (found.right, found.only_a, found.only_b) == ((2, 3), 0, 0)
+    assert (found.right, found.only_a, found.only_b) == ((2, 2), 0, 0)
     # The first case calls another tool, the third no longer calls; the second is said in other words alone.
     assert [p.a.prompt for p in found.which("verdict")] == ["Какой у меня баланс?", "Пока"]
     assert [p.a.prompt for p in found.which("reply")] == ["Какой у меня баланс?", "Привет", "Пока"]

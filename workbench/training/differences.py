@@ -25,7 +25,7 @@ class Difference:
 
 def settings_difference(a: RunInfo, b: RunInfo) -> tuple[list[Difference], int]:
     """(what differs, how many settings are the same): model, rows, and every setting by its title."""
-    pairs = [("Model", a.model_name, b.model_name), ("Rows", _rows(a), _rows(b)), ("Form of a call", a.dialect, b.dialect)]
+    pairs = [("Model", a.model_name, b.model_name), ("Rows", _rows(a), _rows(b)), ("Form of a call", a.dialect, b.dialect), ("Preset", a.preset_told or "–", b.preset_told or "–")]
     for group, cls in GROUPS.items():
         for name, field in cls.model_fields.items():
             unit = (field.json_schema_extra or {}).get("unit", "") if isinstance(field.json_schema_extra, dict) else ""

@@ -147,7 +147,11 @@ class _Training:
         self.emit(ended)
         if not outcome.stopped:
             drop_checkpoint(self.folder)
-        write_atomic(self.folder / "README.md", model_card(self.runs.view(self.name)))
+        try:
+            write_atomic(self.folder / "README.md", model_card(self.runs.view(self.name)))
+        except (WorkbenchError, OSError) as exc:  # the adapter is whole: only its paper is missing
+            with contextlib.suppress(WorkbenchError, OSError):
+                self.emit(events.Notice(text=f"The adapter's README.md was not written: {exc}"))
         return ended
 
     def explain(self, exc: Exception) -> tuple[str, events.Cause]:

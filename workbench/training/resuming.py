@@ -103,12 +103,15 @@ def reopen(runs: RunStore, name: str, *, base: Path | None = None) -> int:
     with claimed(folder, name):
         step = check_resumable(runs, name, base=base)
         with alone_in_training(runs, name):  # its last worker may have told its end and be at the files still
+            before = runs.info(name).owner
             runs.rewrite_info(name, owner=Owner.this_process())
             try:
                 runs.append(name, events.Resumed(step=step))
                 if not step:
                     runs.append(name, events.Notice(text="Nothing had been saved yet: the run begins anew from its first step."))
             except OSError as exc:
+                with contextlib.suppress(WorkbenchError, OSError):  # or the run would look taken up for as long as this process lives
+                    runs.rewrite_info(name, owner=before)
                 raise WorkbenchError(explain_os_error(exc, folder)) from exc
     return step
 

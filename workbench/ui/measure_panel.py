@@ -11,7 +11,7 @@ from workbench.dataset.changes import RowSet
 from workbench.engine.client import Ticket
 from workbench.errors import InputError, WorkbenchError
 from workbench.evaluation.failures import add_drafts, row_of_miss
-from workbench.evaluation.report import TITLES, rate_text
+from workbench.evaluation.report import TITLES, expected_text, got_text, rate_text
 from workbench.evaluation.scores import Scored, score, score_reply
 from workbench.settings import Sampling
 from workbench.training.measured import keep_measurement
@@ -51,7 +51,7 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
     if run and adapted:
         keep_measurement(space.runs, run, scored, "cases.jsonl")
     wrong = "".join(
-        note(f"{s.case.prompt} — expected {'a call' if s.case.expected else 'no call'}, got: {s.verdict}", "warn") for s in scored if not s.right
+        note(f"{s.case.prompt} — expected {expected_text(s)}, got: {got_text(s)}", "warn") for s in scored if not s.right
     )
     yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
     return Misses([s for s in scored if not s.right])

@@ -172,6 +172,7 @@ def facts_html(view: RunView) -> str:
     """What the run says now: losses, pace, memory, parameters; for one that ended, the estimate beside the measurement."""
     started, steps = view.started, view.steps
     rows = [("rows", f"{view.info.data_rows} from {view.info.data_name}"), ("model", view.info.model_name)]
+    rows += [("preset", view.info.preset_told)] if view.info.preset_told else []
     if started:
         rows += [("device", started.device), ("learned / held back", f"{started.train_rows} / {started.validation_rows}"),
                  ("trainable", f"{started.trainable_parameters:,} of {started.total_parameters:,}")]
