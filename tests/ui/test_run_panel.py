@@ -327,7 +327,7 @@ def test_a_stop_is_told_on_the_panel_and_no_time_left_with_it(space):
     view = create(space, "new", BEGUN.model_copy(update={"time": time.time()}), step(1).model_copy(update={"time": time.time()}))
     queued(space, (TrainJob(run="new"), "training run new"))
     assert " left</b>" in showing.progress_html(space, view) and "training</span>" in showing.progress_html(space, view)
-    assert run_panel.stop_run(space) == "Training run new was asked to stop."
+    assert run_panel.stop_run(space) == "Training run new was asked to stop: it will end its step and keep the adapter."
     shown = showing.progress_html(space, view)
     assert ">stopping</span>" in shown and words.STOPPING_AFTER in shown and " left</b>" not in shown and ">training<" not in shown
     waits = create_again(space, "new")

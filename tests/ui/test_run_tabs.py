@@ -73,7 +73,7 @@ def test_a_run_is_shown_while_it_goes_on_and_when_it_is_over(workspace):
     assert "keep the adapter" in run_panel.stop_run(workspace)
     assert ticket.wait(PATIENCE)["state"] == "stopped"
     view = workspace.runs.view("first")
-    assert "stopped on request" in showing.progress_html(workspace, view)
+    assert "Stopped on request" in showing.progress_html(workspace, view)
     assert workspace.adapters() == ["first"]
     with pytest.raises(RunError, match="nothing to stop"):
         run_panel.stop_run(workspace)
