@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_decode.py [--model models/gemma-3-270m] [--tokens 24] [--rounds 3]
 
-Prints tokens a second a lane (medians) and the ratio, of the clock's time and of the cores' (which other work hardly
-bends); the texts of both ways are held against each other.
+Prints tokens a second a lane (medians) and the ratio, of the clock's time and of the cores' (waiting threads spin:
+other work on the machine bends both); the texts of both ways are held against each other.
 """
 
 from __future__ import annotations
