@@ -203,6 +203,7 @@ class Host:
         """Forget the base and give its memory back."""
         self._watching.close()
         self.base, self.key, self.difference = None, None, None
+        release()  # the decoder's cache and graphs hold the layers
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

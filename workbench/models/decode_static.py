@@ -26,7 +26,7 @@ from workbench.settings import Sampling
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
 COLUMNS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)  # tokens that a cache is made for
 SHRINK = 4  # a smaller graph is captured once so many times fewer lanes are left
-KEPT_IN_TRAINING = 2**28  # bytes of cache: more is not held while the adapter may be training
+KEPT_IN_TRAINING = 2**28  # bytes of cache: more is held while the adapter may be training only where an eighth of the free memory allows it
 
 Say = Callable[[str], None]
 
@@ -282,7 +282,14 @@ def run(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progres
             release()
             raise
         if any(projection.a.requires_grad for projection in decoder.stack.projections):
-            release(above=KEPT_IN_TRAINING)
+            release(above=_spare(base))
+
+
+def _spare(base: Base) -> int:
+    """Bytes of cache that may stay beside a training run: its graphs would have to be captured again at the end of every epoch."""
+    if base.device.type != "cuda":
+        return KEPT_IN_TRAINING
+    return max(KEPT_IN_TRAINING, torch.cuda.mem_get_info(base.device)[0] // 8)
 
 
 def check_device(base: Base, fault: DecodingFault) -> None:

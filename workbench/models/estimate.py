@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -39,30 +40,62 @@ def bytes_per_weight(settings: RunSettings, has_gpu: bool) -> float:
     return 1.0 if mode == "8-bit" else (2.0 if has_gpu else 4.0)
 
 
-def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, labels: int, has_gpu: bool) -> Memory:
+@dataclass(frozen=True)
+class Kept:
+    """What a forward keeps of each value for the backward pass, in bytes, and how many copies of a gated MLP's inner width."""
+
+    adapter_input: float  # what an adapter multiplies, after dropout
+    norm: float
+    gate: float
+
+
+EAGER = Kept(adapter_input=4.0, norm=8.0, gate=3.0)  # the adapter computes in fp32, a norm in four steps
+CAPTURED = Kept(adapter_input=2.0, norm=8.0, gate=3.0)  # in a CUDA graph the adapter computes in bf16
+FUSED = Kept(adapter_input=2.0, norm=2.0, gate=2.0)  # and Liger's norms and gated MLPs keep what they read
+GRAIN = 64  # tokens to which a captured step is filled up
+CHUNK = 128  # labels whose logits a captured step holds at once
+
+
+def is_captured(settings: RunSettings, has_gpu: bool) -> bool:
+    """Whether these settings' steps can come from CUDA graphs; what the model itself hinders is not known here."""
+    outliers = settings.quantization.resolved(has_gpu).mode == "8-bit" and settings.quantization.threshold > 0
+    return has_gpu and settings.training.capture and not settings.training.checkpointing and not outliers
+
+
+def fused_kernels() -> bool:
+    """Whether Liger's kernels are installed beside this process."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, labels: int, has_gpu: bool, fused: bool | None = None) -> Memory:
     """The peak of one forward and backward over `tokens` tokens with `labels` labels.
 
     Weights: the linear layers as quantized, all else (embeddings, norms) in 16 or 32 bit. Adapter: parameters and their
     gradients; optimizer: AdamW's two moments; 4 bytes each. Head: logits and their gradient in fp32, and in the model's
-    type. Activations: see `_activation_bytes`. Compared with measured peaks in benchmarks/RESULTS.md.
+    type, in a captured step of no more than 128 labels at once. Activations: see `_activation_bytes`. `fused`: whether
+    Liger is installed (None: asked here). Compared with measured peaks in benchmarks/RESULTS.md.
     """
     width = 2.0 if has_gpu else 4.0
+    kept_of = EAGER
+    if is_captured(settings, has_gpu):
+        tokens, labels = -(-tokens // GRAIN) * GRAIN, min(labels, CHUNK)
+        kept_of = FUSED if (fused_kernels() if fused is None else fused) else CAPTURED
     inside = sum(out * into for out, into in linear_modules(shapes).values())
     weights = inside * bytes_per_weight(settings, has_gpu) + (parameter_count(shapes) - inside) * width
     trainable = lora_parameters(shapes, settings.lora)
     vocabulary = max((s[0] for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n), default=0)
     head = labels * vocabulary * (8.0 + 2 * width)
-    kept, moment = _activation_bytes(shapes, settings, tokens, width, has_gpu)
+    kept, moment = _activation_bytes(shapes, settings, tokens, width, has_gpu, kept_of)
     # A layer's moment never meets the logits: they are made after the last layer's forward, and are gone before a layer is
     # computed again. So only what the moment needs beyond the head's memory comes on top.
     return Memory(weights / GIB, trainable * 8 / GIB, trainable * 8 / GIB, (kept + max(0.0, moment - head)) / GIB, head / GIB)
 
 
-def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width: float, has_gpu: bool) -> tuple[float, float]:
+def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width: float, has_gpu: bool, kept_of: Kept) -> tuple[float, float]:
     """Bytes for `tokens` tokens, summed over the decoder layers: (what autograd keeps, what DoRA needs while one layer is computed).
 
-    Per adapted matrix its input in fp32 after dropout (4 bytes) and the dropout's mask (1), in 8-bit also the int8
-    input (1), and its rank in fp32. Per layer its norms over the hidden width (8 bytes a value), gate, up and their
+    Per adapted matrix its input after dropout (`kept_of`) and the dropout's mask (1 byte), in 8-bit also the int8
+    input (1), and its rank in fp32. Per layer its norms over the hidden width, gate, up and (unless fused) their
     product, and queries, keys and values with their rotated copies in the model's type. With checkpointing only the
     layers' inputs stay, and one layer at a time is whole: of DoRA's 32-bit matrices too there are one layer's at a time,
     which live and die with the layer that is computed again.
@@ -71,9 +104,9 @@ def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width:
     layers = sum(n.endswith("down_proj.weight") for n in text) or 1
     adapted = adapted_shapes(text, settings.lora)
     mode = settings.quantization.resolved(has_gpu).mode
-    per_input = 4.0 + (1.0 if settings.lora.dropout else 0.0) + (1.0 if mode == "8-bit" else 0.0)
+    per_input = kept_of.adapter_input + (1.0 if settings.lora.dropout else 0.0) + (1.0 if mode == "8-bit" else 0.0)
     per_token = sum(per_input * into + 4.0 * rank_of(path, settings.lora) for path, (_, into) in adapted.items())
-    hidden, inner = _inner_widths(text, layers, width)
+    hidden, inner = _inner_widths(text, layers, width, kept_of)
     matrices, moment = 0.0, 0.0
     if settings.lora.dora:
         more, matrices = _dora_bytes(adapted, settings, width, exact=mode == "none" and not has_gpu)
@@ -84,7 +117,7 @@ def _activation_bytes(shapes: Shapes, settings: RunSettings, tokens: int, width:
     return tokens * (per_token + inner) + matrices, moment
 
 
-def _inner_widths(text: Shapes, layers: int, width: float) -> tuple[float, float]:
+def _inner_widths(text: Shapes, layers: int, width: float, kept_of: Kept) -> tuple[float, float]:
     """(values of all layers' inputs, bytes kept inside the layers without an adapter's own) for one token."""
     outputs = {
         name: sum(s[0] for n, s in text.items() if len(s) == 2 and n.endswith(f"{name}_proj.weight"))
@@ -92,8 +125,8 @@ def _inner_widths(text: Shapes, layers: int, width: float) -> tuple[float, float
     }
     hidden = outputs["down"] / layers
     normed = sum(s[0] for n, s in text.items() if len(s) == 1 and ".layers." in n and "norm" in n and s[0] == hidden)
-    inner = 8.0 * (normed or 4 * outputs["down"]) + width * (
-        3 * outputs["gate"] + 1.5 * outputs["gate_up"] + 3 * outputs["q"] + 4 * outputs["k"] + 3 * outputs["qkv"]
+    inner = kept_of.norm * (normed or 4 * outputs["down"]) + width * (
+        kept_of.gate * (outputs["gate"] + 0.5 * outputs["gate_up"]) + 3 * outputs["q"] + 4 * outputs["k"] + 3 * outputs["qkv"]
     )
     return outputs["down"], inner
 
