@@ -150,7 +150,7 @@ def test_a_waiting_job_is_taken_back_without_touching_the_one_in_hand(space: Wor
     waiting = space.start_training("taken-back")
     assert space.engine.status().waiting == 1 and space.engine.training() is waiting
     space.engine.stop(waiting)
-    with pytest.raises(WorkbenchError, match="training run taken-back was taken back before it began"):
+    with pytest.raises(WorkbenchError, match="Training run taken-back was taken back before it began"):
         waiting.wait(1)
     assert waiting.begun is None and space.engine.status().waiting == 0 and space.engine.training() is None
     assert space.runs.view("taken-back").state == "stopped"

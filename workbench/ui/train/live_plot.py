@@ -12,7 +12,14 @@ from typing import Any
 import gradio as gr
 import plotly.graph_objects as go
 
-_SCRIPT = """let latest = null, waiting = false, tries = 0;
+_SCRIPT = """let latest = null, waiting = false, tries = 0, looks = 0;
+const again = () => {  // gradio may still be drawing the first figure, and then puts it over this one
+  if (waiting || !latest || looks-- <= 0) return;
+  const plot = document.querySelector('#%s .js-plotly-plot');
+  if (!plot || !plot.offsetParent || (plot.layout || {}).uirevision !== latest.layout.uirevision) return;  // gone, or another chart by now
+  if (plot.data !== latest.data && !plot._dragging) window.Plotly.react(plot, latest.data, latest.layout);
+  setTimeout(again, 500);
+};
 const put = () => {
   waiting = false;
   const plot = document.querySelector('#%s .js-plotly-plot');
@@ -22,6 +29,8 @@ const put = () => {
     return;
   }
   window.Plotly.react(plot, latest.data, latest.layout);
+  looks = 6;
+  setTimeout(again, 500);
 };
 watch('value', () => {
   try { latest = JSON.parse(props.value); } catch { return; }
@@ -45,7 +54,7 @@ class LivePlot:
 def build(element: str, **more: Any) -> LivePlot:
     """The two components; `element` is the plot's id on the page."""
     plot = gr.Plot(show_label=False, elem_id=element, **more)
-    push = gr.HTML("", html_template="<i></i>", js_on_load=_SCRIPT % element, visible="hidden", elem_id=f"{element}-push")
+    push = gr.HTML("", html_template="<i></i>", js_on_load=_SCRIPT.replace("%s", element), visible="hidden", elem_id=f"{element}-push")
     return LivePlot(plot, push)
 
 
