@@ -66,8 +66,8 @@ def test_a_call_is_written_exactly(arguments, written):
     assert TAG.render(call) == f'<tool_call name="get_sensitive_data" arguments="{written}"/>'
 
 
-def test_the_only_dialect_is_the_tag():
-    assert DIALECTS == {"tag": TAG}
+def test_the_tag_is_the_first_dialect():
+    assert next(iter(DIALECTS.items())) == ("tag", TAG)
     assert TAG.render(ToolCall("get_sensitive_data")) == CALL
 
 
