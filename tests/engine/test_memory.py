@@ -80,7 +80,8 @@ def test_twenty_rounds_of_load_train_answer_unload_leave_nothing_behind(space: W
         resident.append(psutil.Process().memory_info().rss)
     assert tensors[1:] == [tensors[0]] * (ROUNDS - 1)
     model = (space.catalog.demo_folder() / "model.safetensors").stat().st_size
-    assert max(resident[WARM:]) - max(resident[:WARM]) < model, "not even one model in sixteen rounds"
+    # What a library keeps for itself comes and goes; a model that is not freed stays in every later round.
+    assert min(resident[-WARM:]) - max(resident[:WARM]) < model, "not even one model in sixteen rounds"
 
 
 @pytest.fixture

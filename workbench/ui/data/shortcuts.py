@@ -15,7 +15,7 @@ SHORTCUTS_JS = """
     const now = performance.now();
     if (waiting.drawn === undefined && serial() !== waiting.serial) waiting.drawn = now;
     const fresh = waiting.drawn !== undefined && now - waiting.drawn > 150;
-    if (fresh || now - waiting.at > 1500) waiting = null;
+    if (fresh || now - waiting.at > (waiting.limit || 1500)) waiting = null;
     return !waiting;
   };
   const press = (id) => {
@@ -29,6 +29,8 @@ SHORTCUTS_JS = """
   setInterval(() => { if (settled() && keys.length) press(keys.shift()); }, 30);
   const ask = (id) => { if (keys.length < 50) keys.push(id); };
   document.addEventListener('click', (event) => {
+    // Undo and redo may draw the form anew as well: a key right after them waits for it, but not long if it stays.
+    if (event.target.closest?.('#undo, #redo')) waiting = { id: 'undo', serial: serial(), at: performance.now(), limit: 700 };
     const button = event.target.closest?.('#row-editor .wb-actions button');
     if (!button || letThrough) return;
     if (!settled()) {
