@@ -23,7 +23,8 @@ class _BareGrammar(Grammar):
     def __init__(self, first_keys: str, name_key: str, arguments_key: str, tag: str = "") -> None:
         opening = rf'\{{\s{{0,32}}"(?:{first_keys})'
         self.opening = re.compile(f"{re.escape(tag)}|{opening}" if tag else opening)
-        self.heads = re.compile("[<{]" if tag else "{")
+        head = r'\{\s{0,32}(?:"[a-z]{0,9}(?:"\s{0,8}(?::\s{0,8}(?:"[a-z]{0,8})?)?)?)?\Z'
+        self.heads = re.compile(rf"<[|a-z_]{{0,12}}\Z|{head}" if tag else head)
         self._ends = re.compile(rf"{self.opening.pattern}|[{{}}\[\]]")
         self._end_heads = re.compile(r"[<{}\[\]]")
         self._keys = name_key, arguments_key

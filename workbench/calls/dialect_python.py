@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ _FENCE, _FENCE_END = "```tool_code", "```"
 _TOOL = r"[A-Za-z_][\w.]{0,127}"
 _WORD = r"[^\W\d]\w{0,127}"
 _LIST = rf"\[\s{{0,8}}{_TOOL}\(\s{{0,8}}(?:\)|{_WORD}\s{{0,4}}=)"
+_LIST_HEAD = rf"\[\s{{0,8}}(?:{_TOOL}(?:\(\s{{0,8}}(?:{_WORD}\s{{0,4}})?)?)?\Z"
 _OUTSIDE = re.compile(r"""(?:[\w\s,:=.+\-]+|("[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'))*""", re.DOTALL)
 _IN_STRING = {quote: re.compile(rf"[^{quote}\\\n]*(?:\\.[^{quote}\\\n]*)*", re.DOTALL) for quote in "\"'"}
 _STRING = re.compile(r"""(?:"([^"\\\n]*(?:\\.[^"\\\n]*)*)"|'([^'\\\n]*(?:\\.[^'\\\n]*)*)')""", re.DOTALL)
@@ -37,7 +39,7 @@ class _PythonGrammar(Grammar):
 
     opening = re.compile(rf"{_FENCE}|{_LIST}")
     reach = 300
-    heads = re.compile(r"[`\[]")
+    heads = re.compile(rf"`[`a-z_]{{0,11}}\Z|{_LIST_HEAD}")
     _list_end = re.compile(rf"{_FENCE}|{_LIST}|[\[\](){{}}]")
     _list_heads = re.compile(r"[`\[\](){}]")
     _fence_end = re.compile(rf"{_FENCE}|{_FENCE_END}")
@@ -78,7 +80,7 @@ class _PythonGrammar(Grammar):
                 return Broken(place[0], f"it is not a list of calls: {sign!r} stands outside of a text", place[1])
 
     def recover(self, cursor: Cursor, broken: Broken) -> Steps[str]:
-        fenced = cursor.size(0) <= 0 and cursor.text.startswith(_FENCE, cursor.at - cursor.begun)
+        fenced = cursor.text.startswith(_FENCE, cursor.at - cursor.begun)  # a cursor that was set back has the whole piece in its text
         if not fenced:
             return (yield from to_bracket(cursor, broken, self._list_end, self.reach, self._list_heads))
         cursor.rewind(len(_FENCE))
@@ -236,12 +238,15 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _past(text: str, at: int) -> int:
+    if not text[at : at + 1].isspace():
+        return at
     found = _SPACE.match(text, at)
     return at if found is None else found.end()
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_word(name: str) -> bool:
-    return name.isidentifier() and not keyword.iskeyword(name) and len(name) <= 128
+    return len(name) <= 128 and name.isidentifier() and not keyword.iskeyword(name)
 
 
 class GemmaPythonDialect(Dialect):

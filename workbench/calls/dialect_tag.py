@@ -18,12 +18,13 @@ _NO_FORM = "the tag does not have the form name=\"…\" arguments=\"…\"/>"
 _NO_OBJECT = "the arguments are not a JSON object"
 _TAG = re.compile(
     r"<tool_call\s+name=\"(?P<name>[^\"<>]*)\"\s+arguments="
-    r"(?:\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>[^']*)')\s*/>",
+    r"(?:\"(?P<double>[^\"\\]*(?:\\.[^\"\\]*)*)\"|'(?P<single>[^']*)')\s*/>",
     re.DOTALL,
 )
 _IN_NAME = re.compile(r'[^"<>]*')
 _IN_DOUBLE = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _IN_SINGLE = re.compile(r"[^']*")
+_OTHER = re.compile(r"&(?!quot;|lt;|gt;|amp;)")
 _END = re.compile(r">|<tool_call")
 
 
@@ -33,9 +34,12 @@ class _TagGrammar(Grammar):
     heads = re.compile("<")
 
     def scan(self, cursor: Cursor) -> Steps[Broken | None]:
+        whole = _TAG.match(cursor.text, cursor.at)
+        if whole is not None:
+            cursor.at = whole.end()  # all of it is there, as mostly when a whole text is read
+            return None
         cursor.at += len(_OPEN)
-        whole = yield from self._tag(cursor)
-        return None if whole else Broken(len(_OPEN), _NO_FORM)
+        return None if (yield from self._tag(cursor)) else Broken(len(_OPEN), _NO_FORM)
 
     def _tag(self, cursor: Cursor) -> Steps[bool]:
         if not (yield from spaces(cursor)) or not (yield from literal(cursor, 'name="')):
@@ -73,7 +77,7 @@ class _TagGrammar(Grammar):
 
 
 def _arguments(written: str) -> dict[str, Any]:
-    for candidate in (html.unescape(written), written.replace('\\"', '"')):
+    for candidate in (_unescaped(written), written.replace('\\"', '"')):
         try:
             value = read_json(candidate)
         except Unreadable:
@@ -81,6 +85,12 @@ def _arguments(written: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     raise Unreadable(_NO_OBJECT)
+
+
+def _unescaped(written: str) -> str:
+    if _OTHER.search(written):
+        return html.unescape(written)
+    return written.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")  # the same, ten times as fast
 
 
 class TagDialect(Dialect):

@@ -94,8 +94,8 @@ class Broken:
 class Grammar(ABC):
     """How the calls of a dialect stand in a text.
 
-    `opening` is what begins one, at most `reach` characters long, and `heads` its possible first characters; it looks at
-    nothing beyond itself.
+    `opening` is what begins one, at most `reach` characters long; it looks at nothing beyond itself. `heads` finds where a text's
+    end may be the beginning of one: by its first character, or more exactly.
     """
 
     opening: re.Pattern[str]
@@ -130,10 +130,12 @@ class Stream:
         """Take the next piece of the reply; returns the segments that it closed, often none."""
         if self._cursor.ended:
             raise ValueError("the stream is closed")
-        cursor = self._cursor
-        if not self._in_call and cursor.at == len(cursor.text) and self._grammar.heads.search(text) is None:
-            cursor.pass_over(text)  # as the steps would have it, only sooner
-            return ()
+        cursor, grammar = self._cursor, self._grammar
+        if not self._in_call and cursor.at == len(cursor.text):
+            tail = max(0, len(text) - grammar.reach + 1)
+            if grammar.heads.search(text, tail) is None and grammar.opening.search(text) is None:
+                cursor.pass_over(text)  # as the steps would have it, only sooner
+                return ()
         before = len(self._closed)
         cursor.add(text)
         next(self._run)
@@ -208,7 +210,7 @@ def parse(grammar: Grammar, text: str) -> tuple[Segment, ...]:
 def to_match(cursor: Cursor, pattern: re.Pattern[str], reach: int, heads: re.Pattern[str], *, wait: bool = False) -> Steps[re.Match[str] | None]:
     """To the next match of `pattern`, before it; None, and to the end, if none comes.
 
-    A match is at most `reach` long and begins with one of `heads`. With `wait` it is only believed when `reach` characters
+    A match is at most `reach` long; `heads` is as a grammar's. With `wait` it is only believed when `reach` characters
     are there: for patterns of which one alternative begins another.
     """
     while True:
