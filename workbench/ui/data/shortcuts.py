@@ -18,16 +18,21 @@ SHORTCUTS_JS = """
     if (fresh || now - waiting.at > (waiting.limit || 1500)) waiting = null;
     return !waiting;
   };
+  const there = (id) => { const b = document.getElementById(id); return b && (b.offsetParent !== null || id === 'row-save-next') ? b : null; };
   const press = (id) => {
-    const button = document.getElementById(id);
-    if (!button || (button.offsetParent === null && id !== 'row-save-next')) return;
+    const button = there(id);
     waiting = { id, serial: serial(), at: performance.now() };
     letThrough = true;
     button.click();
     letThrough = false;
   };
-  setInterval(() => { if (settled() && keys.length) press(keys.shift()); }, 30);
-  const ask = (id) => { if (keys.length < 50) keys.push(id); };
+  // While the form is drawn anew its buttons may be gone for a moment; one that stays away was not there to be pressed.
+  setInterval(() => {
+    if (!settled() || !keys.length) return;
+    if (there(keys[0].id)) press(keys.shift().id);
+    else if (performance.now() - keys[0].at > 2000) keys.shift();
+  }, 30);
+  const ask = (id) => { if (keys.length < 50) keys.push({ id, at: performance.now() }); };
   document.addEventListener('click', (event) => {
     // Undo and redo may draw the form anew as well: a key right after them waits for it, but not long if it stays.
     if (event.target.closest?.('#undo, #redo')) waiting = { id: 'undo', serial: serial(), at: performance.now(), limit: 700 };
@@ -35,10 +40,11 @@ SHORTCUTS_JS = """
     if (!button || letThrough) return;
     if (!settled()) {
       event.preventDefault(); event.stopImmediatePropagation();
-      if (button.id !== waiting.id) ask(button.id);
+      // By the mouse's own clock: a busy page looks at it late.
+      if (button.id !== waiting.id || event.timeStamp - waiting.at > 400) ask(button.id);
       return;
     }
-    waiting = { id: button.id, serial: serial(), at: performance.now() };
+    waiting = { id: button.id, serial: serial(), at: event.timeStamp };
   }, true);
   // Which row is open is told by the form; the grid is drawn anew, paged and scrolled, so its row is looked for again and again.
   let marked;
