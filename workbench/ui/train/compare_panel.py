@@ -92,7 +92,9 @@ def draw(space: Workspace, look: Look, picked: Sequence[str], names: Sequence[st
         first = had.get("plot") != bool(views)  # a plot that stands there is told its new figure
         stamps["plot"] = bool(views)
         if isinstance(made["chart"], go.Figure):
-            made["chart"], made["push"] = (gr.Plot(made["chart"], visible=True), gr.skip()) if first else (gr.skip(), pushed(made["chart"]))
+            # Told in any case: of two quick ticks gradio may draw the later figure first, and the earlier one over it.
+            made["push"] = pushed(made["chart"])
+            made["chart"] = gr.Plot(made["chart"], visible=True) if first else gr.skip()
         fresh("hint", (bool(views), len(picked) > OVERLAID), lambda: _overlay_hint(bool(views), len(picked)))
     elif look.tab == "settings":
         fresh("settings", (look.a, look.b), lambda: settings_html(space, look.a, look.b))

@@ -29,7 +29,7 @@ const put = () => {
     return;
   }
   window.Plotly.react(plot, latest.data, latest.layout);
-  looks = 6;
+  looks = 20;
   setTimeout(again, 500);
 };
 watch('value', () => {

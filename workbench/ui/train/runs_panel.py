@@ -207,8 +207,8 @@ def build(space: Workspace) -> RunsPanel:
             return [asked, shelf.html(asked), *_opened_values(space, asked.opened), *compared]
         return [asked, gr.skip(), *stay, *compared]
 
-    # Every click tells all ticks, so that of several quick ones the last is enough.
-    table.click(shown(hit), [query, compare.known], [query, table, *opened, *compare.outputs], trigger_mode="always_last", **QUIET)
+    # Every click tells all ticks. Each is answered: of those that came meanwhile gradio's "always_last" repeats the last without what it told.
+    table.click(shown(hit), [query, compare.known], [query, table, *opened, *compare.outputs], trigger_mode="multiple", **QUIET)
 
     def doing(verb: Callable[..., tuple[str, str | None]]) -> Callable[..., list[Any]]:
         """A handler of a verb on the opened run, which returns what it did and which run is open then."""

@@ -14,24 +14,28 @@ from workbench.ui.words import train as words
 LISTED = 100  # runs in the table
 NOTED = 60  # characters of a note in it
 
-# A click tells what was hit, a heading or a run, and all ticks. A table that is drawn anew stays scrolled where it was, and keeps the
-# ticks as a person has set them: the page draws rows into the elements of others, whose boxes would stay ticked.
+# A click tells what was hit, a heading or a run, and all ticks; a moment after the last tick all are told once more, since the
+# answers to quick ones may cross. A table that is drawn anew stays scrolled where it was, and keeps the ticks as a person has
+# set them: the page draws rows into the elements of others, whose boxes would stay ticked.
 TABLE_JS = """let top = 0;
 const ticked = new Map();
 const settle = () => element.querySelectorAll('[data-pick]').forEach(tick => {
   if (!ticked.has(tick.dataset.pick)) ticked.set(tick.dataset.pick, tick.hasAttribute('checked'));
   tick.checked = ticked.get(tick.dataset.pick);
 });
+let later = 0;
+const tell = (sort, open) => {
+  const ticks = [...element.querySelectorAll('[data-pick]')];
+  trigger('click', { sort, open, shown: ticks.map(tick => tick.dataset.pick), picked: ticks.filter(tick => tick.checked).map(tick => tick.dataset.pick) });
+};
 element.addEventListener('scroll', event => { if (event.target.classList?.contains('wb-runsbox')) top = event.target.scrollTop; }, true);
 element.addEventListener('click', event => {
   const hit = event.target.closest('[data-pick],[data-sort],[data-open]');
   if (!hit) return;
   if (hit.dataset.pick !== undefined) ticked.set(hit.dataset.pick, hit.checked);
-  const ticks = [...element.querySelectorAll('[data-pick]')];
-  trigger('click', {
-    sort: hit.dataset.sort ?? null, open: hit.dataset.open ?? null,
-    shown: ticks.map(tick => tick.dataset.pick), picked: ticks.filter(tick => tick.checked).map(tick => tick.dataset.pick),
-  });
+  tell(hit.dataset.sort ?? null, hit.dataset.open ?? null);
+  clearTimeout(later);
+  if (hit.dataset.pick !== undefined) later = setTimeout(() => tell(null, null), 800);
 });
 watch('value', () => { settle(); const box = element.querySelector('.wb-runsbox'); if (box) box.scrollTop = top; });"""
 
