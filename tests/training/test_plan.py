@@ -198,7 +198,9 @@ FOUR_B = gemma3_shapes(KNOWN["gemma-3-4b"])
 
 
 def on_card(free: float, *pairs: str, earlier=(), **more):
-    return plan("training.capture=false", *pairs, shapes=FOUR_B, has_gpu=True, encoded=[row(38, 17)] * 70, room=Room("a card", 24.0, free), model_name="gemma-3-4b", earlier=earlier, **more)
+    card = Room("a card", 24.0, free)
+    asked = ("training.capture=false", *pairs)
+    return plan(*asked, shapes=FOUR_B, has_gpu=True, encoded=[row(38, 17)] * 70, room=card, model_name="gemma-3-4b", earlier=earlier, **more)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(20.0, "fits"), (10.5, "tight"), (9.0, "won't fit")])
