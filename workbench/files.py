@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from workbench.errors import InputError, WorkbenchError
 
-_SAFE_NAME = re.compile(r"[^\W_][\w.\-]{0,63}")
+LONGEST_NAME = 64  # characters
+_SAFE_NAME = re.compile(rf"[^\W_][\w.\-]{{0,{LONGEST_NAME - 1}}}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -28,6 +32,45 @@ def safe_name(name: str, *, what: str = "name", error: type[WorkbenchError] = In
             "beginning with a letter or a digit."
         )
     return text
+
+
+def free_name(wanted: str, taken: Callable[[str], bool]) -> str | None:
+    """`wanted`, or the first of wanted-2, wanted-3 … that is not `taken`, cut to the length of a safe name; None where ten thousand are."""
+    endings = ("", *(f"-{number}" for number in range(2, 10_000)))
+    names = (wanted if not ending else wanted[: LONGEST_NAME - len(ending)].rstrip(".") + ending for ending in endings)
+    return next((name for name in names if not taken(name)), None)
+
+
+def stands(path: Path) -> bool:
+    """Whether something stands at `path`, a link that leads nowhere included."""
+    return path.exists() or path.is_symlink()
+
+
+def into_bin(path: Path, folder: Path) -> str:
+    """Move a file or folder to `folder`/KEY/ITS NAME; returns KEY, when that was (nanoseconds since 1970). A refusal of the disk changes nothing.
+
+    Raises `OSError`, whose `filename` says what was refused.
+    """
+    key = str(time.time_ns())
+    place = folder / key
+    place.mkdir(parents=True)
+    try:
+        path.rename(place / path.name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            place.rmdir()
+        raise
+    return key
+
+
+def in_bin(folder: Path) -> list[tuple[str, Path]]:
+    """(key, path) of all that `into_bin` put there, the newest first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for place in folder.iterdir():
+            if place.name.isascii() and place.name.isdigit():
+                found += [(place.name, path) for path in place.iterdir()]
+    return sorted(found, key=lambda pair: int(pair[0]), reverse=True)
 
 
 def explain_os_error(exc: OSError, path: Path) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.errors import SettingsError, WorkbenchError
-from workbench.files import explain_os_error, safe_name, write_atomic
+from workbench.files import explain_os_error, free_name, in_bin, into_bin, safe_name, stands, write_atomic
 from workbench.presets import BUILT_IN, MAX_NOTE, MAX_TITLE, Preset, dump_preset, read_preset
 from workbench.settings import GROUPS, RunSettings
 
@@ -98,25 +97,14 @@ class PresetStore:
         path = self.path(name)
         if not path.is_file():
             raise SettingsError(f"There is no preset named {name}.")
-        gone = Deleted(str(time.time_ns()), path.stem)
-        place = self.folder / BIN / gone.key
         try:
-            place.mkdir(parents=True)
-            path.rename(place / path.name)
+            return Deleted(into_bin(path, self.folder / BIN), path.stem)
         except OSError as exc:
-            with contextlib.suppress(OSError):
-                place.rmdir()
             raise WorkbenchError(explain_os_error(exc, path)) from exc
-        return gone
 
     def deleted(self) -> list[Deleted]:
         """What the bin holds, the newest first."""
-        found = []
-        with contextlib.suppress(OSError):
-            for place in (self.folder / BIN).iterdir():
-                if place.name.isascii() and place.name.isdigit():
-                    found += [Deleted(place.name, file.stem) for file in place.glob("*.yaml")]
-        return sorted(found, key=lambda gone: int(gone.key), reverse=True)
+        return [Deleted(key, file.stem) for key, file in in_bin(self.folder / BIN) if file.suffix == ".yaml"]
 
     def restore(self, key: str) -> str:
         """Bring a preset back from the bin; returns its name, a numbered one where its own was taken meanwhile. Raises `SettingsError`."""
@@ -134,15 +122,13 @@ class PresetStore:
 
     def _free(self, name: str) -> Path:
         """The path of `name`, or of the first of name-2, name-3 … that no preset has, cut to the length that a name may have."""
-        endings = ("", *(f"-{n}" for n in range(2, 10_000)))
-        paths = (self.path(name[: 64 - len(ending)].rstrip(".") + ending) for ending in endings)
-        found = next((path for path in paths if not self._taken(path)), None)
+        found = free_name(name, lambda one: self._taken(self.path(one)))
         if found is None:
             raise SettingsError(f"There are too many presets named {name}: rename the file.")
-        return found
+        return self.path(found)
 
     def _taken(self, path: Path) -> bool:
-        return path.exists() or path.is_symlink() or any(path.stem == p.key for p in BUILT_IN)
+        return stands(path) or any(path.stem == p.key for p in BUILT_IN)
 
 
 def _apart(preset: Preset, repeated: bool) -> str:

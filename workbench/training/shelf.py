@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import RunError
-from workbench.files import explain_os_error, safe_name, write_atomic
+from workbench.files import explain_os_error, in_bin, into_bin, safe_name, stands, write_atomic
+from workbench.files import free_name as first_free
 from workbench.training.card import model_card
 from workbench.training.runs import RunStore
 
@@ -66,7 +66,7 @@ def rename(store: RunStore, name: str, new: str, held: Collection[str] = ()) -> 
         return name
     _refuse_held(store, name, held)
     old, target = store.path(name), store.path(new)
-    if _taken(target):
+    if stands(target):
         raise RunError(f"There is already a run named {new}: choose another name.")
     _move(old, target)
     try:
@@ -85,29 +85,15 @@ def delete(store: RunStore, name: str, held: Collection[str] = ()) -> Deleted:
     """Put a run into the bin. Raises `RunError` for a live, held or unknown run."""
     _refuse_held(store, name, held, broken=True)
     folder = store.path(name)
-    gone = Deleted(str(time.time_ns()), folder.name)
-    place = store.folder / BIN / gone.key
     try:
-        place.mkdir(parents=True)
+        return Deleted(into_bin(folder, store.folder / BIN), folder.name)
     except OSError as exc:
-        raise RunError(explain_os_error(exc, place)) from exc
-    try:
-        _move(folder, place / folder.name)
-    except RunError:
-        with contextlib.suppress(OSError):
-            place.rmdir()
-        raise
-    return gone
+        raise RunError(explain_os_error(exc, Path(exc.filename or folder))) from exc
 
 
 def deleted(store: RunStore) -> list[Deleted]:
     """What the bin holds, the newest first."""
-    found = []
-    with contextlib.suppress(OSError):
-        for place in (store.folder / BIN).iterdir():
-            if place.name.isascii() and place.name.isdigit():
-                found += [Deleted(place.name, run.name) for run in place.iterdir() if run.is_dir()]
-    return sorted(found, key=lambda gone: int(gone.key), reverse=True)
+    return [Deleted(key, run.name) for key, run in in_bin(store.folder / BIN) if run.is_dir()]
 
 
 def restore(store: RunStore, key: str) -> str:
@@ -137,14 +123,10 @@ def restore(store: RunStore, key: str) -> str:
 
 def free_name(store: RunStore, wanted: str) -> str:
     """`wanted`, or the first of wanted-2, wanted-3 … that no run has, cut to the length that a name may have."""
-    if not _taken(store.path(wanted)):
-        return wanted
-    for number in range(2, 10_000):
-        ending = f"-{number}"
-        name = wanted[: 64 - len(ending)].rstrip(".") + ending
-        if not _taken(store.path(name)):
-            return name
-    raise RunError(f"There are too many runs named {wanted}: choose another name.")
+    found = first_free(wanted, lambda name: stands(store.path(name)))
+    if found is None:
+        raise RunError(f"There are too many runs named {wanted}: choose another name.")
+    return found
 
 
 def _known(store: RunStore, name: str) -> None:
@@ -164,10 +146,6 @@ def _refuse_held(store: RunStore, name: str, held: Collection[str], *, broken: b
         return  # a broken run is in nobody's hands
     if live:
         raise RunError(f"The run {name} is still going on: stop it or wait for its end.")
-
-
-def _taken(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
 
 
 def _move(source: Path, target: Path) -> None:
