@@ -36,9 +36,13 @@ class Dialect(ABC):
         """The text of the calls of one turn."""
         return self.separator.join(map(self.render, calls))
 
-    @abstractmethod
     def render_tools(self, tools: Sequence[ToolSpec]) -> str:
         """The system text that tells the model its tools; empty without any. Raises `DialectError` as `render` does."""
+        return self._tools_text(tools) if tools else ""
+
+    @abstractmethod
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
+        """`render_tools` of at least one tool."""
 
     @abstractmethod
     def render_result(self, call: ToolCall, result: str) -> str:

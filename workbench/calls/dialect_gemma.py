@@ -283,9 +283,7 @@ class FunctionGemmaDialect(_Gemma):
     control = ("<start_function_call>", "<end_function_call>", *declaration, *response, "<escape>")
     grammar = GemmaGrammar("<start_function_call>", "<end_function_call>", "<escape>")
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         return f"You are a model that can do function calling with the following functions{''.join(map(self._declared, tools))}"
 
 
@@ -304,5 +302,5 @@ class Gemma4Dialect(_Gemma):
     control = ("<|tool_call>", "<tool_call|>", *declaration, *response, '<|"|>')
     grammar = GemmaGrammar("<|tool_call>", "<tool_call|>", '<|"|>')
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         return "".join(map(self._declared, tools))

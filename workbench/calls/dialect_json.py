@@ -66,9 +66,7 @@ class JsonDialect(Dialect):
     def render(self, call: ToolCall) -> str:
         return self._json({"function": call.name, "arguments": self._checked(call)})
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         told = "\n".join(self._json(function_of(tool)) for tool in tools)
         return (
             "You can call these functions, described as JSON, one a line:\n"
@@ -101,9 +99,7 @@ class LlamaDialect(Dialect):
     def render(self, call: ToolCall) -> str:
         return self._json({"name": call.name, "parameters": self._checked(call)})
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         told = "".join(self._json(openai_of(tool), indent=4) + "\n\n" for tool in tools)
         return (
             "You have access to the following functions. To call a function, please respond with JSON for a function call."

@@ -71,9 +71,7 @@ class HermesDialect(Dialect):
     def render(self, call: ToolCall) -> str:
         return f"<tool_call>\n{self._json({'name': call.name, 'arguments': self._checked(call)})}\n</tool_call>"
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         told = "".join(f"\n{self._json(openai_of(tool))}" for tool in tools)
         return (
             "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -179,8 +177,8 @@ class MistralDialect(Dialect):
         listed = [{"name": c.name, "arguments": self._checked(c)} | ({"id": c.id} if _is_id(c.id) else {}) for c in calls]
         return f"{_CALLS}{self._json(listed)}"
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        return f"[AVAILABLE_TOOLS]{self._json([openai_of(tool) for tool in tools])}[/AVAILABLE_TOOLS]" if tools else ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
+        return f"[AVAILABLE_TOOLS]{self._json([openai_of(tool) for tool in tools])}[/AVAILABLE_TOOLS]"
 
     def render_result(self, call: ToolCall, result: str) -> str:
         self._checked_name(call.name)

@@ -283,9 +283,7 @@ class GemmaPythonDialect(Dialect):
             return "[" + ", ".join(map(self._written, value)) + "]"
         return str(value) if value is None or isinstance(value, bool) else self._json(value)
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         told = self._json([function_of(tool) for tool in tools], indent=2)
         return (
             "You have access to functions. If you decide to invoke any of the function(s),\nyou MUST put it in the format of\n"

@@ -109,9 +109,7 @@ class TagDialect(Dialect):
         arguments = self._json(self._checked(call))
         return f'<tool_call name="{call.name}" arguments="{html.escape(arguments, quote=False).replace(chr(34), "&quot;")}"/>'
 
-    def render_tools(self, tools: Sequence[ToolSpec]) -> str:
-        if not tools:
-            return ""
+    def _tools_text(self, tools: Sequence[ToolSpec]) -> str:
         told = "\n".join(self._json(function_of(tool)) for tool in tools)
         return (
             "You can call these tools, described as JSON, one a line:\n"
