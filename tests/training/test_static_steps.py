@@ -15,7 +15,7 @@ import torch
 from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, load_base, put_new_adapter
 from workbench.settings import Lora, Quantization, Training
-from workbench.training import stepper
+from workbench.training import captured, stepper
 from workbench.training.captured import CaptureError, GraphedSteps, Graphs
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.fused_loss import head_loss
@@ -273,7 +273,7 @@ def test_a_lost_card_is_known_to_the_engine_as_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: fails())
     monkeypatch.setattr(graphs, "stream", SimpleNamespace(wait_stream=lambda other: None))
     for lost, cause in ((True, "device"), (False, "")):
-        monkeypatch.setattr(graphs, "lost", lambda lost=lost: lost)
+        monkeypatch.setattr(captured, "lost_to", lambda device, lost=lost: RuntimeError("no answer") if lost else None)
         with pytest.raises(CaptureError, match="operation would make the legacy stream depend on a capturing blocking stream") as caught:
             graphs.capture(lambda: None, 1)
         assert caught.value.poisoned is lost

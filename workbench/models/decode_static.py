@@ -19,7 +19,7 @@ from workbench.models.decode_choice import Chooser
 from workbench.models.decode_lanes import Lane, Progress
 from workbench.models.decode_stack import Stack, UnsupportedError, read_stack
 from workbench.models.decode_step import Cache, prefill, step
-from workbench.models.faults import accelerator_fault
+from workbench.models.faults import accelerator_fault, lost_to
 from workbench.models.loading import Base
 from workbench.settings import Sampling
 
@@ -296,10 +296,8 @@ def check_device(base: Base, fault: DecodingFault) -> None:
     """Raise the fault's cause if the device answers no more: nothing that follows could work, and whoever asked must be told."""
     if base.device.type != "cuda" or accelerator_fault(fault.cause) == "memory":
         return
-    try:
-        torch.zeros(1, device=base.device).add_(1).item()
-    except RuntimeError as exc:
-        raise exc from fault.cause
+    if (lost := lost_to(base.device)) is not None:
+        raise lost from fault.cause
 
 
 def room_for(base: Base, columns: int, *, most: int, share: float = 0.5) -> int:

@@ -52,8 +52,9 @@ class Kept:
 EAGER = Kept(adapter_input=4.0, norm=8.0, gate=3.0)  # the adapter computes in fp32, a norm in four steps
 CAPTURED = Kept(adapter_input=2.0, norm=8.0, gate=3.0)  # in a CUDA graph the adapter computes in bf16
 FUSED = Kept(adapter_input=2.0, norm=2.0, gate=2.0)  # and Liger's norms and gated MLPs keep what they read
-GRAIN = 64  # tokens to which a captured step is filled up
-CHUNK = 128  # labels whose logits a captured step holds at once
+# What a captured step takes (training/static_batch, training/fused_loss), here because the promise and the step must agree.
+GRAIN = 64  # tokens: it is filled up to a multiple of these
+CHUNK = 128  # labels whose logits it holds at once: 128 × 262k in fp32 are 128 MiB
 
 
 def is_captured(settings: RunSettings, has_gpu: bool) -> bool:

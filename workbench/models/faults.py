@@ -28,6 +28,15 @@ def accelerator_fault(exc: BaseException) -> AcceleratorFault:
     return "device" if isinstance(exc, torch.AcceleratorError) or _DEVICE.search(str(exc)) else ""
 
 
+def lost_to(device: torch.device) -> RuntimeError | None:
+    """The error with which the card no longer answers in this process, or None if it does: a tiny computation tells."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as exc:
+        return exc
+    return None
+
+
 def lets_go(exc: BaseException) -> None:
     """Clear the frames that an exception and what led to it passed through: they still hold the tensors of the step."""
     seen: set[int] = set()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from workbench.models.faults import lost_to
 from workbench.training.pack import Pack
 from workbench.training.static_batch import Buffers, Size, StaticForward
 
@@ -58,17 +59,9 @@ class Graphs:
             raise
         except Exception as exc:
             first = (str(exc).splitlines() or [""])[0][:200]
-            if self.lost():  # worded so that the engine knows the card's process for lost (models/faults)
+            if lost_to(self.device):  # worded so that the engine knows the card's process for lost (models/faults)
                 raise CaptureError(f"CUDA error while CUDA graphs were made: {first}. Switch CUDA graphs off if it happens again", poisoned=True) from exc
             raise CaptureError(f"{type(exc).__name__}: {first}", poisoned=False) from exc
-
-    def lost(self) -> bool:
-        """Whether the card no longer answers in this process."""
-        try:
-            torch.cuda.synchronize(self.device)
-            return float(torch.ones(8, device=self.device).sum()) != 8.0
-        except RuntimeError:
-            return True
 
 
 class Update:

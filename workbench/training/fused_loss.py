@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-CHUNK = 128  # labels whose logits live at once: 128 × 262k in fp32 are 128 MiB
+from workbench.models.estimate import CHUNK
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from workbench.models.estimate import GRAIN
 from workbench.models.faults import accelerator_fault
 from workbench.training.fast_pass import FastPass
 from workbench.training.fused_loss import head_loss
 from workbench.training.pack import Pack
 
-TOKEN_GRAIN, LABEL_GRAIN = 64, 32  # sizes are rounded up to these: aligned masks, and fewer kinds of steps
+LABEL_GRAIN = 32  # labels are rounded up to this, tokens to GRAIN: aligned masks, and fewer kinds of steps
 CAPTURE_COSTS = 10.0  # optimizer steps' worth of time that one more graph takes to capture
 
 
@@ -40,7 +41,7 @@ class Size:
 
 def size_of(tokens: int, labels: int) -> Size:
     """The smallest size on the grain that holds so many."""
-    return Size(-(-tokens // TOKEN_GRAIN) * TOKEN_GRAIN, -(-max(1, labels) // LABEL_GRAIN) * LABEL_GRAIN)
+    return Size(-(-tokens // GRAIN) * GRAIN, -(-max(1, labels) // LABEL_GRAIN) * LABEL_GRAIN)
 
 
 def choose_sizes(packs: Iterable[tuple[int, int]]) -> list[Size]:
