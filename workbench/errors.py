@@ -5,6 +5,11 @@ line print it as it is. Anything else that is raised is a fault of ours.
 """
 
 
+def sentence_case(text: str) -> str:
+    """The text beginning as a sentence does; the rest of it stays."""
+    return text[:1].upper() + text[1:]
+
+
 class WorkbenchError(Exception):
     """Base of all errors that are shown to a person."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from workbench.errors import SettingsError
+from workbench.errors import SettingsError, sentence_case
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_MODULES = 64
@@ -272,8 +272,7 @@ def _why(cls: type[_Group], name: str, error: Any) -> str:
     if got is None or isinstance(got, str) and not got.strip():
         return f"This is empty. {wanted}"
     if error["type"] == "value_error":  # said by the settings themselves
-        text = str(error["ctx"]["error"])
-        return text[0].upper() + text[1:] + "."
+        return sentence_case(str(error["ctx"]["error"])) + "."
     return f"{repr(got)[:60]} can't be used. {wanted}"
 
 

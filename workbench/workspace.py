@@ -19,7 +19,7 @@ from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
 from workbench.engine.sweeping import Sweeps
-from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError
+from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError, sentence_case
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
@@ -338,7 +338,7 @@ class Workspace:
         info = self.runs.info(name)
         held = self.engine.training()
         if held is not None:
-            raise BusyError(f"{held.label[0].upper()}{held.label[1:]} is still going on: stop it or wait for its end, then resume {name}.")
+            raise BusyError(f"{sentence_case(held.label)} is still going on: stop it or wait for its end, then resume {name}.")
         folder = None
         with contextlib.suppress(ModelError):  # the engine fetches it, or says why it can't
             folder = self.catalog.find(info.model)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.changes import Change, Entry, RowSet, check_place, line_of
-from workbench.errors import DataError
+from workbench.errors import DataError, sentence_case
 from workbench.schema import Example
 
 LIKE = 45.0  # rapidfuzz ratio (0 to 100) from which two rows in one place count as one row that was changed
@@ -274,7 +274,7 @@ def _say(seen: Sequence[Entry], now: Sequence[Entry], conflicts: Sequence[Confli
         parts.append(f"{_rows(put)} you changed too: {both[prefer]}")
     if gone:
         parts.append(f"{_rows(gone)} you deleted, and elsewhere changed: {kept}")
-    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)
+    return " ".join(f"{sentence_case(part)}." for part in parts)
 
 
 def _told(places: Iterable[int], verb: str) -> str:

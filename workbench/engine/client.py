@@ -22,7 +22,7 @@ from workbench.engine.messages import Beat, Do, Done, Failed, FromEngine, Holds,
 from workbench.engine.process import MOST_NOISE, WorkerProcess
 from workbench.engine.ticket import Ticket
 from workbench.engine.watch import Limits, Watch
-from workbench.errors import BusyError, EngineError, WorkbenchError
+from workbench.errors import BusyError, EngineError, WorkbenchError, sentence_case
 from workbench.training.events import Cause, Notice
 from workbench.training.resuming import reopen
 from workbench.training.runs import RunStore
@@ -119,7 +119,7 @@ class Engine:
                 self._waiting.remove(ticket)
             process = self._process if ticket is self._current else None
         if waiting:
-            reason = f"{_begin(ticket.label)} was taken back before it began."
+            reason = f"{sentence_case(ticket.label)} was taken back before it began."
             if isinstance(ticket.job, TrainJob) and not ticket.job.resume:
                 with contextlib.suppress(WorkbenchError, OSError):
                     self._runs.mark_stopped(ticket.job.run, reason)
@@ -260,7 +260,7 @@ class Engine:
 
     def _why_end(self, ticket: Ticket, process: WorkerProcess, watch: Watch) -> tuple[str, Cause] | None:
         """Why the worker must be ended now, and the cause; None while it may go on."""
-        what = _begin(ticket.label)
+        what = sentence_case(ticket.label)
         if ticket.end_asked:
             return f"{what} was ended by hand before it had stopped by itself.", "killed"
         if process.noise > MOST_NOISE:
@@ -340,7 +340,3 @@ class Engine:
             except OSError as exc:
                 raise EngineError(f"the engine process can't be started: {exc}") from exc
             return self._process, True
-
-
-def _begin(label: str) -> str:
-    return label[:1].upper() + label[1:]

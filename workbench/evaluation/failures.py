@@ -9,7 +9,7 @@ from workbench.calls.dialects import TAG, TagDialect, calls_in, verdict
 from workbench.dataset.changes import Change, RowSet
 from workbench.dataset.checks import exactly
 from workbench.dataset.store import RowStore
-from workbench.errors import DataError, InputError
+from workbench.errors import DataError, InputError, sentence_case
 from workbench.evaluation.scores import Scored
 from workbench.schema import Example, Message, ToolCall
 
@@ -58,7 +58,7 @@ def add_drafts(store: RowStore, rows: Sequence[Example]) -> tuple[RowSet, str]:
     what = f"row {len(now.entries) + 1} was added as a draft" if count == 1 else f"{count} rows were added as drafts"
     after = store.change(Change(add=tuple(new), what=what), now.version)
     skipped = f" {len(rows) - count} stood there already." if len(rows) > count else ""
-    return after, f"{what[:1].upper()}{what[1:]}: look at it on the Data tab and approve it.{skipped}"
+    return after, f"{sentence_case(what)}: look at it on the Data tab and approve it.{skipped}"
 
 
 def _said(reply: str) -> str:

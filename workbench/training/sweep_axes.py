@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.errors import SettingsError
+from workbench.errors import SettingsError, sentence_case
 from workbench.settings import GROUPS, RunSettings, all_paths, field_problem, takes
 
 # What would change nothing here, or would change what is measured on: an axis over it would show "no difference" for a wrong reason.
@@ -46,7 +46,7 @@ def axis_values(path: str, text: str, settings: RunSettings) -> tuple[Any, ...]:
     if path not in all_paths():
         raise SettingsError(f"There is no setting {path or '(empty)'}. The settings are: {', '.join(all_paths())}.")
     title = setting_title(path)
-    named = title[0].upper() + title[1:]
+    named = sentence_case(title)
     if path in NO_AXES:
         raise SettingsError(f"{named} can't be compared in a sweep: {NO_AXES[path]}.")
     group, _, name = path.partition(".")

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.errors import SettingsError
+from workbench.errors import SettingsError, sentence_case
 from workbench.settings import GROUPS, RunSettings, Sampling, choices, field_problem, make_sampling, make_settings, range_of
 from workbench.ui.highlight import escape
 
@@ -28,7 +28,7 @@ def field_label(cls: Any, name: str) -> str:
 def field_help(cls: Any, name: str) -> str:
     """A number's range, one line of help, and the consequence."""
     field, limits = cls.model_fields[name], range_of(cls, name)
-    return " ".join(filter(None, (limits and f"{limits[0].upper()}{limits[1:]}.", field.description, (field.json_schema_extra or {}).get("effect", ""))))
+    return " ".join(filter(None, (limits and f"{sentence_case(limits)}.", field.description, (field.json_schema_extra or {}).get("effect", ""))))
 
 
 def shown_value(value: Any) -> Any:

@@ -11,7 +11,7 @@ import gradio as gr
 from workbench.dataset.changes import Change
 from workbench.dataset.history import match
 from workbench.dataset.store import RowSet
-from workbench.errors import ConflictError, WorkbenchError
+from workbench.errors import ConflictError, WorkbenchError, sentence_case
 from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
@@ -29,7 +29,7 @@ def waiting(text: str) -> str:
 def refusal(reason: object, kind: str = "bad") -> str:
     """Why something was not done, as a message: it begins with a capital and ends with a full stop."""
     text = str(reason).strip()
-    return note(f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?', '…')) else '.'}", kind)
+    return note(f"{sentence_case(text)}{'' if text.endswith(('.', '!', '?', '…')) else '.'}", kind)
 
 
 class Only:
@@ -142,5 +142,5 @@ class Bench:
             return None, [refusal(exc), *[gr.skip()] * 3]
         if rows.version == version:
             return rows, [note(words.NOTHING_CHANGED), *[gr.skip()] * 3]
-        what = change.what[:1].upper() + change.what[1:]
+        what = sentence_case(change.what)
         return rows, [note(f"{words.SAVED} {what}." if what else words.SAVED, "ok"), rows.version, count + 1, None]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
-from workbench.errors import RunError, WorkbenchError
+from workbench.errors import RunError, WorkbenchError, sentence_case
 from workbench.training.runs import RunView
 from workbench.training.shelf import free_name
 from workbench.ui import words as common
@@ -23,7 +23,6 @@ from workbench.ui.train.live_plot import pushed
 from workbench.ui.train.run_charts import SMOOTHING, run_chart
 from workbench.ui.train.showing import epoch_choices, facts_html, freeing_html, log_html, progress_html, says_html, smaller_of
 from workbench.ui.words import train as words
-from workbench.ui.words.engine import sentence_case
 from workbench.workspace import Workspace
 
 

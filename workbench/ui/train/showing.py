@@ -8,6 +8,7 @@ import time
 from workbench.calls.dialects import TAG, calls_in
 from workbench.engine.client import Ticket
 from workbench.engine.messages import UnloadJob
+from workbench.errors import sentence_case
 from workbench.settings import RunSettings
 from workbench.training import events
 from workbench.training.calibration import estimate_against_measured
@@ -19,7 +20,6 @@ from workbench.ui.header import freeing_words, waiting_words
 from workbench.ui.highlight import bar, chip, empty, escape, facts, note, reply_html, verdict_chip, verdict_of
 from workbench.ui.train.run_charts import best_step
 from workbench.ui.words import train as words
-from workbench.ui.words.engine import sentence_case
 from workbench.workspace import Workspace
 
 STATE_KIND = {"waiting": "warn", "running": "warn", "finished": "ok", "stopped": "text", "failed": "bad", "interrupted": "bad"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from workbench.dataset.formats import rows_hash
 from workbench.engine.sweeping import Sweeps
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, sentence_case
 from workbench.training.sweep import hours
 from workbench.training.sweep_answer import plain, verdicts
 from workbench.training.sweep_report import METRICS, TABLE, Metric, Row, best, compare, table
@@ -39,7 +39,7 @@ def progress_html(sweeps: Sweeps, view: SweepView) -> str:
     said = "" if here or not running else note(words.ELSEWHERE)
     if before:
         text = words.HOLDS_MANY if len(before) > 1 else words.HOLDS
-        said = note(_upper(text.format(label=before[0], count=len(before) - 1)), "warn")
+        said = note(sentence_case(text.format(label=before[0], count=len(before) - 1)), "warn")
     return f'<div class="wb-runline">{line}</div>' + bar((done + share) / total if total else 0.0, "run") + said + _outcome(view)
 
 
@@ -64,11 +64,7 @@ def _outcome(view: SweepView) -> str:
 
 
 def _sentence(text: str) -> str:
-    return _upper(text) + ("" if text.endswith(".") else ".")
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return sentence_case(text) + ("" if text.endswith(".") else ".")
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,6 @@ CHANGED = "What held the engine has ended meanwhile: nothing was stopped."
 WAITING = "waiting for the engine…"
 
 
-def sentence_case(text: str) -> str:
-    """The text beginning as a sentence does."""
-    return text[:1].upper() + text[1:]
-
-
 def in_queue(place: int) -> str:
     """Where a request stands that others are before; `place` counts from 1."""
     return "next in the queue" if place == 1 else f"number {place} in the queue"
