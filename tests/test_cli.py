@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object as the last line, one line on standard error for bad input."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -241,3 +242,12 @@ def test_the_program_itself_complains_in_one_line(root):
         "rows.jsonl: 1 line(s) can't be used, the first: line 2, line: not valid JSON: Expecting value at column 1\n"
     )
     assert json.loads(done.stdout.splitlines()[-1])["rows"] == 1
+
+
+def test_a_reader_that_closes_the_output_gets_no_traceback(tmp_path):
+    code = "import sys; from workbench.__main__ import main; sys.exit(main(['--root', sys.argv[1], 'presets']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -35,6 +35,18 @@ def test_all_runs_are_listed_with_what_they_came_to(root, capsys):
     assert "finished" in one and "1.2500" in one and "(gone)" in one and one.endswith("3.0")
 
 
+def test_the_weights_are_told_as_they_were_held(root, capsys):
+    store = RunStore(root / "adapters")
+    store.create("three", model="demo", model_name="gemma-3-270m", rows=[], data_name="examples.json", settings=RunSettings())
+    store.append("three", events.Started(
+        total_steps=4, epochs=1, train_rows=4, validation_rows=0, trainable_parameters=1, total_parameters=2, device="CPU, 2 threads",
+    ))
+    assert run(root, "--name", "three") == 0
+    head, line = (text.split("  ") for text in capsys.readouterr().out.splitlines())
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in (head, line)]
+    assert cells[1][cells[0].index("weights")] == "none", "and not as the settings asked, which was auto"
+
+
 def test_the_json_line_is_json_to_everybody(root, capsys):
     assert run(root, "--json", "--name", "two") == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=lambda name: pytest.fail(name))

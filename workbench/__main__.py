@@ -134,7 +134,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return _reader_gone()
     return _finish(result, options.json)
+
+
+def _reader_gone() -> int:
+    """Whoever read the output has closed it (`| head`): nothing is left to say, nor to flush at the process's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _finish(result: dict[str, Any], as_json: bool) -> int:

@@ -58,7 +58,7 @@ def _line(row: RunRow) -> tuple[str, ...]:
 
     s, mark = row.settings, {"changed": " (changed since)", "gone": " (gone)"}.get(row.data, "")
     return (
-        row.name, row.state, f"{row.data_rows} from {row.data_name}{mark}", s.quantization.mode, str(s.lora.rank), f"{s.training.learning_rate:g}",
+        row.name, row.state, f"{row.data_rows} from {row.data_name}{mark}", row.weights, str(s.lora.rank), f"{s.training.learning_rate:g}",
         "–" if row.best_loss is None else f"{row.best_loss:.4f}", share("call_recall"), share("over_call_rate"),
         "–" if row.seconds is None else f"{row.seconds:.0f}", "–" if row.peak_gib is None else f"{row.peak_gib:.1f}",
     )  # fmt: skip
