@@ -251,3 +251,4 @@ def test_a_killed_app_takes_its_worker_along_and_the_run_keeps_its_adapter(works
     view = workspace.runs.view("orphan")
     assert (view.state, view.has_adapter) == ("stopped", True)
     assert view.ended is not None and view.ended.adapter_difference is not None and view.ended.adapter_difference > 0
+    assert view.ended.reason == f"stopped after {view.ended.step} optimizer steps, since the workbench was closed or killed"

@@ -156,6 +156,14 @@ def test_a_stop_while_the_model_is_loaded_ends_the_run_as_stopped(host: Host, wo
     assert host.do(TrainJob(run="one", resume=True), Report())["state"] == "finished"
 
 
+def test_a_loading_that_the_workbench_s_end_stopped_is_nobody_s_request(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
+    with pytest.raises(WorkbenchError):
+        host.do(create("one", sample_every=0), Report(stop=lambda: True, left=lambda: True))
+    ended = workspace.runs.view("one").ended
+    assert ended is not None and ended.state == "stopped"
+    assert ended.reason == "stopped while the model was being loaded, since the workbench was closed or killed; what was downloaded so far is kept"
+
+
 def test_other_quantization_loads_the_base_anew(host: Host) -> None:
     seen: list[Holds] = []
     host.do(LoadJob(model="demo"), Report(holds=seen.append))

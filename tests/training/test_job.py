@@ -122,10 +122,17 @@ def test_a_run_stopped_in_the_middle_keeps_a_working_adapter(base: Base, runs: R
     ended = job.run_training(base, runs, "r1", stop=after(1))
     view = runs.view("r1")
     assert kinds(view) == [("started", 0), ("step", 1), ("saved", 1), ("notice", 0), ("ended", 1)]
-    assert (view.state, ended.reason) == ("stopped", "stopped on request after 1 optimizer steps")
+    assert (view.state, ended.reason) == ("stopped", "stopped on request after 1 optimizer step")
     assert {p.name for p in runs.path("r1").iterdir()} == FILES - {"best"} | {"checkpoint"}
     take_off_adapter(base)
     assert put_saved_adapter(base, runs.path("r1"), "r1") == pytest.approx(ended.adapter_difference, rel=1e-6)
+
+
+def test_a_run_whose_workbench_went_away_says_so_and_names_nobody_s_request(base: Base, runs: RunStore) -> None:
+    create(runs)
+    ended = job.run_training(base, runs, "r1", stop=after(2), left=lambda: True)
+    assert (ended.state, ended.reason) == ("stopped", "stopped after 2 optimizer steps, since the workbench was closed or killed")
+    assert runs.view("r1").ended == ended
 
 
 def test_a_run_stopped_before_its_first_step_keeps_no_adapter(base: Base, runs: RunStore) -> None:

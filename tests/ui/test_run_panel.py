@@ -217,6 +217,8 @@ def test_the_story_tells_every_event_but_the_steps(space):
         events.Saved(step=4, best=True), events.Resumed(step=4), events.Ended(state="finished", step=40),
     )  # fmt: skip
     assert showing.told_of(events.Ended(state="stopped", reason="stopped on request after 12 optimizer steps", step=12)) == "stopped on request after 12 optimizer steps"
+    left = "stopped after 12 optimizer steps, since the workbench was closed or killed"
+    assert showing.told_of(events.Ended(state="stopped", reason=left, step=12)) == left
     lines = showing.log_html(view).split("\n")
     assert [line.split(" ", 1)[1].removesuffix("</div>") for line in lines[1:]] == [
         "resumed after step 4", "adapter saved after step 4, the best so far", f"epoch 1: {words.SAYS_RIGHT.format(right=5, asked=7)}",

@@ -27,7 +27,7 @@ from workbench.settings import Quantization
 from workbench.training import events
 from workbench.training.batching import alike
 from workbench.training.fold import run_fold
-from workbench.training.job import run_training
+from workbench.training.job import run_training, stopped_words
 from workbench.training.resuming import alone_in_training, take
 from workbench.training.runs import RunInfo, RunStore
 
@@ -63,6 +63,8 @@ class Report:
     holds: Callable[[Holds], None] = lambda holds: None
     event: Callable[[events.Event], None] = lambda event: None
     stop: Callable[[], bool] = lambda: False
+    left: Callable[[], bool] = lambda: False
+    """Whether a stop is nobody's wish: whoever handed the job in is gone."""
     sign: Callable[[Phase], None] = lambda phase: None
 
 
@@ -226,7 +228,8 @@ class Host:
             base = self.ensure_base(info.model, info.settings.quantization, report)
         except StoppedLoadingError:
             with contextlib.suppress(WorkbenchError, OSError):
-                self.runs.mark_stopped(job.run, "stopped on request while the model was being loaded; what was downloaded so far is kept")
+                when = stopped_words("while the model was being loaded", left=report.left())
+                self.runs.mark_stopped(job.run, f"{when}; what was downloaded so far is kept")
             raise
         except WorkbenchError as exc:
             with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit: the reason must be told
@@ -235,7 +238,7 @@ class Host:
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
         release()
-        ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event)
+        ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event, left=report.left)
         self.difference, self.written = ended.adapter_difference, _written(self.runs.path(job.run))
         self.tell(report)
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,

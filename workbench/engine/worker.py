@@ -80,7 +80,7 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
 
     say(Ready())
     while (do := inbox.get()) is not None:
-        if _one_job(host, do, say, lambda number=do.number: gone.is_set() or number in stopped):  # type: ignore[misc]
+        if _one_job(host, do, say, stopped, gone):
             break
     sys.stderr.flush()
     os._exit(0)  # a library's non-daemon thread must not keep the card
@@ -94,8 +94,11 @@ def _give_way() -> None:
         os.nice(19)
 
 
-def _one_job(host: Host, do: Do, say: Say, stop: Callable[[], bool]) -> bool:
-    """Do a job and say how it went; True if the process must end now, since its context on the card is lost or given back."""
+def _one_job(host: Host, do: Do, say: Say, stopped: set[int], gone: threading.Event) -> bool:
+    """Do a job and say how it went; True if the process must end now, since its context on the card is lost or given back.
+
+    It stops where its number is in `stopped`, or where the app is `gone`.
+    """
     from workbench.engine.jobs import FaultError, Report
     from workbench.errors import EngineError, WorkbenchError
 
@@ -103,12 +106,12 @@ def _one_job(host: Host, do: Do, say: Say, stop: Callable[[], bool]) -> bool:
 
     def asked() -> bool:
         signs.looked_for_a_stop()
-        return stop()
+        return gone.is_set() or do.number in stopped
 
     report = Report(
         progress=lambda text, share: say(Progress(number=do.number, text=text, share=share)),
         texts=lambda texts: say(Texts(number=do.number, texts=tuple(texts))),
-        holds=say, stop=asked, sign=signs,
+        holds=say, stop=asked, left=lambda: gone.is_set() and do.number not in stopped, sign=signs,
     )
     try:
         say(Done(number=do.number, result=host.do(do.job, report)))

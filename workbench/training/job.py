@@ -38,16 +38,18 @@ class _StoppedError(Exception):
 
 def run_training(
     base: Base, runs: RunStore, name: str, *, stop: Callable[[], bool], resume: bool = False,
-    tell: Callable[[events.Event], None] = lambda event: None,
+    tell: Callable[[events.Event], None] = lambda event: None, left: Callable[[], bool] = lambda: False,
 ) -> events.Ended:
     """Train the run `name` (already created) and keep its adapter; returns how it ended. `tell` gets every event too.
+
+    `left` is asked after a stop that nobody on a screen asked for: whether the workbench is gone.
 
     With `resume` the run goes on from its checkpoint. A run that may not be trained now is refused with `RunError` and
     left as it is; every later fault ends as an `Ended` event in the run's file before it is raised on.
     """
     with alone_in_training(runs, name):
         take(runs, name, resume=resume)
-        one = _Training(base, runs, name, stop, tell)
+        one = _Training(base, runs, name, stop, tell, left)
         try:
             return one.whole()
         except Exception as exc:
@@ -64,8 +66,10 @@ def run_training(
 class _Training:
     """What one run needs while it is trained. `emit` is the only way an event takes: file, caller, tracker."""
 
-    def __init__(self, base: Base, runs: RunStore, name: str, stop: Callable[[], bool], tell: Callable[[events.Event], None]) -> None:
-        self.base, self.runs, self.name, self.stop = base, runs, name, stop
+    def __init__(
+        self, base: Base, runs: RunStore, name: str, stop: Callable[[], bool], tell: Callable[[events.Event], None], left: Callable[[], bool],
+    ) -> None:
+        self.base, self.runs, self.name, self.stop, self.left = base, runs, name, stop, left
         self.folder = runs.path(name)
         self.begun = time.time()
         self.before = 0.0  # seconds spent by earlier attempts
@@ -139,7 +143,8 @@ class _Training:
             peak = max(peak or 0.0, memory_gib(self.base.device))
         reason = outcome.early
         if outcome.stopped:
-            reason = f"stopped on request after {outcome.steps} optimizer steps" + ("" if outcome.steps else "; there is no adapter to keep")
+            reason = stopped_words(f"after {outcome.steps} optimizer step{'' if outcome.steps == 1 else 's'}", left=self.left())
+            reason += "" if outcome.steps else "; there is no adapter to keep"
         ended = events.Ended(
             state="stopped" if outcome.stopped else "finished", reason=reason, cause="early stop" if outcome.early else "",
             step=outcome.steps, best_step=view.best_step, seconds=self.spent(), peak_memory_gib=peak, adapter_difference=difference,
@@ -186,6 +191,11 @@ class _Training:
             yield
         finally:
             tracker.close()
+
+
+def stopped_words(when: str, *, left: bool) -> str:
+    """Why a run stopped, and `when`: a person asked for it, or the workbench that trained it went away (`left`)."""
+    return f"stopped {when}, since the workbench was closed or killed" if left else f"stopped on request {when}"
 
 
 def _rows(runs: RunStore, info: RunInfo) -> tuple[Example, ...]:

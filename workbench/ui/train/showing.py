@@ -23,7 +23,6 @@ from workbench.ui.words import train as words
 from workbench.workspace import Workspace
 
 STATE_KIND = {"waiting": "warn", "running": "warn", "finished": "ok", "stopped": "text", "failed": "bad", "interrupted": "bad"}
-STOPPED_ON_REQUEST = "stopped on request"
 LOGGED = 400  # lines of a log that the page gets
 
 
@@ -235,7 +234,7 @@ def told_of(event: events.Event) -> str:
         return event.text
     if isinstance(event, events.Ended):
         cause = f" ({words.CAUSES[event.cause][0]})" if event.cause in words.CAUSES else ""
-        if event.state == "stopped" and event.reason.startswith(STOPPED_ON_REQUEST):
+        if event.state == "stopped" and event.reason.startswith("stopped "):
             return event.reason  # it says all of this itself
         return f"{event.state} after step {event.step}{cause}. {sentence_case(event.reason)}".rstrip()
     return ""
