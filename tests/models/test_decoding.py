@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.models.decode_lanes import Progress
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.loading import Base, load_base, put_new_adapter, take_off_adapter
 from workbench.settings import Lora, Quantization, Sampling
@@ -236,3 +237,29 @@ def test_greedy_is_the_likeliest_token_whatever_the_model_folder_says(
     own = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     (folder / "generation_config.json").write_text(json.dumps(own | own_settings), encoding="utf-8")
     assert sampled(load_base(folder, Quantization(mode="none")), GREEDY) == sampled(base, GREEDY)
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_reply_ends_before_a_stop_text_and_the_others_go_on(adapted: Base, capture: bool) -> None:
+    whole = [r.text for r in generate(adapted, lanes(adapted, True, True, True), GREEDY)]
+    pairs = [(k, whole[0][k : k + 2]) for k in range(4, len(whole[0]) - 4)]
+    stop = next(pair for k, pair in pairs if pair.isascii() and whole[0].find(pair) == k)
+    cut = [text[: text.find(stop)] if stop in text else text for text in whole]
+    made = generate(adapted, lanes(adapted, True, True, True), GREEDY, stops=["<never>", stop], capture=capture)
+    assert [r.text for r in made] == cut and made[0].text != whole[0] and made[0].ended == "stop token"
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_stop_text_that_is_one_token_ends_a_reply_too(adapted: Base, capture: bool) -> None:
+    whole = generate(adapted, lanes(adapted, True, True, True), GREEDY)[0].text
+    letter = next(c for k, c in enumerate(whole) if k > 4 and c.isascii() and c.isprintable() and c not in whole[:k])
+    made = generate(adapted, lanes(adapted, True, True, True), GREEDY, stops=[letter], capture=capture)[0]
+    assert (made.text, made.ended) == (whole[: whole.index(letter)], "stop token")
+
+
+def test_control_tokens_stay_in_a_reply_only_where_they_are_asked_for(base: Base) -> None:
+    heard = Progress(1, base.tokenizer, lambda texts: None, lambda: False, keep=["<unk>"])
+    names = ["<unk>", "<start_of_turn>", "a", "<end_of_turn>", "b"]
+    for name in names:
+        heard.take([base.tokenizer.backend.token_to_id(name)], [0])
+    assert [(r.text, r.ended) for r in heard.replies()] == [("<unk>a", "stop token")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,16 +51,27 @@ class _State:
     seconds: float = 0.0
     first: float = 0.0
     done: bool = False
+    cut: str | None = None  # the whole text, where a stop text ended it
 
 
 class Progress:
-    """Each lane's tokens so far: takes a step's tokens, reports the texts, and asks for a stop as often."""
+    """Each lane's tokens so far: takes a step's tokens, reports the texts, and asks for a stop as often.
 
-    def __init__(self, count: int, tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool]) -> None:
+    A reply also ends before one of the texts in `stops`, whether that is one token or several; control tokens of `keep` stay in it.
+    """
+
+    def __init__(
+        self, count: int, tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool], *,
+        keep: Collection[str] = (), stops: Collection[str] = (),
+    ) -> None:
         self.states = [_State() for _ in range(count)]
         self.tokenizer, self.on_text, self.stop = tokenizer, on_text, stop
         self.begun = time.perf_counter()
         self.stopped = False
+        self.keep = frozenset(keep)
+        numbers = {text: tokenizer.backend.token_to_id(text) for text in stops}
+        self.stop_ids = {*tokenizer.stop_ids, *(n for n in numbers.values() if n is not None)}
+        self.stop_texts = tuple(text for text, number in numbers.items() if number is None)
 
     def take(self, tokens: Sequence[int], lanes: Sequence[int]) -> None:
         """The next token of each of `lanes`; what comes after a lane's stop token is thrown away."""
@@ -71,16 +82,31 @@ class Progress:
                 continue
             state.first = state.first or now
             state.seconds = now
-            if token in self.tokenizer.stop_ids:
+            if token in self.stop_ids:
                 state.done = True
             else:
                 state.ids.append(token)
+                self._cut_at_stop(state)
         if self.on_text is not nobody:  # a text is decoded whole at every token
             self.on_text(self.texts())
 
     def texts(self) -> list[str]:
         # A reply may end inside a character of several tokens: what is not whole yet is not shown.
-        return [self.tokenizer.text(s.ids).rstrip("\ufffd") for s in self.states]
+        return [self._text(s).rstrip("\ufffd") for s in self.states]
+
+    def _text(self, state: _State) -> str:
+        return self.tokenizer.text(state.ids, keep_control=self.keep) if state.cut is None else state.cut
+
+    def _cut_at_stop(self, state: _State) -> None:
+        """End the reply where a stop text of several tokens has come to its end."""
+        if not self.stop_texts:
+            return
+        tail = self.tokenizer.text(state.ids[-max(map(len, self.stop_texts)) :], keep_control=self.keep)  # no token is shorter than a character's byte
+        if any(text in tail for text in self.stop_texts):
+            whole = self._text(state)
+            found = [place for text in self.stop_texts if (place := whole.find(text)) >= 0]
+            if found:
+                state.cut, state.done = whole[: min(found)], True
 
     def should_stop(self) -> bool:
         """Whether a stop was asked for; once seen, it stays."""
@@ -89,6 +115,6 @@ class Progress:
 
     def replies(self) -> list[Reply]:
         return [
-            Reply(self.tokenizer.text(s.ids), len(s.ids), s.seconds, s.first, "stop token" if s.done else "stopped" if self.stopped else "length")
+            Reply(self._text(s), len(s.ids), s.seconds, s.first, "stop token" if s.done else "stopped" if self.stopped else "length")
             for s in self.states
         ]

@@ -7,7 +7,7 @@ loop fails at, by transformers' `generate` with peft's mixed batches.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -40,19 +40,21 @@ def _log_once(text: str) -> None:
 def generate(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
     on_text: OnText = nobody, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = _log_once, capture: bool = True,
+    keep: Collection[str] = (), stops: Collection[str] = (),
 ) -> list[Reply]:
     """One reply per lane, all lanes in one batch (prompts padded on the left).
 
     `on_text` gets every lane's text so far after each token; `stop` is asked as often. `say` hears in one sentence why decoding
     goes the slower way of transformers' `generate`, where it does; with `capture` false it goes that way unasked.
+    Control tokens of `keep` stay in the texts, and a reply also ends before a text of `stops`: what a dialect of calls needs.
     """
     if not lanes:
         return []
     if _must_part(base, lanes):
-        return _in_turn(base, lanes, sampling, on_text, stop, say, capture)
+        return _in_turn(base, lanes, sampling, on_text, stop, say, capture, keep, stops)
     base.model.eval()
     if capture:
-        progress = Progress(len(lanes), base.tokenizer, on_text, stop)
+        progress = Progress(len(lanes), base.tokenizer, on_text, stop, keep=keep, stops=stops)
         try:
             decode_static.run(base, lanes, sampling, progress, say)
         except UnsupportedError as exc:
@@ -61,7 +63,7 @@ def generate(
             _go_on_after(base, lanes, progress, fault, say)
         else:
             return progress.replies()
-    return _by_transformers(base, lanes, sampling, on_text, stop)
+    return _by_transformers(base, lanes, sampling, Progress(len(lanes), base.tokenizer, on_text, stop, keep=keep, stops=stops))
 
 
 def _go_on_after(base: Base, lanes: Sequence[Lane], progress: Progress, fault: decode_static.DecodingFault, say: Callable[[str], None]) -> None:
@@ -93,7 +95,8 @@ class _Lanes(BaseStreamer, StoppingCriteria):  # type: ignore[misc]
         pass
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.progress.should_stop(), device=input_ids.device, dtype=torch.bool)
+        stopped = self.progress.should_stop()
+        return torch.tensor([stopped or state.done for state in self.progress.states], device=input_ids.device)
 
 
 class _Bounds(LogitsProcessor):  # type: ignore[misc]
@@ -113,13 +116,12 @@ class _Bounds(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool]) -> list[Reply]:
+def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress) -> list[Reply]:
     """All lanes by transformers' `generate`."""
     width = max(len(lane.prompt_ids) for lane in lanes)
     pad = [[0] * (width - len(lane.prompt_ids)) for lane in lanes]
     ids_BT = torch.tensor([p + list(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
     mask_BT = torch.tensor([p + [1] * len(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)
-    progress = Progress(len(lanes), base.tokenizer, on_text, stop)
     watcher = _Lanes(progress)
     if not sampling.greedy:
         torch.manual_seed(sampling.seed)
@@ -140,7 +142,8 @@ def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
 
 
 def _in_turn(
-    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool
+    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool,
+    keep: Collection[str], stops: Collection[str],
 ) -> list[Reply]:
     """The lanes without the adapter first, then those with it."""
     texts, replies = [""] * len(lanes), dict[int, Reply]()
@@ -152,7 +155,7 @@ def _in_turn(
                 texts[i] = text
             on_text(list(texts))
 
-        part = generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop, say=say, capture=capture)
+        part = generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop, say=say, capture=capture, keep=keep, stops=stops)
         replies |= dict(zip(places, part, strict=True))
     return [replies[i] for i in range(len(lanes))]
 

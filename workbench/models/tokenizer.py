@@ -7,7 +7,7 @@ tokenizers library; a test holds the ids equal to `AutoTokenizer.apply_chat_temp
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,25 +93,38 @@ class ChatTokenizer:
         texts = rendered[0] if isinstance(rendered, tuple) else rendered
         return str(texts[0])
 
+    def writes_as_it_is(self, content: str, markers: Collection[str]) -> bool:
+        """Whether the template takes a tool's turn and writes `content` in it whole, without adding any of `markers` of its own."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": content}]
+        try:
+            text, bare = self.render(turns, answer_next=True), self.render(turns[:2], answer_next=False)
+        except Exception:  # a template may stumble over a turn that it does not foresee in any way
+            return False
+        return content in text and all(text.count(m) - bare.count(m) == content.count(m) for m in markers)
+
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text. The template has written `<bos>`, so nothing is added here."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
-    def text(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
-        """The text of `ids`, without control tokens unless `keep_control`."""
-        kept = list(ids) if keep_control else [i for i in ids if i not in self.control_ids]
+    def text(self, ids: Sequence[int], *, keep_control: bool | Collection[str] = False) -> str:
+        """The text of `ids`, without control tokens unless `keep_control`: all of them, or those named."""
+        if keep_control is True:
+            kept = list(ids)
+        else:
+            named = keep_control or ()
+            kept = [i for i in ids if i not in self.control_ids or self.control_ids[i] in named]
         return str(self.backend.decode(kept, skip_special_tokens=False))
 
-    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a conversation that waits for the assistant's answer."""
+    def prompt_ids(self, turns: Sequence[Turn], *, allowed: Collection[str] = ()) -> list[int]:
+        """Ids of a conversation that waits for the assistant's answer. `allowed` are control tokens that its dialect writes."""
         for i, turn in enumerate(turns):
-            self.refuse_control_tokens(turn["content"], f"messages[{i}].content")
+            self.refuse_control_tokens(turn["content"], f"messages[{i}].content", allowed=allowed)
         return self.ids(self.render(turns, answer_next=True))
 
-    def refuse_control_tokens(self, content: str, field: str) -> None:
-        """Raise `RowError` if `content` holds a text that the tokenizer would read as a control token."""
+    def refuse_control_tokens(self, content: str, field: str, *, allowed: Collection[str] = ()) -> None:
+        """Raise `RowError` if `content` holds a text that the tokenizer would read as a control token, other than `allowed` ones."""
         for token in self.control_tokens:
-            if token in content:
+            if token in content and token not in allowed:
                 raise RowError(f"the text holds the control token {token}; take it out", field)
 
 
