@@ -1,10 +1,12 @@
-"""Keeping gradio's page from redrawing everything at every click. Measured with benchmarks/data_screen.py."""
+"""Keeping gradio's page from redrawing everything at every click, and from losing one. Measured with benchmarks/data_screen.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio.state_holder import SessionState
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself, without the detour over the queue
 
@@ -28,8 +30,30 @@ async () => {
 
 
 def quieten(page: gr.Blocks) -> None:
-    """Tell the progress of every event that shows none to no component, and take no notes at inputs (see `QUIET_JS`)."""
+    """Tell the progress of every event that shows none to no component, take no notes at inputs (see `QUIET_JS`), and keep every component's number."""
+    keep_numbers()
     page.load(None, js=QUIET_JS)
     for event in page.fns.values():
         if event.show_progress == "hidden":
             event.show_progress_on = []
+
+
+def keep_numbers() -> None:
+    """Let a component that an event changed keep its number in its page's table.
+
+    For each value that changes a component, `gr.skip()` among them, gradio puts a copy with a number of its own in the
+    component's place, and the next event that reads the component adds the copy to the table under that number. So the
+    table grows for as long as a page is open; and where a form is drawn at that moment, the drawing, which walks the
+    table, fails ("dictionary changed size during iteration"): the row after an approved one did not come.
+    """
+    put = SessionState.__setitem__
+    if getattr(put, "keeps_numbers", False):
+        return
+
+    def kept(self: SessionState, key: int, value: Any) -> None:
+        if isinstance(value, Block):
+            value._id = key
+        put(self, key, value)
+
+    kept.keeps_numbers = True  # type: ignore[attr-defined]
+    SessionState.__setitem__ = kept  # type: ignore[method-assign]
