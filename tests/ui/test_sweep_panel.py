@@ -304,6 +304,13 @@ def test_while_it_runs_only_the_progress_is_drawn_anew(workspace, sweep):
     assert [i for i, value in enumerate(again) if value != gr.skip()] == [1]
 
 
+def test_the_end_is_told_once_and_nothing_new_is_no_end(workspace, sweep):
+    seen = {"state": "running"}
+    assert panel.has_ended(seen, {"state": "finished"}) and panel.has_ended(seen, {"state": None})
+    assert not panel.has_ended(seen, {"state": "running"}) and not panel.has_ended({"state": "finished"}, {"state": "stopped"})
+    assert not panel.has_ended(seen, gr.skip())
+
+
 def test_the_table_has_a_line_for_each_combination_and_marks_the_best(workspace, sweep):
     view = sweep(lambda values, fold: 1 + fold / 10 + (0.5 + fold / 100 if values["quantization.mode"] == "4-bit" else 0))
     drawn = draw(workspace, view, METRICS["loss"], "quantization.mode")

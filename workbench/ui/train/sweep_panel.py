@@ -75,6 +75,11 @@ def refresh(space: Workspace, wanted: str | None, metric: str, axis: str | None,
     ]  # fmt: skip
 
 
+def has_ended(seen: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the sweep that the page saw running no longer does. `now` is the last of `refresh`'s values: gradio's skip where nothing is new."""
+    return seen.get("state") == "running" and now.get("state", "running") != "running"
+
+
 # -- verbs: what was done, in a sentence -----------------------------------------------------------
 
 
@@ -162,9 +167,8 @@ def build(
     def ticked(tab: str, *values: Any) -> list[Any]:
         if tab != name:
             return [gr.skip()] * (1 + len(filled))
-        drawn, before = refresh(space, *values), values[-1].get("state")
-        over = before == "running" and isinstance(drawn[-1], dict) and drawn[-1]["state"] != before
-        return ["" if over else gr.skip(), *drawn]  # "it was started" is no news once it has ended
+        drawn = refresh(space, *values)
+        return ["" if has_ended(values[-1], drawn[-1]) else gr.skip(), *drawn]  # "it was started" is no news once it has ended
 
     timer.tick(shown(ticked), [current, *looked], [message, *filled], trigger_mode="once", **QUIET)
     opened.select(shown(lambda which, figure, compared, known: refresh(space, which, figure, compared, {})), looked, filled, **QUIET)
