@@ -14,7 +14,7 @@ from workbench.training import events, run_view
 from workbench.training.resuming import State
 from workbench.training.runs import CHECKPOINT, Owner
 from workbench.ui import words as common
-from workbench.ui.highlight import escape
+from workbench.ui.highlight import escape, note
 from workbench.ui.train import run_panel, showing
 from workbench.ui.train.run_charts import POINTS, overlay_chart, run_chart, smooth, thin
 from workbench.ui.train.run_panel import Look
@@ -181,7 +181,7 @@ def test_without_answers_the_panel_says_why(space):
 # -- state, causes, figures, story -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", list(words.CAUSES))
+@pytest.mark.parametrize("cause", [cause for cause in words.CAUSES if cause != "early stop"])
 def test_each_cause_is_told_with_what_helps(space, cause):
     view = create(space, "first", BEGUN, step(3), events.Ended(state="failed", reason="so it ended.", cause=cause, step=3))
     shown = showing.progress_html(space, view)
@@ -300,6 +300,15 @@ def resumable(space, name):
     state = State(step=1, seconds=9.0, python_random=(), device="cpu", tensors="t", size=1)
     (folder / "t").write_bytes(b"x")
     (folder / "state.json").write_text(state.model_dump_json())
+
+
+def test_an_early_end_is_told_once_with_what_is_kept(space):
+    why = "ended early after optimizer step 6: the last 2 measurements of validation loss (31.758, 34.094) were not better than 12.797 after step 2"
+    view = create(space, "early", BEGUN, step(1), events.Ended(state="finished", reason=why, cause="early stop", step=6, best_step=2))
+    assert showing.outcome_html(space, view) == (
+        f'{note("E" + why[1:] + ".", "warn")}{note("The measurements no longer got better; the best adapter is kept.")}'
+    )
+    assert view.ended is not None and showing.told_of(view.ended) == why
 
 
 def test_a_run_that_waits_says_who_holds_the_engine_its_place_and_the_ways_out(space):

@@ -14,6 +14,16 @@ def test_quiet_events_tell_their_progress_to_no_component(workspace):
     assert sinks == {()}
 
 
+BOXES = (gr.Dropdown, gr.Radio, gr.Textbox, gr.Number, gr.Checkbox, gr.CheckboxGroup)
+
+
+def test_every_box_of_data_tune_and_train_has_a_name_for_a_screen_reader(workspace):
+    """A label that is not shown is read out all the same; without one gradio calls the box "Dropdown"."""
+    boxes = [block for block in build(workspace).blocks.values() if isinstance(block, BOXES) and block.visible != "hidden"]
+    assert len(boxes) > 90
+    assert {box.elem_id for box in boxes if not box.label} <= {"prompt"}
+
+
 def test_every_panel_of_the_data_tab_is_there(workspace):
     page = build(workspace)
     ids = {block.elem_id for block in page.blocks.values() if isinstance(getattr(block, "elem_id", None), str)}

@@ -19,6 +19,11 @@ def calm(figure: go.Figure, *, height: int = 360, size: int = 13, **layout: Any)
     return figure
 
 
+def axis_title(text: str, size: int = 13) -> dict[str, Any]:
+    """An axis' title in the letters of the rest: plotly's own are a fifth larger."""
+    return {"text": text, "font": {"size": size}}
+
+
 CALL_VIOLET, TEXT_GREEN = "#7c3aed", "#5b8a7a"
 BARS = 30
 
@@ -38,6 +43,6 @@ def length_histogram(calls: Sequence[int], texts: Sequence[int], unit: str) -> g
             customdata=[f"{i * width} to {(i + 1) * width - 1}" if width > 1 else str(i) for i in range(count)],
             hovertemplate=f"%{{y}} {name}<br>of %{{customdata}} {unit}<extra></extra>",
         ))
-    figure.update_xaxes(title=f"length of a row ({unit})", rangemode="tozero", **GRID)
-    figure.update_yaxes(title="rows", rangemode="tozero", **GRID)
+    figure.update_xaxes(title=axis_title(f"length of a row ({unit})", 12), rangemode="tozero", **GRID)
+    figure.update_yaxes(title=axis_title("rows", 12), rangemode="tozero", **GRID)
     return calm(figure, height=260, size=12, barmode="stack", margin={"l": 45, "r": 10, "t": 25, "b": 40}, legend={"orientation": "h", "y": 1.15, "x": 0})

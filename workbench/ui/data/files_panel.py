@@ -265,7 +265,7 @@ def _build_import(bench: Bench) -> None:
         with gr.Row(equal_height=True):
             leave = gr.Checkbox(True, label=words.LEAVE_DUPLICATES, container=False, min_width=160, elem_id="import-leave")
             broken = gr.Checkbox(False, label=words.BRING_BROKEN, container=False, min_width=260, elem_id="import-broken")
-            mode = gr.Radio([words.ADD, words.REPLACE], value=words.ADD, show_label=False, container=False, min_width=260, elem_id="import-mode")
+            mode = gr.Radio([words.ADD, words.REPLACE], value=words.ADD, label=words.MODE, show_label=False, container=False, min_width=260, elem_id="import-mode")
         with gr.Row():
             bring = gr.Button("Bring in rows", variant="primary", min_width=160, elem_id="import-take")
             cancel = gr.Button(words.CANCEL, min_width=80, scale=0, elem_id="import-cancel")

@@ -46,10 +46,10 @@ def build(bench: Bench) -> RowsPanel:
     plain: dict[str, Any] = {"show_label": False, "container": False}
 
     def choice(options: list[Any], element: str, width: int) -> gr.Dropdown:
-        return gr.Dropdown(options, value=options[0][1], min_width=width, scale=2, elem_id=element, **plain)
+        return gr.Dropdown(options, value=options[0][1], label=words.FILTERS[element], min_width=width, scale=2, elem_id=element, **plain)
 
     with gr.Row(equal_height=True, elem_classes="wb-filters"):
-        search = gr.Textbox(placeholder=words.SEARCH, max_lines=1, scale=5, min_width=170, elem_id="search", **plain)
+        search = gr.Textbox(label=words.FILTERS["search"], placeholder=words.SEARCH, max_lines=1, scale=5, min_width=170, elem_id="search", **plain)
         kind = choice([(words.ANY_KIND, ""), *((k, k) for k in KINDS)], "filter-kind", 105)
         tool = choice([(words.ANY_TOOL, "")], "filter-tool", 120)
         status = choice([(words.ANY_STATUS, ""), *((s, s) for s in STATUSES)], "filter-status", 115)

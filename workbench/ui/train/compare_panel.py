@@ -234,10 +234,10 @@ def build(space: Workspace, names: Callable[[], list[str]]) -> Compare:
     with gr.Tabs(selected="overlay", elem_id="compare-tabs"):
         with gr.Tab(words.COMPARE["overlay"], id="overlay") as overlay_tab:
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):
-                curves = gr.CheckboxGroup(list(words.CURVES), value=list(Look().curves), scale=3, min_width=330, elem_id="overlay-curves", **plain)
-                along = gr.Radio(list(words.ALONG), value=Look().along, scale=1, min_width=165, elem_id="overlay-along", **plain)
+                curves = gr.CheckboxGroup(list(words.CURVES), value=list(Look().curves), label=words.CURVES_LABEL, scale=3, min_width=330, elem_id="overlay-curves", **plain)
+                along = gr.Radio(list(words.ALONG), value=Look().along, label=words.ALONG_LABEL, scale=1, min_width=165, elem_id="overlay-along", **plain)
                 log = gr.Checkbox(False, label=words.LOG_SCALE, container=False, scale=1, min_width=95, elem_id="overlay-log")
-                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=130, elem_id="overlay-smoothing", **plain)
+                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, label=words.SMOOTHING, scale=1, min_width=130, elem_id="overlay-smoothing", **plain)
             hint = gr.HTML(empty(words.PICK_RUNS), elem_id="overlay-hint")
             chart = live_plot.build("overlay-chart", visible=False)
         pair = []

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from workbench.training import events
 from workbench.training.runs import RunView
-from workbench.ui.charts import GRID, calm
+from workbench.ui.charts import GRID, axis_title, calm
 from workbench.ui.theme import TRAIN_BLUE, VALIDATION_AMBER
 from workbench.ui.words import train as words
 
@@ -86,7 +86,7 @@ def run_chart(view: RunView, kind: str = "loss", *, log: bool = False, smoothing
     made = {"rate": _rate, "gradient": _gradient, "speed": _speed, "memory": _memory}.get(kind, _loss)(figure, view, smoothing)
     total = view.started.total_steps if view.started else 1
     calm(figure, height=400, uirevision=f"{view.info.name}/{kind}", hovermode="closest", modebar=TOOLS, margin={"l": 60, "r": 70, "t": 30, "b": 42})
-    figure.update_xaxes(title=_title(words.AXIS_STEP), uirevision=view.info.name, range=[-0.5 if view.samples else 0.5, max(total, 1) + 0.5], **GRID)
+    figure.update_xaxes(title=axis_title(words.AXIS_STEP), uirevision=view.info.name, range=[-0.5 if view.samples else 0.5, max(total, 1) + 0.5], **GRID)
     _first_axis(figure, made, log, view.info.name)
     for event in view.standing:
         if isinstance(event, events.Resumed):
@@ -136,19 +136,15 @@ def best_step(view: RunView) -> int | None:
     return next((e.step for e in reversed(view.standing) if isinstance(e, events.Saved) and e.best), None)
 
 
-def _title(text: str) -> dict[str, Any]:
-    return {"text": text, "font": {"size": 13}}
-
-
 def _first_axis(figure: go.Figure, title: str, log: bool, about: str) -> None:
     """The axis on the left; a zoom of it stays while it is `about` the same, on the same scale."""
     scale = {"type": "log"} if log else {"rangemode": "tozero"}
-    figure.update_layout(yaxis=GRID | {"title": _title(title), "uirevision": f"{about}/{title}/{log}"} | scale)
+    figure.update_layout(yaxis=GRID | {"title": axis_title(title), "uirevision": f"{about}/{title}/{log}"} | scale)
 
 
 def _second_axis(figure: go.Figure, title: str) -> None:
     figure.update_layout(yaxis2={
-        "title": _title(title), "overlaying": "y", "side": "right", "range": [-3, 105], "ticksuffix": " %", "showgrid": False, "zeroline": False,
+        "title": axis_title(title), "overlaying": "y", "side": "right", "range": [-3, 105], "ticksuffix": " %", "showgrid": False, "zeroline": False,
         "tickvals": [0, 25, 50, 75, 100], "fixedrange": True,
     })  # fmt: skip
 
@@ -216,7 +212,7 @@ def overlay_chart(views: Sequence[RunView], curves: Sequence[str], *, along: str
     calm(figure, height=340, uirevision="overlay", hovermode="closest", modebar=TOOLS, margin={"l": 60, "r": 70, "t": 10, "b": 42}, legend={"orientation": "h", "y": -0.2, "x": 0})
     if accuracy:
         _second_axis(figure, words.AXIS_ACCURACY)
-    figure.update_xaxes(title=_title(words.AXIS_STEP if along == "step" else words.AXIS_EPOCH), uirevision=along, **GRID)
+    figure.update_xaxes(title=axis_title(words.AXIS_STEP if along == "step" else words.AXIS_EPOCH), uirevision=along, **GRID)
     _first_axis(figure, words.AXIS_LOSS, log, "overlay")
     return figure
 

@@ -232,14 +232,14 @@ def build(space: Workspace) -> RunPanel:
     with gr.Row():
         with gr.Column(scale=7, min_width=480):
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):
-                kind = gr.Radio([(title, key) for key, title in words.CHARTS.items()], value="loss", scale=5, min_width=380, elem_id="chart-kind", **plain)
+                kind = gr.Radio([(title, key) for key, title in words.CHARTS.items()], value="loss", label=words.CHART_KIND, scale=5, min_width=380, elem_id="chart-kind", **plain)
                 log_scale = gr.Checkbox(False, label=words.LOG_SCALE, container=False, scale=1, min_width=95, elem_id="chart-log")
-                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, scale=1, min_width=140, elem_id="chart-smoothing", **plain)
+                smoothing = gr.Dropdown(list(SMOOTHING), value=words.SMOOTH_OFF, label=words.SMOOTHING, scale=1, min_width=140, elem_id="chart-smoothing", **plain)
             chart = live_plot.build("loss-chart")
         with gr.Column(scale=4, min_width=320):
             with gr.Row(equal_height=True, elem_classes="wb-chartbar"):
                 gr.HTML(f'<div class="wb-cardhead">{words.SAYS_TITLE}</div>', elem_classes="wb-tight")
-                epochs = gr.Dropdown([(words.NEWEST, -1)], value=-1, min_width=130, elem_id="says-epoch", allow_custom_value=True, **plain)
+                epochs = gr.Dropdown([(words.NEWEST, -1)], value=-1, label=words.SAYS_WHEN, min_width=130, elem_id="says-epoch", allow_custom_value=True, **plain)
             says = gr.HTML(elem_id="says-now")
     with gr.Row():
         with gr.Column(scale=4, min_width=320):

@@ -147,9 +147,9 @@ def build(space: Workspace) -> RunsPanel:
     shelf = Shelf(space)
     query, drawn = gr.State(Query()), gr.State(None)
     with gr.Row(equal_height=True, elem_classes="wb-filters"):
-        search = gr.Textbox(placeholder=words.FILTER, max_lines=1, show_label=False, container=False, scale=6, min_width=200, elem_id="runs-filter")
+        search = gr.Textbox(label=words.FILTER_LABEL, placeholder=words.FILTER, max_lines=1, show_label=False, container=False, scale=6, min_width=200, elem_id="runs-filter")
         states = [(words.ANY_STATE, ""), *((title, key) for key, title in common.STATE_WORDS.items())]
-        state = gr.Dropdown(states, value="", show_label=False, container=False, scale=2, min_width=140, elem_id="runs-state")
+        state = gr.Dropdown(states, value="", label=words.STATE_LABEL, show_label=False, container=False, scale=2, min_width=140, elem_id="runs-state")
         exports = {form: gr.Button(title, size="sm", scale=1, min_width=120, elem_id=f"runs-export-{form}") for form, title in EXPORTS.items()}
         file = gr.DownloadButton(visible="hidden", elem_id="runs-export-file")
     table = gr.HTML(elem_id="runs-table", js_on_load=TABLE_JS)

@@ -93,15 +93,21 @@ def outcome_html(space: Workspace, view: RunView) -> str:
     ended = view.ended
     if ended is None:
         return ""
-    made = note(sentence_case(ended.reason), "bad" if view.state == "failed" else "warn") if ended.reason else ""
+    made = note(_sentence(ended.reason), "bad" if view.state == "failed" else "warn") if ended.reason else ""
     if ended.cause in words.CAUSES:
         title, help_text = words.CAUSES[ended.cause]
         if ended.cause == "memory" and smaller_of(space, view) is None:
             help_text = words.NO_SMALLER
-        made += note(f"{sentence_case(title)}. {help_text.format(go_on=go_on)}")
+        named = "" if ended.cause == "early stop" else f"{sentence_case(title)}. "  # its reason has said so
+        made += note(f"{named}{help_text.format(go_on=go_on)}")
     elif ended.adapter_difference is not None and not ended.reason:
         made += note(f"The adapter is active: it moves the base's logits by up to {ended.adapter_difference:.1f}.", "ok")
     return made
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return sentence_case(text) + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
 def smaller_of(space: Workspace, view: RunView) -> tuple[RunSettings, str] | None:
@@ -234,7 +240,7 @@ def told_of(event: events.Event) -> str:
         return event.text
     if isinstance(event, events.Ended):
         cause = f" ({words.CAUSES[event.cause][0]})" if event.cause in words.CAUSES else ""
-        if event.state == "stopped" and event.reason.startswith("stopped "):
+        if event.cause == "early stop" or event.state == "stopped" and event.reason.startswith("stopped "):
             return event.reason  # it says all of this itself
         return f"{event.state} after step {event.step}{cause}. {sentence_case(event.reason)}".rstrip()
     return ""

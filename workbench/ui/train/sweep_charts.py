@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from workbench.training.sweep_axes import setting_words
 from workbench.training.sweep_report import Metric, Row, table
 from workbench.training.sweep_view import SweepView
-from workbench.ui.charts import GRID, calm
+from workbench.ui.charts import GRID, axis_title, calm
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; the marks tell the values apart too.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8b7500", "#64748b")
@@ -33,7 +33,7 @@ def sweep_chart(view: SweepView, metric: Metric, axis: str | None) -> go.Figure:
         figure.add_trace(_folds(view, metric, own, places, colour))
         figure.add_trace(_means(metric, own, places, name, colour, mark))
     figure.update_xaxes(tickvals=list(range(len(groups))), ticktext=groups, range=[-0.6, len(groups) - 0.4], showgrid=False, zeroline=False)
-    figure.update_yaxes(title=metric.title + (f" ({metric.unit})" if metric.unit else ""), **GRID)
+    figure.update_yaxes(title=axis_title(metric.title + (f" ({metric.unit})" if metric.unit else "")), **GRID)
     return calm(figure, height=330, uirevision=f"{view.spec.name}/{metric.key}/{axis}", hovermode="closest")
 
 

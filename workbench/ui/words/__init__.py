@@ -45,6 +45,10 @@ LESSON_NO_MODEL = "What a row teaches needs the model's tokenizer."
 LESSON_REFUSED = "This can't be learned yet:"
 SHORTCUTS = "Keys: ↑ ↓ row · A approve · R reject · D duplicate · N new · E edit · / search · Ctrl+S save · Ctrl+Enter save and next"
 SEARCH = "Search requests, answers, notes"
+FILTERS = {  # what a screen reader calls the boxes above and below the grid
+    "search": "Search", "filter-kind": "Kind", "filter-tool": "Tool", "filter-status": "Status", "filter-problem": "Finding", "filter-split": "Side of the split",
+    "sort": "Order", "bulk-action": "What to do", "bulk-scope": "With which rows",
+}  # fmt: skip
 ANY_KIND, ANY_TOOL, ANY_STATUS, ANY_SIDE = "any kind", "any tool", "any status", "any side"
 ANY_FINDING, SOME_FINDING = "any finding", "with a finding"
 SIDE_WORDS = {"train": "training", "validation": "validation", "left out": "left out"}

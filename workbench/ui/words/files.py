@@ -11,6 +11,7 @@ NOTHING_YET = "Nothing comes in before you have seen it: drop a file, or name a 
 NO_NAME = "Name a data set first: owner/name on the hub, or a path on this machine."
 HEADERS = ["✓", "#", "Request", "Answer", "Kind", "What is wrong"]
 LEAVE_DUPLICATES, BRING_BROKEN = "Leave out duplicates", "Bring broken lines along"
+MODE = "What becomes of the rows there are"
 ADD, REPLACE = "add to the rows", "replace the rows"
 CANCEL = "Cancel"
 CANCELLED = "Nothing came in."

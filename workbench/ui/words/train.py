@@ -5,6 +5,7 @@ from __future__ import annotations
 PANELS = {"run": "Run", "runs": "Runs", "sweep": "Sweep"}
 
 # -- charts
+CHART_KIND, SMOOTHING, SAYS_WHEN, ALONG_LABEL, CURVES_LABEL = "What the chart shows", "Smoothing", "Answers from", "Along", "Curves"
 CHARTS = {"loss": "loss, calls", "rate": "rate", "gradient": "gradient", "speed": "tokens/s", "memory": "memory"}
 LOG_SCALE = "log scale"
 SMOOTH_OFF, SMOOTH_SOME, SMOOTH_MUCH = "as measured", "smoothed", "smoother"
@@ -70,6 +71,7 @@ TRACKED = "trackio show --project {project}"
 SHOW_LOG = "What happened"
 
 # -- the table of runs
+FILTER_LABEL, STATE_LABEL = "Filter runs", "State"
 FILTER, ANY_STATE = "Filter by words: name, data, note, 4-bit, or a setting and its value, as in: rank 8", "any state"
 COLUMNS = (
     ("", "pick", "Ticked runs are drawn over each other below"), ("Run", "name", ""), ("State", "state", ""), ("Rows", "data", "What it learned from"),
