@@ -115,7 +115,7 @@ def test_check_of_a_model_that_is_not_here_still_judges_the_form(run, root):
 def test_problems_are_told_in_the_order_of_their_lines(run, root, monkeypatch):
     """What the tokenizer finds and what the form lacks are one list."""
     monkeypatch.setattr(Workspace, "tokenizer", None)
-    monkeypatch.setattr("workbench.verbs.data.row_problems", lambda tokenizer, rows, longest: [RowProblem(1, "messages", "too long")])
+    monkeypatch.setattr("workbench.verbs.data.row_problems", lambda tokenizer, rows, longest, form: [RowProblem(1, "messages", "too long")])
     status, out, err = run("check", rows_file(root, "", GOOD[0], "x"), "--json")
     assert (status, err) == (2, ["rows.jsonl: 2 line(s) can't be used, the first: line 2, messages: too long"])
     assert out[1:3] == ["  line 2, messages: too long", "  line 3, line: not valid JSON: Expecting value at column 1"]

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from workbench import verbs
 from workbench.__main__ import main
+from workbench.calls.prompting import PLAIN
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "workbench" / "models" / "gemma_template.jinja"
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -138,7 +139,7 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
     prompts.write_text("\n".join((row("hello", "Hi."), row("balance", CALL), row("money", CALL))), encoding="utf-8")
     monkeypatch.setattr(verbs, "host", lambda space: (Host(), None))
     monkeypatch.setattr(verbs, "need_model", lambda space, model: None)
-    space = SimpleNamespace(runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)))
+    space = SimpleNamespace(runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN)
     found = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8))
     assert found["as_expected"] == {"base": 1, "adapted": 2, "n": 3}
     assert [r["adapted"]["verdict"] for r in found["prompts"]] == ["no tool call", "tool call", "tool call"]

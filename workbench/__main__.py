@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     check = verb("check", "say what a file of rows holds and which lines can't be used (exit 2 if there are any)")
     check.add_argument("file", type=Path)
     model(check, "whose tokenizer judges length and control tokens, if it is on this machine")
+    settings(check)
     convert = verb("convert", "write a file of rows in another form: JSON lines (tag, openai), sharegpt or parquet")
     convert.add_argument("file", type=Path, help="JSON lines, a JSON array, CSV or Parquet; chat, ShareGPT, Alpaca or request/answer rows")
     convert.add_argument("out", type=Path)

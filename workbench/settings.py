@@ -169,6 +169,14 @@ class Training(_Group):
         0, "Early stopping", "Ends the run after so many without a better one.", "measurements",
         effect="Saves time once nothing improves; 0: never.", ge=0, le=1000,
     )
+    dialect: Literal["tag", "json", "gemma-python", "hermes", "functiongemma", "gemma4", "llama3-json", "mistral", "mistral-args", "native"] = _field(
+        "tag", "Tool-call dialect", "The text of a call that the model learns to write. native: that of the model's own chat template.",
+        effect="A dialect that the model knows is learned sooner; the adapter keeps it wherever it answers.",
+    )
+    tools_in_prompt: Literal["auto", "yes", "no"] = _field(
+        "auto", "Tools in the prompt", "Tells the model its tools before each request. auto: in the dialects whose models were made for it.",
+        effect="Told, it can call tools that no row shows; untold, prompts are shorter and the rows teach the tools.",
+    )
     max_row_tokens: int = _field(
         2048, "Longest row", "A longer row is refused by name, never cut.", "tokens",
         effect="More lets longer rows in, which take more memory.", ge=16, le=131_072,

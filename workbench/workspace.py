@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.calls.tools import ToolSet, ToolStore
 from workbench.dataset.checks import KEPT_APART
 from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
@@ -29,8 +30,9 @@ from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_
 from workbench.models.tokenizer import ChatTokenizer, read_json
 from workbench.preset_store import PresetStore
 from workbench.presets import differences
-from workbench.schema import Example, RowProblem
+from workbench.schema import Example, RowProblem, ToolSpec
 from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
+from workbench.training.call_form import may_tell, settle
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import check_resumable
@@ -148,6 +150,18 @@ class Workspace:
     def _teachable(self) -> Teachable:
         return Teachable(self.tokenizer, Training().max_row_tokens)
 
+    def form(self, adapter: str | None) -> CallForm:
+        """How the conversations and calls of an adapter are written; without one, the tag form without a word about tools."""
+        return self.runs.form(adapter) if adapter else PLAIN
+
+    def form_of(self, settings: RunSettings, tokenizer: ChatTokenizer, model: str | None = None) -> CallForm:
+        """The form that a run with these settings would learn; raises `SettingsError` where the model has no dialect of its own."""
+        return settle(settings.training, tokenizer, self._told(settings.training), display_name(model or self.model))
+
+    def _told(self, training: Training) -> tuple[ToolSpec, ...]:
+        """The tools that prompts may tell; raises `DataError` where they would and can't be read."""
+        return tuple(self.tools.read().tools.values()) if may_tell(training) else ()
+
     @property
     def model_name(self) -> str:
         return display_name(self.model)
@@ -216,7 +230,8 @@ class Workspace:
         encoded: list[Encoded] | None = None
         try:
             tokenizer = self._tokenizer_for(model)
-            found, problems = self._encode(rows, lines, places, tokenizer, settings.training.max_row_tokens)
+            form = self.form_of(settings, tokenizer, model)
+            found, problems = self._encode(rows, lines, places, tokenizer, settings.training.max_row_tokens, form)
             notes += [f"This row can't be learned: {p}. Mend or delete it before the run." for p in problems[:3]]
             if len(problems) > 3:
                 notes.append(f"And {len(problems) - 3} more rows can't be learned.")
@@ -243,16 +258,16 @@ class Workspace:
         return found
 
     def _encode(
-        self, rows: tuple[Example, ...], lines: tuple[int, ...], places: list[int], tokenizer: ChatTokenizer, max_tokens: int
+        self, rows: tuple[Example, ...], lines: tuple[int, ...], places: list[int], tokenizer: ChatTokenizer, max_tokens: int, form: CallForm
     ) -> tuple[list[Encoded | None], list[RowProblem]]:
         """The rows in `places` encoded; the last answer is kept, since the plan is asked for at every click."""
-        key = (rows, places, tokenizer.folder, max_tokens)
+        key = (rows, places, tokenizer.folder, max_tokens, form)
         kept = self._encoded  # read once: another page's plan may replace it meanwhile
         if kept is not None and kept[0][0] is rows and kept[0][1:] == key[1:]:
             encoded: tuple[list[Encoded | None], list[RowProblem]] = kept[1]
             return encoded
         named = [lines[i] if lines else i + 1 for i in places]
-        encoded = encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named)
+        encoded = encode_all([rows[i] for i in places], tokenizer, max_tokens=max_tokens, lines=named, form=form)
         self._encoded = (key, encoded)
         return encoded
 
@@ -281,12 +296,15 @@ class Workspace:
         """A run's folder, ready to train; raises `RunError` for a bad or taken name. `preset` is what the settings started from."""
         check_tracker(settings)
         model = model or self.model
+        form: CallForm | None = None
+        with contextlib.suppress(ModelError):  # a model that is still to be downloaded: it is settled when the run begins
+            form = self.form_of(settings, self._tokenizer_for(model), model)
         estimated: dict[str, float] = {}
         with contextlib.suppress(WorkbenchError):  # what can't be planned may still be trained, or is refused there
             estimated = self.plan(rows, settings, model).estimated_gib()
         return self.runs.create(
             name, model=model, model_name=display_name(model), rows=rows, data_name=data_name, settings=settings, estimated_gib=estimated,
-            preset=self._origin(preset, settings),
+            preset=self._origin(preset, settings), tools=self._told(settings.training), form=form,
         )
 
     def _origin(self, preset: str | None, settings: RunSettings) -> tuple[str, int]:
@@ -308,10 +326,15 @@ class Workspace:
         model = model or self.model
         with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded: the first cell will tell
             places = learnable(rows, settings.training.unreviewed)
-            refuse_problems(self._encode(rows, lines, places, self._tokenizer_for(model), settings.training.max_row_tokens)[1], data_name)
+            tokenizer = self._tokenizer_for(model)
+            form = self.form_of(settings, tokenizer, model)
+            refuse_problems(self._encode(rows, lines, places, tokenizer, settings.training.max_row_tokens, form)[1], data_name)
+        asked = {"training.dialect", "training.tools_in_prompt"} & axes.keys()  # then some cells may tell the tools
+        told = self._told(settings.training.model_copy(update={"tools_in_prompt": "yes"}) if asked else settings.training)
         return make_spec(
             name, rows, model=model, model_name=display_name(model), data_name=data_name, data_sha256=rows_hash(rows), settings=settings, axes=axes,
             folds=folds, seed=seed, max_cells=max_cells, seconds_per_step=seconds_per_step(self.sweeps.store.views(), display_name(model), self.has_gpu),
+            tools=told,
         )
 
     def begin_run(
@@ -346,13 +369,15 @@ class Workspace:
         return self.engine.submit(TrainJob(run=name, resume=True), f"training run {name}")
 
     def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
-        """Answer a conversation with the base (False) and the adapter of `run` (True), together."""
+        """Answer a conversation, written in the `form` of `run`, with the base (False) and that run's adapter (True), together."""
         job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling)
         return self.engine.submit(job, "an answer")
 
     def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling) -> Ticket:
         """Answer every case with the adapter of `run`, or with that run's base alone."""
-        job = EvaluateJob(prompts=tuple(turns_before_answer(c.row) for c in cases), adapted=adapted, run=run, model=self.model, sampling=sampling)
+        form = self.form(run)
+        prompts = tuple(turns_before_answer(c.row, form) for c in cases)
+        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=self.model, sampling=sampling)
         return self.engine.submit(job, f"evaluating {run if adapted else 'the base'}")
 
     def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:
@@ -361,6 +386,6 @@ class Workspace:
         return self.engine.submit(job, "writing rows")
 
 
-def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int) -> list[RowProblem]:
+def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int, form: CallForm = PLAIN) -> list[RowProblem]:
     """The rows that the model can't be taught, by place from 1."""
-    return encode_all(rows, tokenizer, max_tokens=max_tokens)[1]
+    return encode_all(rows, tokenizer, max_tokens=max_tokens, form=form)[1]

@@ -71,6 +71,27 @@ def test_adapters_take_turns_on_one_copy_of_the_base(host: Host, create: Callabl
     assert host.base is base, "the weights were loaded once"
 
 
+def test_an_adapter_is_asked_and_read_in_the_dialect_that_it_learned(
+    host: Host, workspace: Workspace, create: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = host.do(create("one", dialect="functiongemma", epochs=1, validation_share=0.25, sample_every=1), Report())
+    folder, form = workspace.runs.path("one"), workspace.form("one")
+    assert ended["state"] == "finished" and workspace.runs.info("one").dialect == form.dialect.name == "functiongemma"
+    assert (folder / "calls.json").read_bytes() == (folder / "best" / "calls.json").read_bytes() and "get_sensitive_data" in (folder / "calls.json").read_text()
+    asked: list[tuple[str, Any, Any]] = []
+
+    def told(base: Any, lanes: Any, sampling: Sampling, *, keep: Any, stops: Any, **kwargs: Any) -> Any:
+        asked.append((base.tokenizer.text(lanes[0].prompt_ids, keep_control=True), keep, stops))
+        return decoding.generate(base, lanes, sampling, keep=keep, stops=stops, **kwargs)
+
+    monkeypatch.setattr(jobs, "generate", told)
+    host.do(AnswerJob(turns=tuple(form.ask("Мой баланс?")), lanes=(True,), run="one", sampling=SHORT), Report())
+    host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report())
+    prompt = f"<bos><start_of_turn>user\n{form.dialect.render_tools(form.tools or ())}\n\nМой баланс?<end_of_turn>\n<start_of_turn>model\n"
+    assert asked[0] == (prompt, form.dialect.control, ("<start_function_response>",)) and "declaration:get_sensitive_data" in prompt
+    assert asked[1][1:] == ((), ()), "a base that nothing was taught"
+
+
 def test_an_adapter_read_from_disk_answers_as_it_did_after_training(
     host: Host, workspace: Workspace, create: Callable[..., TrainJob]
 ) -> None:

@@ -189,7 +189,7 @@ def test_replies_end_once_none_of_them_is_in_a_call(base: Base, monkeypatch: pyt
     put_new_adapter(base, Lora(rank=4), name="t", seed=1, checkpointing=False)
     ask = Asker(base, ROWS[:2], Training(), lambda: False)
     for inside, tokens in ((False, 24), (True, 48)):
-        monkeypatch.setattr(answers, "in_call", lambda text, inside=inside: inside)
+        monkeypatch.setattr(answers, "in_call", lambda text, dialect, inside=inside: inside)
         told = ask(0, 0.0)
         # Every byte is a token: a reply of the random model has no stop token so early, and no more characters than tokens.
         assert told is not None and tokens - 12 < max(len(a.reply) for a in told.answers) <= tokens + 1

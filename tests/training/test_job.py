@@ -23,7 +23,7 @@ from workbench.training import events, job
 from workbench.training.runs import RunStore, RunView
 
 ROWS = load_rows(Path(__file__).resolve().parents[2] / "data" / "examples.json").rows[:6]
-FILES = {"adapter_config.json", "adapter_model.safetensors", "best", "README.md", "run.json", "events.jsonl", "rows.jsonl"}
+FILES = {"adapter_config.json", "adapter_model.safetensors", "best", "README.md", "run.json", "events.jsonl", "rows.jsonl", "calls.json"}
 # 6 rows: 4 to learn, 2 held back; 2 epochs of 2 steps. The answers of an epoch are in test_answers.
 SMALL = {"epochs": 2, "rows_per_step": 2, "validation_share": 0.34, "warmup_steps": 0, "learning_rate": 0.01, "sample_every": 0}
 

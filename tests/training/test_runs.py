@@ -65,7 +65,7 @@ def test_a_created_run_holds_what_was_asked_and_the_rows(runs):
     before = time.time()
     info = create(runs)
     folder = runs.folder / "first"
-    assert sorted(p.name for p in folder.iterdir()) == ["rows.jsonl", "run.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["calls.json", "rows.jsonl", "run.json"]
     assert load_rows(folder / "rows.jsonl").rows == tuple(ROWS)
     assert (info.name, info.model, info.model_name) == ("first", "demo", "gemma-3-270m")
     assert (info.data_name, info.data_rows) == ("examples.json", 2)

@@ -12,7 +12,7 @@ class Slow:
 
     def __init__(self, space):
         self.tickets, self.stopped, self.engine = [], [], self
-        self.cases, self.adapters, self.runs = space.cases, space.adapters, space.runs
+        self.cases, self.adapters, self.runs, self.form = space.cases, space.adapters, space.runs, space.form
 
     def evaluate(self, cases, **_):
         self.tickets.append(SimpleNamespace(finished=threading.Event(), label="evaluating", wait_change=lambda _: None, wait=lambda: {"replies": [""] * len(cases)}))

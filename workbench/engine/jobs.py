@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from workbench.calls.prompting import PLAIN, CallForm
+from workbench.calls.tools import parse_specs
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
 from workbench.errors import AdapterError, DataError, EngineError, InputError, ModelError, WorkbenchError
@@ -26,6 +28,7 @@ from workbench.models.watched import StoppedLoadingError, download_bar, heed, wa
 from workbench.settings import Quantization
 from workbench.training import events
 from workbench.training.batching import alike
+from workbench.training.call_form import settle
 from workbench.training.fold import run_fold
 from workbench.training.job import run_training, stopped_words
 from workbench.training.resuming import alone_in_training, take
@@ -271,17 +274,24 @@ class Host:
                 f"{base.folder.name} ({self.weighed[:8]}), with other weights. Bring the old model's files back, or train a new run on this one."
             )
 
+    def _form(self, run: str | None) -> CallForm:
+        """How the conversations of an adapter are written, or of a base that nothing was taught."""
+        return self.runs.form(run) if run is not None else PLAIN
+
     def _answer(self, job: AnswerJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        prompt = _prompt(base, job.turns)
+        form = self._form(job.run)
+        dialect, prompt = form.dialect, _prompt(base, job.turns, form)
         report.progress("answering", None)
         lanes = [Lane(prompt, adapted) for adapted in job.lanes]
-        replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+        replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=dialect.stops)
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        prompts = [_prompt(base, turns) for turns in job.prompts]
+        form = self._form(job.run)
+        dialect = form.dialect
+        prompts = [_prompt(base, turns, form) for turns in job.prompts]
         replies: dict[int, Reply] = {}
         lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
         budget, most = _batch(base, lengths)
@@ -289,7 +299,8 @@ class Host:
             if report.stop():
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
-            made = generate(base, [Lane(prompts[i], job.adapted) for i in chunk], job.sampling, stop=report.stop, say=_says(report))
+            lanes = [Lane(prompts[i], job.adapted) for i in chunk]
+            made = generate(base, lanes, job.sampling, stop=report.stop, say=_says(report), keep=dialect.control, stops=dialect.stops)
             if any(reply.ended == "stopped" for reply in made):
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             replies |= dict(zip(chunk, made, strict=True))
@@ -323,10 +334,11 @@ class Host:
         refuse_problems(loaded.problems, Path(job.rows).name)
         if max((*job.learned, *job.held), default=-1) >= len(loaded.rows):
             raise DataError(f"The file {Path(job.rows).name} holds fewer rows than when the sweep began: begin a new sweep.")
+        form = settle(job.settings.training, base.tokenizer, parse_specs(list(job.tools)), display_name(job.model))
         self.difference = None  # the adapter that was on the base goes
         release()
         try:
-            found = run_fold(base, loaded.rows, job.learned, job.held, job.settings, stop=report.stop, tell=report.progress)
+            found = run_fold(base, loaded.rows, job.learned, job.held, job.settings, stop=report.stop, tell=report.progress, form=form)
         finally:
             self.tell(report)
         return found.as_json() if found is not None else {"stopped": True}
@@ -345,8 +357,8 @@ def _written(folder: Path) -> int | None:
         return None
 
 
-def _prompt(base: Base, turns: Sequence[dict[str, str]]) -> tuple[int, ...]:
-    ids = tuple(base.tokenizer.prompt_ids(list(turns)))
+def _prompt(base: Base, turns: Sequence[dict[str, str]], form: CallForm = PLAIN) -> tuple[int, ...]:
+    ids = tuple(base.tokenizer.prompt_ids(turns, allowed=form.dialect.control))
     if len(ids) > MAX_PROMPT_TOKENS:
         raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it.")
     return ids

@@ -83,7 +83,8 @@ class GenerateJob(_Message):
 class FoldJob(_Message):
     """Train on the places `learned` of the rows in a file and measure on the places `held`; no adapter is kept.
 
-    Its result is a `FoldResult` as plain values, or `{"stopped": True}`. `rows` is the file's whole path.
+    Its result is a `FoldResult` as plain values, or `{"stopped": True}`. `rows` is the file's whole path, `tools` are those that
+    prompts may tell, as OpenAI's interface describes them.
     """
 
     kind: Literal["fold"] = "fold"
@@ -92,6 +93,7 @@ class FoldJob(_Message):
     learned: tuple[int, ...]
     held: tuple[int, ...]
     settings: RunSettings
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob | FoldJob, Field(discriminator="kind")]

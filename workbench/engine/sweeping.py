@@ -64,7 +64,7 @@ def _cells(store: SweepStore, view: SweepView, do: Do, stop: Callable[[], bool],
             return _stopped(store.view(name))
         learned, held = folds.of(cell)
         try:
-            job = FoldJob(model=spec.model, rows=rows, learned=tuple(learned), held=tuple(held), settings=settings_of(spec, cell.values))
+            job = FoldJob(model=spec.model, rows=rows, learned=tuple(learned), held=tuple(held), settings=settings_of(spec, cell.values), tools=spec.tools)
             result = do(job, f"sweep {name}, cell {cell.number} of {len(view.cells)}")
             if result.get("stopped"):
                 return _stopped(store.view(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from workbench.calls.dialects import TAG, TagDialect, calls_in, verdict
+from workbench.calls.dialects import TAG, Dialect, calls_in, verdict
 from workbench.dataset.changes import Change, RowSet
 from workbench.dataset.checks import exactly
 from workbench.dataset.store import RowStore
@@ -22,8 +22,9 @@ def row_of_miss(scored: Scored) -> Example:
     return replace(scored.case.row, status="draft", source=FROM_CASES, pin="", note=_said(scored.reply))
 
 
-def row_of_reply(prompt: str, replies: Sequence[str], *, should: str, tools: Sequence[str], dialect: TagDialect = TAG) -> Example:
-    """A row for a prompt whose answer should be a "call" or a "text"; `replies` are what the panes said, the adapted one first.
+def row_of_reply(prompt: str, replies: Sequence[str], *, should: str, tools: Sequence[str], dialect: Dialect = TAG) -> Example:
+    """A row for a prompt whose answer should be a "call" or a "text"; `replies` are what the panes said, the adapted one first, in their
+    `dialect`; the row's call is written as rows write theirs.
 
     The right answer is the first reply of that kind; for a call that nobody made, the first tool without arguments.
     Raises `InputError` where no answer in words is known: it is for a person to write.
@@ -33,9 +34,10 @@ def row_of_reply(prompt: str, replies: Sequence[str], *, should: str, tools: Seq
         made = next((calls_in(s)[0] for _, s in parsed if verdict(s) == "tool call"), None)
         if made is None and not tools:
             raise InputError("There is no tool to call yet: add one on the Data tab, “Tools”.")
-        answer = dialect.render(made or ToolCall(tools[0]))
+        answer = TAG.render(made or ToolCall(tools[0]))
     else:
-        said = next((reply.strip() for reply, s in parsed if verdict(s) == "no tool call" and reply.strip()), None)
+        in_words = (reply.strip() for reply, s in parsed if verdict(s) == "no tool call" and verdict(TAG.parse(reply)) == "no tool call")
+        said = next(filter(None, in_words), None)
         if said is None:
             raise InputError("Neither pane answered in words: write this row on the Data tab, with the answer you want.")
         answer = said

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from workbench.calls.dialects import TAG, MalformedSegment, TagDialect, Verdict, calls_in, message_calls, verdict
+from workbench.calls.dialects import TAG, Dialect, MalformedSegment, Verdict, calls_in, message_calls, verdict
 from workbench.schema import Example, ToolCall
 
 
@@ -81,12 +81,12 @@ class Scores:
         return {name: rate.as_json() for name, rate in vars(self).items()}
 
 
-def make_cases(rows: Iterable[Example], dialect: TagDialect = TAG) -> list[Case]:
-    """Rows as cases: a row whose last assistant turn is a call expects that call."""
-    return [Case(row, message_calls(row.answer, dialect)) for row in rows]
+def make_cases(rows: Iterable[Example]) -> list[Case]:
+    """Rows as cases: a row whose last assistant turn is a call expects that call, whatever dialect it is answered in."""
+    return [Case(row, message_calls(row.answer)) for row in rows]
 
 
-def score_reply(case: Case, reply: str, dialect: TagDialect = TAG) -> Scored:
+def score_reply(case: Case, reply: str, dialect: Dialect = TAG) -> Scored:
     """Judge one reply by its segments alone; nothing is repaired or guessed."""
     segments = dialect.parse(reply)
     malformed = any(isinstance(s, MalformedSegment) for s in segments)

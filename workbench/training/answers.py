@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from workbench.calls.dialects import message_text
+from workbench.calls.dialect import Dialect
+from workbench.calls.dialects import TAG, OpenSegment, TagDialect, message_text
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.evaluation.scores import Case, Scored, make_cases, score_reply
 from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base
@@ -40,13 +42,14 @@ class _Question:
 class Asker:
     """Asks the same validation rows each time it is called."""
 
-    def __init__(self, base: Base, rows: Sequence[Example], training: Training, stop: Callable[[], bool]) -> None:
+    def __init__(self, base: Base, rows: Sequence[Example], training: Training, stop: Callable[[], bool], form: CallForm = PLAIN) -> None:
         cases = chosen(make_cases(rows))
-        self.base, self.stop = base, stop
+        self.base, self.stop, self.form = base, stop, form
         self.questions = [
-            _Question(c, tuple(base.tokenizer.prompt_ids(list(turns_before_answer(c.row)))), message_text(c.row.answer)) for c in cases
+            _Question(c, tuple(base.tokenizer.prompt_ids(turns_before_answer(c.row, form), allowed=form.dialect.control)), message_text(c.row.answer))
+            for c in cases
         ]
-        self.sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS))
+        self.sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS, form))
         self.budget = training.tokens_per_forward
 
     def __call__(self, step: int, epoch: float) -> events.Sampled | None:
@@ -73,14 +76,15 @@ class Asker:
 
     def _scored(self) -> list[Scored] | None:
         replies: dict[int, str] = {}
+        dialect = self.form.dialect
         for group in self._groups():
-            watch = _Watch(self.stop)
+            watch = _Watch(self.stop, dialect)
             lanes = [Lane(self.questions[i].prompt_ids, adapted=True) for i in group]
-            made = generate(self.base, lanes, self.sampling, on_text=watch.take, stop=watch.enough)
+            made = generate(self.base, lanes, self.sampling, on_text=watch.take, stop=watch.enough, keep=dialect.control, stops=dialect.stops)
             if watch.stopped:
                 return None
             replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}
-        return [score_reply(q.case, replies[i]) for i, q in enumerate(self.questions)]
+        return [score_reply(q.case, replies[i], dialect) for i, q in enumerate(self.questions)]
 
     def _groups(self) -> list[list[int]]:
         """The questions in batches of no more tokens than a training step may hold."""
@@ -90,8 +94,8 @@ class Asker:
 class _Watch:
     """Ends a batch of replies on request, or once more tokens would hardly change what they amount to."""
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self.stop = stop
+    def __init__(self, stop: Callable[[], bool], dialect: Dialect) -> None:
+        self.stop, self.dialect = stop, dialect
         self.stopped = False
         self.tokens = 0
         self.texts: list[str] = []
@@ -102,16 +106,28 @@ class _Watch:
 
     def enough(self) -> bool:
         self.stopped = self.stopped or self.stop()
-        return self.stopped or (self.tokens >= SETTLED and not any(in_call(text) for text in self.texts))
+        return self.stopped or (self.tokens >= SETTLED and not any(in_call(text, self.dialect) for text in self.texts))
 
 
-def in_call(text: str) -> bool:
+def in_call(text: str, dialect: Dialect = TAG) -> bool:
     """Whether a reply stops in the middle of a call, or of what may become one."""
+    if not isinstance(dialect, TagDialect):
+        return _undecided(text, dialect)
     begun = text.rfind("<")
     if begun < 0:
         return False
     rest = text[begun:]
     return _OPEN.startswith(rest) or text.rfind(_CLOSE) < text.rfind(_OPEN)
+
+
+def _undecided(text: str, dialect: Dialect) -> bool:
+    stream = dialect.stream()
+    stream.feed(text)
+    last = next(iter(stream.segments()[-1:]), None)
+    if not isinstance(last, OpenSegment):
+        return False
+    grammar = dialect.grammar
+    return last.in_call or grammar.heads.search(text, max(0, len(text) - grammar.reach + 1)) is not None
 
 
 def chosen(cases: Sequence[Case]) -> list[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from workbench.calls.dialects import message_text
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.evaluation.scores import Case
 from workbench.models.loading import Base
 
@@ -13,9 +13,9 @@ MOST_NEW_TOKENS = 256  # of a reply, however long an expected call is
 SPARE = 8  # tokens beyond the longest expected call
 
 
-def reply_tokens(base: Base, cases: Sequence[Case], least: int) -> int:
+def reply_tokens(base: Base, cases: Sequence[Case], least: int, form: CallForm = PLAIN) -> int:
     """Tokens that a reply may have: `least`, or more where an expected call is longer, since a call that is cut can't be right."""
-    longest = max((len(base.tokenizer.ids(message_text(c.row.answer))) for c in cases if c.expected), default=0)
+    longest = max((len(base.tokenizer.ids(form.answer_text(c.row.answer))) for c in cases if c.expected), default=0)
     return min(MOST_NEW_TOKENS, max(least, longest + SPARE))
 
 

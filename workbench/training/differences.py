@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.calls.dialects import TAG, calls_in
+from workbench.calls.dialects import DIALECTS, TAG, calls_in
 from workbench.settings import GROUPS
 from workbench.training.measured import Answer, Answers
 from workbench.training.runs import RunInfo
@@ -103,4 +103,4 @@ def _count(lists: Iterable[list[Answer]]) -> int:
 
 
 def _calls(answer: Answer) -> tuple[Any, ...]:
-    return tuple((call.name, repr(dict(call.arguments))) for call in calls_in(TAG.parse(answer.reply)))
+    return tuple((call.name, repr(dict(call.arguments))) for call in calls_in(DIALECTS.get(answer.dialect, TAG).parse(answer.reply)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.dataset.formats import refuse_problems
 from workbench.errors import DataError
 from workbench.evaluation.scores import Rate, Scored, make_cases, score, score_reply
@@ -56,7 +57,7 @@ class FoldResult:
 
 def run_fold(
     base: Base, rows: Sequence[Example], learned: Sequence[int], held: Sequence[int], settings: RunSettings, *,
-    stop: Callable[[], bool], tell: Tell = lambda text, share: None,
+    stop: Callable[[], bool], tell: Tell = lambda text, share: None, form: CallForm = PLAIN,
 ) -> FoldResult | None:
     """Train on the places `learned` of `rows` and measure on the places `held`; None if it was stopped before it was whole.
 
@@ -65,7 +66,7 @@ def run_fold(
     """
     begun = time.perf_counter()
     training = _plain(settings.training)
-    teach, ask = _encoded(base, rows, learned, training), _encoded(base, rows, held, training)
+    teach, ask = _encoded(base, rows, learned, training, form), _encoded(base, rows, held, training, form)
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     try:
@@ -80,7 +81,7 @@ def run_fold(
             return None
         if not math.isfinite(loss):
             raise NotFiniteError("The loss of the rows held back is not a finite number: lower the learning rate or try other quantization.")
-        scored = _answered(base, [rows[i] for i in held], training.tokens_per_forward, stop, tell)
+        scored = _answered(base, [rows[i] for i in held], training.tokens_per_forward, form, stop, tell)
         if scored is None:
             return None
         scores = score(scored)
@@ -98,10 +99,11 @@ def _plain(training: Training) -> Training:
     return training.model_copy(update={"sample_every": 0, "keep_best": "off", "early_stopping": 0, "evaluate_every": 0})
 
 
-def _encoded(base: Base, rows: Sequence[Example], places: Sequence[int], training: Training) -> list[Encoded]:
+def _encoded(base: Base, rows: Sequence[Example], places: Sequence[int], training: Training, form: CallForm) -> list[Encoded]:
     if not places:
         raise DataError("A fold holds no rows to learn from, or none to measure on: take fewer folds.")
-    encoded, problems = encode_all([rows[i] for i in places], base.tokenizer, max_tokens=training.max_row_tokens, lines=[i + 1 for i in places])
+    lines = [i + 1 for i in places]
+    encoded, problems = encode_all([rows[i] for i in places], base.tokenizer, max_tokens=training.max_row_tokens, lines=lines, form=form)
     refuse_problems(problems, "the sweep's rows")
     return [e for e in encoded if e is not None]
 
@@ -134,17 +136,20 @@ class _Writing:
         self.tell(f"answered {self.before} of {self.rows} rows held back{more}", TRAINING_SHARE + (1 - TRAINING_SHARE) * share)
 
 
-def _answered(base: Base, rows: Sequence[Example], budget: int, stop: Callable[[], bool], tell: Tell) -> list[Scored] | None:
+def _answered(
+    base: Base, rows: Sequence[Example], budget: int, form: CallForm, stop: Callable[[], bool], tell: Tell
+) -> list[Scored] | None:
     """Every row's own request answered greedily by the adapted model, and judged; None if a stop came first."""
     cases = make_cases(rows)
-    prompts = [tuple(base.tokenizer.prompt_ids(list(turns_before_answer(row)))) for row in rows]
-    sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS))
+    dialect = form.dialect
+    prompts = [tuple(base.tokenizer.prompt_ids(turns_before_answer(row, form), allowed=dialect.control)) for row in rows]
+    sampling = Sampling(max_new_tokens=reply_tokens(base, cases, NEW_TOKENS, form))
     replies: dict[int, str] = {}
     for group in alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
         wrote = _Writing(tell, len(replies), len(group), len(rows), sampling.max_new_tokens)
-        made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, on_text=wrote, stop=stop)
+        made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, on_text=wrote, stop=stop, keep=dialect.control, stops=dialect.stops)
         if any(reply.ended == "stopped" for reply in made):
             return None
         replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}
-    return [score_reply(case, replies[i]) for i, case in enumerate(cases)]
+    return [score_reply(case, replies[i], dialect) for i, case in enumerate(cases)]
 

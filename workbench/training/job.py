@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
 from workbench.dataset.split import learnable, left_out, split_examples
 from workbench.errors import DataError, RunError, WorkbenchError
@@ -20,13 +21,14 @@ from workbench.settings import Training
 from workbench.training import events
 from workbench.training.answers import Asker
 from workbench.training.cadence import in_place
+from workbench.training.call_form import read_record, write_record
 from workbench.training.card import model_card
 from workbench.training.checkpoint import Moment, check_saved, drop_checkpoint, read_checkpoint, save_adapter, write_checkpoint
 from workbench.training.encode import Encoded, encode_all
 from workbench.training.loop import NotFiniteError, Outcome, memory_gib, train
 from workbench.training.plan import step_count
 from workbench.training.resuming import alone_in_training, note_base, read_state, take
-from workbench.training.runs import CHECKPOINT, RunInfo, RunStore
+from workbench.training.runs import BEST, CHECKPOINT, RunInfo, RunStore
 from workbench.training.tracker import open_tracker
 
 ROWS_AT_ONCE = 256  # rows encoded between two looks for a stop
@@ -95,7 +97,8 @@ class _Training:
 
     def train(self, info: RunInfo) -> Outcome:
         training = info.settings.training
-        prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, self.stop)
+        form = self.runs.settled_form(self.name, self.base.tokenizer)
+        prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, self.stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
         model = put_new_adapter(
             self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
@@ -115,7 +118,7 @@ class _Training:
         asks = training.sample_every > 0 and prepared.held_rows
         return train(
             model, prepared.learned, prepared.held_back, training, emit=self.emit, stop=self.stop, save=self.save,
-            ask=Asker(self.base, prepared.held_rows, training, self.stop) if asks else None, resume=checkpoint,
+            ask=Asker(self.base, prepared.held_rows, training, self.stop, form) if asks else None, resume=checkpoint,
         )
 
     def save(self, moment: Moment) -> None:
@@ -126,6 +129,8 @@ class _Training:
         if moment.best:
             with in_place([p for p in moment.model.parameters() if p.requires_grad], moment.best_values):
                 save_adapter(self.base, self.folder, best=True)
+            if (record := read_record(self.folder, self.name)) is not None:
+                write_record(self.folder / BEST, record)
         self.emit(events.Saved(step=moment.step, best=moment.best))
         if first:
             self.emit(events.Notice(text=f"The run can be resumed from each saving: its checkpoint takes {size / 2**20:.1f} MiB until the run is finished."))
@@ -227,7 +232,7 @@ def prepare(rows: Sequence[Example], base: Base, training: Training, where: str)
 
 
 def prepare_rows(
-    rows: Sequence[Example], base: Base, training: Training, where: str, stop: Callable[[], bool] = lambda: False
+    rows: Sequence[Example], base: Base, training: Training, where: str, stop: Callable[[], bool] = lambda: False, form: CallForm = PLAIN
 ) -> Prepared:
     """The rows encoded and split, kinds and tools in proportion.
 
@@ -241,7 +246,7 @@ def prepare_rows(
         if start and stop():
             raise _StoppedError
         lines = [i + 1 for i in places[start : start + ROWS_AT_ONCE]]
-        made, bad = encode_all(usable[start : start + ROWS_AT_ONCE], base.tokenizer, max_tokens=training.max_row_tokens, lines=lines)
+        made, bad = encode_all(usable[start : start + ROWS_AT_ONCE], base.tokenizer, max_tokens=training.max_row_tokens, lines=lines, form=form)
         encoded += made
         problems += bad
     refuse_problems(problems, where)

@@ -22,7 +22,7 @@ LARGEST = 32 * 2**20  # bytes of a file of answers that is read
 
 
 class Answer(BaseModel):
-    """What an adapter said to one case, and what that amounts to. `expected` is the case's own answer as text."""
+    """What an adapter said to one case, in its dialect, and what that amounts to. `expected` is the case's own answer as rows write it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     prompt: str
@@ -31,6 +31,7 @@ class Answer(BaseModel):
     reply: str
     verdict: str
     right: bool
+    dialect: str = "tag"
 
 
 class Answers(BaseModel):
@@ -49,7 +50,7 @@ def keep_measurement(store: RunStore, adapter: str, scored: Sequence[Scored], fi
     Raises `RunError` where the run was renamed or deleted meanwhile, and `WorkbenchError` where the disk refuses.
     """
     try:
-        folder = store.adapter(adapter)[1]
+        folder, dialect = store.adapter(adapter)[1], store.form(adapter).dialect.name
     except WorkbenchError as exc:
         raise RunError(f"The run {adapter} was renamed or deleted while it was measured, so the figures were not kept. ({exc})") from exc
     kept = Answers(
@@ -57,7 +58,7 @@ def keep_measurement(store: RunStore, adapter: str, scored: Sequence[Scored], fi
         answers=tuple(
             Answer(
                 prompt=s.case.prompt, expected=message_text(s.case.row.answer), should_call=bool(s.case.expected),
-                reply=s.reply, verdict=s.verdict, right=s.right,
+                reply=s.reply, verdict=s.verdict, right=s.right, dialect=dialect,
             ) for s in scored
         ),
     )  # fmt: skip

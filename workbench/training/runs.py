@@ -17,12 +17,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench.calls.prompting import CallForm
 from workbench.dataset.formats import dump_jsonl, rows_hash
 from workbench.errors import AdapterError, RunError
 from workbench.files import safe_name, write_atomic
-from workbench.schema import Example
+from workbench.models.tokenizer import ChatTokenizer
+from workbench.schema import Example, ToolSpec
 from workbench.settings import RunSettings
 from workbench.training import events
+from workbench.training.call_form import CallRecord, first_record, form_in, read_record, settle, write_record
 from workbench.training.run_view import BEST, CHECKPOINT, Owner, RunInfo, RunView, State, holds_adapter, state_of
 
 __all__ = ["BEST", "CHECKPOINT", "AT_BEST", "Owner", "RunInfo", "RunStore", "RunView", "State", "run_of"]
@@ -50,12 +53,13 @@ class RunStore:
 
     def create(
         self, name: str, *, model: str, model_name: str, rows: Sequence[Example], data_name: str, settings: RunSettings,
-        estimated_gib: dict[str, float] | None = None, preset: tuple[str, int] = ("", 0),
+        estimated_gib: dict[str, float] | None = None, preset: tuple[str, int] = ("", 0), tools: Sequence[ToolSpec] = (), form: CallForm | None = None,
     ) -> RunInfo:
-        """Make the run's folder with run.json and the rows it will learn; raises `RunError` if the name is taken.
+        """Make the run's folder with run.json, the rows it will learn and the form of its calls; raises `RunError` if the name is taken.
 
         `estimated_gib` is the plan's peak memory by part, under "total" all of it; `preset` the title of the one that the settings
-        started from, and how many of them are not its own.
+        started from, and how many of them are not its own. `tools` are those that its prompts may tell; `form` is what the settings
+        mean for the model, None while that is not here.
         """
         folder = self.path(name)
         try:
@@ -64,13 +68,15 @@ class RunStore:
             raise RunError(f"There is already a run named {name}: choose another name.") from exc
         except OSError as exc:
             raise RunError(f"The run's folder {folder} can't be made: {exc.strerror}. Check the rights and the room of {self.folder}.") from exc
+        record = first_record(settings.training, tools, form)
         info = RunInfo(
             name=folder.name, model=model, model_name=model_name, data_name=data_name, data_rows=len(rows),
-            data_sha256=rows_hash(rows), settings=settings, owner=Owner.this_process(), versions=_versions(),
+            data_sha256=rows_hash(rows), dialect=record.dialect, settings=settings, owner=Owner.this_process(), versions=_versions(),
             estimated_gib=estimated_gib or {}, preset=preset[0], preset_changed=preset[1],
         )
         try:
             write_atomic(folder / "rows.jsonl", dump_jsonl(rows))
+            write_record(folder, record)
             write_atomic(folder / "run.json", info.model_dump_json(indent=2))
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,6 +116,23 @@ class RunStore:
         if not holds_adapter(view.folder / BEST):
             raise AdapterError(f"The run {name} kept no best adapter: take {name}, its last one.")
         return view, view.folder / BEST
+
+    def form(self, adapter: str) -> CallForm:
+        """How the adapter's conversations and calls are written; raises `RunError` for an unknown run or a record that can't be used."""
+        info = self.info(run_of(adapter))
+        return form_in(self.path(info.name), info.name, info.dialect)
+
+    def settled_form(self, name: str, tokenizer: ChatTokenizer) -> CallForm:
+        """`form`, settled by the model's tokenizer and noted in the run's folder if it was not yet; raises `SettingsError` as `settle` does."""
+        info = self.info(name)
+        record = read_record(self.path(name), name)
+        if record is not None and record.settled:
+            return self.form(name)
+        form = settle(info.settings.training, tokenizer, record.specs() if record is not None else (), info.model_name)
+        write_record(self.path(name), CallRecord.of(form))
+        if info.dialect != form.dialect.name:
+            self.rewrite_info(name, dialect=form.dialect.name)
+        return form
 
     def adapters(self) -> list[str]:
         """The adapters that can answer, newest run first; a best adapter is listed where it is not the last one."""

@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workbench.calls.dialect import openai_of
 from workbench.dataset.split import folds as make_folds
 from workbench.dataset.split import learnable, stratum
 from workbench.errors import DataError, RunError, SettingsError
 from workbench.files import safe_name
-from workbench.schema import Example
+from workbench.schema import Example, ToolSpec
 from workbench.settings import GROUPS, RunSettings, make_settings
 from workbench.training.sweep_axes import setting_words
 
@@ -40,6 +41,7 @@ class SweepSpec(BaseModel):
     folds: int = Field(5, ge=2, le=MAX_FOLDS)
     seed: int = Field(42, ge=0, le=2**31 - 1, description="decides the folds; each value of training.seed has folds of its own")
     max_cells: int = Field(MAX_CELLS, ge=1)
+    tools: tuple[dict[str, Any], ...] = Field((), description="those that prompts may tell, as OpenAI's interface describes them")
     created: float = Field(default_factory=time.time)
 
     @property
@@ -138,6 +140,7 @@ class Folds:
 def make_spec(
     name: str, rows: Sequence[Example], *, model: str, model_name: str, data_name: str, data_sha256: str, settings: RunSettings,
     axes: Mapping[str, Sequence[Any]], folds: int = 5, seed: int = 42, max_cells: int = MAX_CELLS, seconds_per_step: float | None = None,
+    tools: Sequence[ToolSpec] = (),
 ) -> tuple[SweepSpec, tuple[Example, ...]]:
     """A sweep that can be run, with the rows it is run on: those of `rows` that training would learn or hold back.
 
@@ -158,6 +161,7 @@ def make_spec(
     spec = SweepSpec(
         name=name.strip(), model=model, model_name=model_name, data_name=data_name, data_rows=len(usable), data_sha256=data_sha256,
         settings=settings, axes={path: tuple(values) for path, values in axes.items()}, folds=folds, seed=seed, max_cells=max(1, max_cells),
+        tools=tuple(openai_of(tool) for tool in tools),
     )
     _limit(spec, len(usable), seconds_per_step)
     for values in combinations(spec):

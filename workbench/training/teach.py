@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workbench.calls.prompting import PLAIN, CallForm
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.schema import Example
 from workbench.training.encode import IGNORED, encode, turns_of
@@ -30,10 +31,10 @@ class Lesson:
         return sum(token.learned for token in self.tokens)
 
 
-def teach(row: Example, tokenizer: ChatTokenizer, *, max_tokens: int) -> Lesson:
+def teach(row: Example, tokenizer: ChatTokenizer, *, max_tokens: int, form: CallForm = PLAIN) -> Lesson:
     """The row exactly as training would see it; raises `RowError` where it could not be learned."""
-    encoded = encode(row, tokenizer, max_tokens=max_tokens)
-    text = tokenizer.render(turns_of(row), answer_next=False)
+    encoded = encode(row, tokenizer, max_tokens=max_tokens, form=form)
+    text = tokenizer.render(turns_of(row, form), answer_next=False)
     coded = tokenizer.backend.encode(text, add_special_tokens=False)
     pieces = _pieces(text, coded.offsets, coded.tokens)
     tokens = tuple(

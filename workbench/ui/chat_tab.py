@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.calls.dialects import Dialect, dialect_named
 from workbench.dataset.store import RowSet
 from workbench.engine.client import Ticket
 from workbench.errors import InputError, WorkbenchError
@@ -46,6 +47,12 @@ class Exchange:
     base: Side = field(default_factory=Side)
     adapted: Side | None = None
     state: str = ""
+    dialect_name: str = "tag"
+
+    @property
+    def dialect(self) -> Dialect:
+        """What both sides' replies are read as: the adapter's dialect."""
+        return dialect_named(self.dialect_name)
 
 
 def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str, invitation: str) -> str:
@@ -59,8 +66,8 @@ def pane_html(title: str, kind: str, turns: Sequence[Exchange], side: str, invit
             body.append(f'<div class="wb-turn{age}">{ask}<div class="wb-dim">{escape(words.CHAT_NO_ADAPTER)}</div></div>')
             continue
         waiting = f'<div class="wb-dim">{escape(turn.state)}</div>' if turn.state and not said.text else ""
-        reply = "" if waiting else reply_html(said.text, done=said.done)
-        verdict = verdict_chip(verdict_of(said.text)) if said.judged else ""
+        reply = "" if waiting else reply_html(said.text, done=said.done, dialect=turn.dialect)
+        verdict = verdict_chip(verdict_of(said.text, turn.dialect)) if said.judged else ""
         body.append(f'<div class="wb-turn{age}">{ask}{waiting}{reply}<div class="wb-foot">{verdict}<span>{escape(said.foot)}</span></div></div>')
     content = "".join(body) or empty(invitation)
     return f'<div class="wb-pane {kind}"><h3>{escape(title)}</h3>{content}</div>'
@@ -77,7 +84,7 @@ def difference_html(turns: Sequence[Exchange]) -> str:
     """What changed between the panes in the newest exchange."""
     if not turns or turns[-1].adapted is None or not (turns[-1].base.judged and turns[-1].adapted.judged):
         return ""
-    calls = tuple(verdict_of(s.text) == "tool call" for s in (turns[-1].base, turns[-1].adapted))
+    calls = tuple(verdict_of(s.text, turns[-1].dialect) == "tool call" for s in (turns[-1].base, turns[-1].adapted))
     return f'<div style="text-align:center"><span class="wb-chip">{escape(words.LEARNED[(calls[0], calls[1])])}</span></div>'
 
 
@@ -88,8 +95,9 @@ def ask(space: Workspace, turns: list[Exchange], prompt: str, run: str | None, s
     if run and run not in space.adapters():
         raise InputError(f"The run {run[:60]} has no adapter to chat with: choose another one.")
     lanes = (False, True) if run else (False,)
-    ticket = space.answer([{"role": "user", "content": prompt.strip()}], run=run or None, lanes=lanes, sampling=sampling)
-    exchange = Exchange(prompt.strip(), run, adapted=Side() if run else None)
+    form = space.form(run)
+    ticket = space.answer(form.ask(prompt.strip()), run=run or None, lanes=lanes, sampling=sampling)
+    exchange = Exchange(prompt.strip(), run, adapted=Side() if run else None, dialect_name=form.dialect.name)
     turns.append(exchange)
     del turns[:-KEPT]
     return ticket, exchange
@@ -237,7 +245,8 @@ def row_from(space: Workspace, history: Sequence[Exchange], should: str) -> tupl
     replies = [side.text for side in sides if side.whole or should == "call"]
     if not replies:
         raise InputError(words.NO_REPLY_YET)
-    return add_drafts(space.rows, [row_of_reply(last.prompt, replies, should=should, tools=list(space.tools.read().tools))])
+    tools = list(space.tools.read().tools)
+    return add_drafts(space.rows, [row_of_reply(last.prompt, replies, should=should, tools=tools, dialect=last.dialect)])
 
 
 def _with_answer(space: Workspace, should: str) -> Any:

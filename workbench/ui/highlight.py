@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from workbench.calls.dialects import TAG, CallSegment, MalformedSegment, Verdict, verdict
+from workbench.calls.dialects import TAG, CallSegment, Dialect, MalformedSegment, Verdict, verdict
 from workbench.schema import ToolCall
 
 CHIP = {"tool call": "call", "no tool call": "text", "malformed call": "bad"}
@@ -69,10 +69,10 @@ def malformed_card(raw: str, reason: str) -> str:
     )
 
 
-def reply_html(text: str, *, done: bool) -> str:
-    """A reply with its calls as cards. While it streams, a half-written call is not yet called malformed."""
+def reply_html(text: str, *, done: bool, dialect: Dialect = TAG) -> str:
+    """A reply in its dialect with its calls as cards. While it streams, a half-written call is not yet called malformed."""
     parts = []
-    for segment in TAG.parse(text):
+    for segment in dialect.parse(text):
         if isinstance(segment, CallSegment):
             parts.append(call_card(segment.call, segment.raw))
         elif isinstance(segment, MalformedSegment) and done:
@@ -84,5 +84,5 @@ def reply_html(text: str, *, done: bool) -> str:
     return f'<div class="wb-reply">{"".join(parts)}</div>'
 
 
-def verdict_of(text: str) -> Verdict:
-    return verdict(TAG.parse(text))
+def verdict_of(text: str, dialect: Dialect = TAG) -> Verdict:
+    return verdict(dialect.parse(text))

@@ -36,7 +36,7 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
 
     `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
     """
-    cases = space.cases("cases.jsonl")
+    cases, dialect = space.cases("cases.jsonl"), space.form(run).dialect
     ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64))
     begun(ticket)
     try:
@@ -46,7 +46,7 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
     finally:
         if not ticket.finished.is_set():
             space.engine.stop(ticket)
-    scored = [score_reply(c, r) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
+    scored = [score_reply(c, r, dialect) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
     scores = score(scored)
     if run and adapted:
         keep_measurement(space.runs, run, scored, "cases.jsonl")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.calls.dialects import TAG, calls_in, verdict
+from workbench.calls.dialects import Dialect, calls_in, verdict
 from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob
 from workbench.errors import DataError
@@ -40,12 +40,13 @@ def answer(space: Workspace, options: argparse.Namespace) -> Result:
     need_model(space, space.runs.adapter(options.adapter)[0].info.model)
     work, report = host(space)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
-    turns = ({"role": "user", "content": options.prompt},)
+    form = space.form(options.adapter)
+    turns = tuple(form.ask(options.prompt))
     done = work.do(AnswerJob(turns=turns, lanes=(not options.base,), run=options.adapter, sampling=sampling), report)
     reply = done["replies"][0]
     print(reply["text"])
     seconds = reply["seconds"] or 1e-9
-    return _judged(reply["text"]) | {
+    return _judged(reply["text"], form.dialect) | {
         "tokens": reply["tokens"], "tokens_per_second": round(reply["tokens"] / seconds, 1), "ended": reply["ended"],
         "adapter_difference": done["adapter_difference"],
     }
@@ -55,19 +56,20 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     need_model(space, space.runs.adapter(options.adapter)[0].info.model)
     work, report = host(space)
     cases = _prompts(options.prompts or space.data_dir / "demo.jsonl")
+    form = space.form(options.adapter)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
     rows: list[Result] = []
     judged: list[dict[str, bool]] = []
     difference = None
     for case, known in cases:
-        job = AnswerJob(turns=({"role": "user", "content": case.prompt},), lanes=(False, True), run=options.adapter, sampling=sampling)
+        job = AnswerJob(turns=tuple(form.ask(case.prompt)), lanes=(False, True), run=options.adapter, sampling=sampling)
         done = work.do(job, report)
-        base, adapted = (_judged(r["text"]) for r in done["replies"])
+        base, adapted = (_judged(r["text"], form.dialect) for r in done["replies"])
         difference = done["adapter_difference"]
         expected = ("tool call" if case.expected else "no tool call") if known else None
         rows.append({"prompt": case.prompt, "expected": expected, "base": base, "adapted": adapted})
         if known:
-            judged.append({side: score_reply(case, told["text"]).right for side, told in (("base", base), ("adapted", adapted))})
+            judged.append({side: score_reply(case, told["text"], form.dialect).right for side, told in (("base", base), ("adapted", adapted))})
         print(f"{case.prompt}\n  base:    [{base['verdict']}] {base['text'][:100]!r}\n  adapted: [{adapted['verdict']}] {adapted['text'][:100]!r}")
     right = {side: sum(r[side] for r in judged) for side in ("base", "adapted")}
     if judged:
@@ -84,12 +86,13 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     need_model(space, space.runs.adapter(options.adapter)[0].info.model if options.adapter else space.model)
     work, report = host(space)
     report.progress = lambda text, share: print(text, file=sys.stderr, flush=True)
+    form = space.form(options.adapter)
     job = EvaluateJob(
-        prompts=tuple(turns_before_answer(c.row) for c in cases), adapted=not options.base, run=options.adapter,
+        prompts=tuple(turns_before_answer(c.row, form) for c in cases), adapted=not options.base, run=options.adapter,
         model=space.model, sampling=make_sampling({"max_new_tokens": options.max_new_tokens}),
     )
     done = work.do(job, report)
-    scored = [score_reply(c, reply) for c, reply in zip(cases, done["replies"], strict=True)]
+    scored = [score_reply(c, reply, form.dialect) for c, reply in zip(cases, done["replies"], strict=True)]
     scores = score(scored)
     print(scores_text(scores))
     if wrong := wrong_text(scored):
@@ -103,8 +106,8 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     return result
 
 
-def _judged(text: str) -> Result:
-    segments = TAG.parse(text)
+def _judged(text: str, dialect: Dialect) -> Result:
+    segments = dialect.parse(text)
     return {"text": text, "verdict": verdict(segments), "calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls_in(segments)]}
 
 

@@ -23,7 +23,7 @@ from workbench.dataset.store import RowStore
 from workbench.errors import DataError, InputError, ModelError
 from workbench.files import write_atomic
 from workbench.schema import Example, ToolSpec
-from workbench.settings import Training
+from workbench.settings import RunSettings, Training, apply_overrides
 from workbench.workspace import Workspace, row_problems
 
 Result = dict[str, Any]
@@ -31,10 +31,12 @@ Result = dict[str, Any]
 
 def check(space: Workspace, options: argparse.Namespace) -> Result:
     """What a file of JSON lines holds: counts, problems by line, near-duplicates, and the findings of its health."""
+    settings = apply_overrides(RunSettings(), options.set)
     loaded = load_rows(options.file)
     problems = list(loaded.problems)
     with contextlib.suppress(ModelError):  # without a tokenizer the form alone is judged
-        for p in row_problems(space.tokenizer, loaded.rows, Training().max_row_tokens):
+        form = space.form_of(settings, space.tokenizer)
+        for p in row_problems(space.tokenizer, loaded.rows, settings.training.max_row_tokens, form):
             problems.append(type(p)(loaded.lines[p.line - 1], p.field, p.reason))
     problems.sort(key=lambda p: p.line)
     counts = balance(loaded.rows)
