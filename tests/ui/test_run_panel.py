@@ -12,6 +12,7 @@ from workbench.errors import BusyError, RunError
 from workbench.settings import RunSettings, apply_overrides
 from workbench.training import events, run_view
 from workbench.training.resuming import State
+from workbench.training.run_view import ADAPTER_FILES
 from workbench.training.runs import CHECKPOINT, Owner
 from workbench.ui import words as common
 from workbench.ui.highlight import escape, note
@@ -304,10 +305,16 @@ def resumable(space, name):
 
 def test_an_early_end_is_told_once_with_what_is_kept(space):
     why = "ended early after optimizer step 6: the last 2 measurements of validation loss (31.758, 34.094) were not better than 12.797 after step 2"
-    view = create(space, "early", BEGUN, step(1), events.Ended(state="finished", reason=why, cause="early stop", step=6, best_step=2))
-    assert showing.outcome_html(space, view) == (
-        f'{note("E" + why[1:] + ".", "warn")}{note("The measurements no longer got better; the best adapter is kept.")}'
-    )
+    ended = events.Ended(state="finished", reason=why, cause="early stop", step=6, best_step=2)
+    view = create(space, "early", BEGUN, step(1), events.Saved(step=2, best=True), events.Saved(step=6), ended)
+    told, better = note("E" + why[1:] + ".", "warn"), "The measurements no longer got better."
+    assert showing.outcome_html(space, view) == told + note(better), "the best was not kept"
+    best = view.folder / "best"
+    best.mkdir()
+    for name in ADAPTER_FILES:
+        (best / name).write_bytes(b"{}")
+    view = space.runs.view("early")
+    assert showing.outcome_html(space, view) == told + note(f"{better} The best adapter is kept beside the last: early@best in Chat.")
     assert view.ended is not None and showing.told_of(view.ended) == why
 
 

@@ -25,6 +25,7 @@ RESUME_WAITS = "{name} goes on from its checkpoint as soon as it is its turn."
 NOTHING_TO_STOP = "No run is going on: there is nothing to stop."
 STOP_TOLD = "{label} was asked to stop: it will end its step and keep the adapter."
 TAKEN_BACK = "{label} was taken back before it began."
+BEST_KEPT = " The best adapter is kept beside the last: {name} in Chat."
 STOPPING, STOPPING_AFTER, STOPPING_SOON = "stopping", "after the step in hand; then it saves the adapter", "before its first step"
 RESUME_CHIP, STARTING_CHIP = "waiting to go on", "starting"
 ORPHAN_CHIP = "still finishing"
@@ -43,7 +44,7 @@ CAUSES = {  # title, and what helps; {go_on} is the one way out: Resume where th
     "device": ("the accelerator failed", "{go_on} If it fails again at once, restart the machine's driver."),
     "not finite": ("the loss was no longer a number", "Lower the learning rate or the gradient clip, or take base weights with more bits. The last good adapter is kept."),
     "disk": ("the disk refused", "Free some space or mend the folder's rights. {go_on}"),
-    "early stop": ("ended early", "The measurements no longer got better; the best adapter is kept."),
+    "early stop": ("ended early", "The measurements no longer got better."),
 }  # fmt: skip
 
 # -- what it says now
