@@ -36,6 +36,7 @@ from workbench.training.call_form import may_tell, settle
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import check_resumable
+from workbench.training.review import ReviewList
 from workbench.training.runs import RunInfo, RunStore, RunView
 from workbench.training.sweep import MAX_CELLS, SweepSpec, make_spec
 from workbench.training.sweep_report import seconds_per_step
@@ -83,6 +84,15 @@ class Workspace:
     @cached_property
     def tools(self) -> ToolStore:
         return ToolStore(self.data_dir / "tools.json")
+
+    @property
+    def functions_dir(self) -> Path:
+        """The user's Python functions that may answer for tools."""
+        return self.data_dir / "functions"
+
+    @cached_property
+    def review(self) -> ReviewList:
+        return ReviewList(self.data_dir / "review.jsonl")
 
     @cached_property
     def presets(self) -> PresetStore:

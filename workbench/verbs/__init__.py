@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from workbench.calls.dialects import Dialect, calls_in, verdict
 from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob
 from workbench.errors import DataError
@@ -18,6 +17,7 @@ from workbench.schema import Example, Message
 from workbench.settings import make_sampling
 from workbench.training.encode import turns_before_answer
 from workbench.training.measured import keep_measurement
+from workbench.verbs.answering import answer, judged_reply
 from workbench.verbs.data import Result, check, convert, generate
 from workbench.verbs.planning import plan, presets
 from workbench.verbs.runs import runs
@@ -36,22 +36,6 @@ def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
     return {"model": str(folder)}
 
 
-def answer(space: Workspace, options: argparse.Namespace) -> Result:
-    need_model(space, space.runs.adapter(options.adapter)[0].info.model)
-    work, report = host(space)
-    sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
-    form = space.form(options.adapter)
-    turns = tuple(form.ask(options.prompt))
-    done = work.do(AnswerJob(turns=turns, lanes=(not options.base,), run=options.adapter, sampling=sampling), report)
-    reply = done["replies"][0]
-    print(reply["text"])
-    seconds = reply["seconds"] or 1e-9
-    return _judged(reply["text"], form.dialect) | {
-        "tokens": reply["tokens"], "tokens_per_second": round(reply["tokens"] / seconds, 1), "ended": reply["ended"],
-        "adapter_difference": done["adapter_difference"],
-    }
-
-
 def compare(space: Workspace, options: argparse.Namespace) -> Result:
     need_model(space, space.runs.adapter(options.adapter)[0].info.model)
     work, report = host(space)
@@ -64,7 +48,7 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     for case, known in cases:
         job = AnswerJob(turns=tuple(form.ask(case.prompt)), lanes=(False, True), run=options.adapter, sampling=sampling)
         done = work.do(job, report)
-        base, adapted = (_judged(r["text"], form.dialect) for r in done["replies"])
+        base, adapted = (judged_reply(r["text"], form.dialect) for r in done["replies"])
         difference = done["adapter_difference"]
         expected = ("tool call" if case.expected else "no tool call") if known else None
         rows.append({"prompt": case.prompt, "expected": expected, "base": base, "adapted": adapted})
@@ -104,11 +88,6 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     if options.adapter:
         keep_measurement(space.runs, options.adapter, scored, options.cases.name)
     return result
-
-
-def _judged(text: str, dialect: Dialect) -> Result:
-    segments = dialect.parse(text)
-    return {"text": text, "verdict": verdict(segments), "calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls_in(segments)]}
 
 
 def _prompts(path: Path) -> list[tuple[Case, bool]]:
