@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import plotly.graph_objects as go
 
+from workbench.calls.dialects import DIALECTS, TAG
 from workbench.engine.client import Ticket
 from workbench.errors import RunError, WorkbenchError
 from workbench.training.differences import AnswersDifference, Difference, Pair, answers_difference, settings_difference
@@ -189,8 +190,8 @@ def _counts(found: AnswersDifference, a: str, b: str) -> str:
 def _answer_line(pair: Pair) -> str:
     wants = chip(words.SHOULD_CALL, "call") if pair.a.should_call else chip(words.SHOULD_TEXT, "text")
     cells = "".join(
-        f"<td>{reply_html(side.reply, done=True) if side.reply.strip() else words.NO_REPLY}"
-        f'<div class="wb-foot">{verdict_chip(verdict_of(side.reply))}<span class="wb-judged {"ok" if side.right else "bad"}">'
+        f"<td>{reply_html(side.reply, done=True, dialect=DIALECTS.get(side.dialect, TAG)) if side.reply.strip() else words.NO_REPLY}"
+        f'<div class="wb-foot">{verdict_chip(verdict_of(side.reply, DIALECTS.get(side.dialect, TAG)))}<span class="wb-judged {"ok" if side.right else "bad"}">'
         f"{words.RIGHT if side.right else words.WRONG}</span></div></td>"
         for side in (pair.a, pair.b)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from workbench.calls.dialects import TAG, calls_in
+from workbench.calls.dialects import DIALECTS, TAG, Dialect, calls_in
 from workbench.engine.client import Ticket
 from workbench.engine.messages import UnloadJob
 from workbench.errors import sentence_case
@@ -140,17 +140,22 @@ def says_html(view: RunView, step: int | None = -1) -> str:
     sample = next((s for s in reversed(samples) if s.step == step), samples[-1])
     count = words.SAYS_RIGHT.format(right=sample.right, asked=sample.asked)
     head = f'<div class="wb-runline"><b>{escape(_when(sample))}</b>{bar(sample.right / sample.asked if sample.asked else 0.0, "calls")}</div>'
-    body = "".join(_answer_html(answer) for answer in sample.answers)
+    body = "".join(_answer_html(answer, _dialect(view)) for answer in sample.answers)
     return f'<div class="wb-saysbox">{head}<div class="wb-dim">{escape(count)}. {escape(first_call_words(view))}</div>{body}</div>'
 
 
-def _answer_html(answer: events.SampleAnswer) -> str:
+def _dialect(view: RunView) -> Dialect:
+    """What the run's replies are written in."""
+    return DIALECTS.get(view.info.dialect, TAG)
+
+
+def _answer_html(answer: events.SampleAnswer, dialect: Dialect) -> str:
     wants = chip(words.SHOULD_CALL, "call") if should_call(answer) else chip(words.SHOULD_TEXT, "text")
     judged = f'<span class="wb-judged {"ok" if answer.right else "bad"}">{words.RIGHT if answer.right else words.WRONG}</span>'
-    said = reply_html(answer.reply, done=True) if answer.reply.strip() else f'<div class="wb-dim">{words.NO_REPLY}</div>'
+    said = reply_html(answer.reply, done=True, dialect=dialect) if answer.reply.strip() else f'<div class="wb-dim">{words.NO_REPLY}</div>'
     return (
         f'<div class="wb-said"><div class="wb-ask">{escape(answer.prompt)}</div>{said}'
-        f'<div class="wb-foot">{verdict_chip(verdict_of(answer.reply))}{judged}{wants}</div>'
+        f'<div class="wb-foot">{verdict_chip(verdict_of(answer.reply, dialect))}{judged}{wants}</div>'
         f"<details><summary>{words.EXPECTED}</summary><pre>{escape(answer.expected)}</pre></details></div>"
     )
 
@@ -164,7 +169,7 @@ def first_call_words(view: RunView) -> str:
     wanting = [(s, a) for s in view.samples for a in s.answers if should_call(a)]
     if not wanting:
         return ""
-    first = next((s for s, a in wanting if calls_in(TAG.parse(a.reply))), None)
+    first = next((s for s, a in wanting if calls_in(_dialect(view).parse(a.reply))), None)
     if first is None:
         return words.NO_CALL_YET
     when = words.FIRST_IN.format(epoch=round(first.epoch, 2), step=first.step) if first.step else words.FIRST_BEFORE
