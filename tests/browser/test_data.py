@@ -118,6 +118,14 @@ def test_rows_are_reviewed_by_keys_alone(page: Page, file: Path) -> None:
     assert found[2]["messages"][0]["content"].endswith(" ааа")
 
 
+def test_a_cell_that_is_pressed_offers_nothing_that_the_set_refuses(page: Page, file: Path) -> None:
+    page.locator("#grid [data-testid=cell-2-2]").click()
+    expect(page.locator("#row-title")).to_contain_text("Row 3")
+    cut = "all => all.filter((e) => e.innerText.trim() === 'validation').map((e) => e.scrollWidth > e.clientWidth)"
+    assert set(page.locator("#grid .body-cell span.text").evaluate_all(cut)) == {False}, "the side of the split is read whole at 1280 pixels"
+    assert page.locator("#grid button").evaluate_all("all => all.filter((e) => e.offsetParent && e.closest('.body-cell, .virtual-body')).length") == 0
+
+
 def test_the_grid_marks_the_row_in_the_form_and_keys_go_on_after_undo(page: Page, file: Path) -> None:
     marked = page.locator("#grid .wb-openrow .body-cell[data-col='1']")
     open_row(page, "Здравствуйте!", 2)
@@ -188,6 +196,9 @@ def test_a_messy_file_is_looked_at_brought_in_mended_and_handed_out(app: App, pa
     page.locator("#health-list").get_by_text("can't be used").click()
     page.locator("#health-preview").click()
     expect(page.locator("#health-table")).to_contain_text("{oops")
+    assert page.locator("#health-table").get_by_role("cell", name="deleted").evaluate("e => e.getClientRects()[0].height") < 30, "one line, not broken in the word"
+    chips = page.locator("#health-strip .wb-chip").evaluate_all("all => all.map((e) => [e.getBoundingClientRect().height, e.tagName])")
+    assert {height for height, _ in chips} == {22} and {tag for _, tag in chips} == {"SPAN", "BUTTON"}
     page.locator("#health-apply").click()
     expect(page.locator("#health-strip")).not_to_contain_text("broken")
     assert [json.loads(line)["messages"][0]["content"] for line in lines(file)[70:]] == ["Какой у меня остаток на вкладе?", "Какой у меня остаток на вкладе сейчас?"]

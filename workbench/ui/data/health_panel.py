@@ -103,8 +103,8 @@ def preview_html(fix: Fix) -> str:
     """The fix's lines before and after, as a table."""
     head = "".join(f'<th align="left" style="{CELL};white-space:nowrap">{word}</th>' for word in words.PREVIEW_HEAD)
     body = "".join(
-        f'<tr style="border:none"><td style="{CELL}">{place + 1}</td><td style="{CELL};white-space:pre-wrap" class="wb-dim">{escape(_cut(before))}</td>'
-        f'<td style="{CELL};white-space:pre-wrap">{escape(_cut(after))}</td></tr>'
+        f'<tr style="border:none"><td style="{CELL};white-space:nowrap">{place + 1}</td><td style="{CELL};white-space:pre-wrap" class="wb-dim">{escape(_cut(before))}</td>'
+        f'<td style="{CELL};white-space:pre-wrap;min-width:6em">{escape(_cut(after))}</td></tr>'
         for place, before, after in fix.preview[:PREVIEWED]
     )
     more = f'<div class="wb-dim">{words.MORE.format(count=len(fix.preview) - PREVIEWED)}</div>' if len(fix.preview) > PREVIEWED else ""

@@ -65,7 +65,7 @@ def build(bench: Bench) -> RowsPanel:
             grid = gr.Dataframe(
                 headers=words.GRID_HEADERS, datatype=["bool", "number", "str", "str", "str", "str", "str", "str"], type="array",
                 interactive=True, static_columns=[1, 4, 6, 7], max_height=420, show_label=False, elem_id="grid",
-                column_widths=["7%", "6%", "28%", "22%", "7%", "10%", "10%", "10%"], buttons=[], max_chars=90,
+                column_widths=["7%", "6%", "27%", "21%", "7%", "10%", "12%", "10%"], buttons=[], max_chars=90,
             )
             with gr.Row(equal_height=True, elem_classes="wb-bulk"):
                 back = gr.Button("‹", size="sm", min_width=30, scale=0, elem_id="page-back")
