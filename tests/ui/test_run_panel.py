@@ -174,6 +174,7 @@ def test_it_says_when_the_model_called_for_the_first_time(space):
 
 def test_without_answers_the_panel_says_why(space):
     assert words.SAYS_NONE in showing.says_html(create(space, "new", BEGUN))
+    assert words.SAYS_ENDED in showing.says_html(create(space, "over", BEGUN, events.Ended(state="stopped")))
     assert "does not answer validation rows" in showing.says_html(create(space, "off", BEGUN, settings=["training.sample_every=0"]))
     assert words.SAYS_NOBODY in showing.says_html(create(space, "none", BEGUN.model_copy(update={"validation_rows": 0})))
     assert words.NO_REPLY in showing.says_html(create(space, "mute", BEGUN, sampled(4, "  ")))

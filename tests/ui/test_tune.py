@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -245,9 +246,10 @@ def _eight_bit_dora(space: Workspace) -> list:
 
 def test_a_plan_that_can_t_fit_says_so_and_offers_no_button(workspace: Workspace, no_memory: None) -> None:
     html, button = plan_panel.show_plan(workspace, values(workspace, "training.max_row_tokens=4096"))
-    assert "won&#x27;t fit" in html and escape(words.DO_THIS) in html and words.NOTHING_HELPS.split("'")[0] in html
+    assert "won&#x27;t fit" in html and escape(words.NOT_ENOUGH) in html and words.NOTHING_HELPS in html
+    assert escape(words.DO_THIS) not in html and re.search(r'<b title="[^"]+" style="left:\d+\.\d%"></b>', html)
     assert button == ""
-    with pytest.raises(InputError, match="Even so it won't fit"):
+    with pytest.raises(InputError, match="Nothing makes it small enough"):
         plan_panel.fitting_settings(workspace, values(workspace, "training.max_row_tokens=4096"))
 
 
@@ -257,6 +259,7 @@ def test_a_plan_that_can_be_made_to_fit_offers_that(workspace: Workspace, monkey
     monkeypatch.setattr("workbench.workspace.find_room", lambda *a: Room("this machine's memory", 24.0, 0.7 * needed))
     html, button = plan_panel.show_plan(workspace, values(workspace, *pairs))
     assert button == words.MAKE_FIT and escape(words.DO_THIS) in html
+    assert 'style="left:70.0%"' in html, "the free memory's end stands in the bar"
     changed = plan_panel.fitting_settings(workspace, values(workspace, *pairs))
     assert plan_panel.plan_of(workspace, changed).verdict != "won't fit"
     with pytest.raises(InputError, match="fits as it is"):

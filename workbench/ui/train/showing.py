@@ -136,7 +136,7 @@ def says_html(view: RunView, step: int | None = -1) -> str:
     if not samples:
         off = view.info.settings.training.sample_every == 0
         nobody = view.started is not None and view.started.validation_rows == 0
-        return empty(words.SAYS_OFF if off else words.SAYS_NOBODY if nobody else words.SAYS_NONE)
+        return empty(words.SAYS_OFF if off else words.SAYS_NOBODY if nobody else words.SAYS_NONE if view.live else words.SAYS_ENDED)
     sample = next((s for s in reversed(samples) if s.step == step), samples[-1])
     count = words.SAYS_RIGHT.format(right=sample.right, asked=sample.asked)
     head = f'<div class="wb-runline"><b>{escape(_when(sample))}</b>{bar(sample.right / sample.asked if sample.asked else 0.0, "calls")}</div>'

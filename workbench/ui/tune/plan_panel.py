@@ -77,6 +77,9 @@ def memory_html(plan: Plan) -> str:
     ratio = plan.correction.ratio if plan.correction else 1.0
     scale = max(plan.expected_gib, room.free_gib if room else 0.0, 1e-9)
     pieces = "".join(f'<i class="{name}" style="width:{100 * ratio * gib / scale:.1f}%"></i>' for name, gib in parts.items())
+    if room is not None and plan.expected_gib > room.free_gib:
+        ends = escape(words.FREE_ENDS.format(free=room.free_gib))
+        pieces += f'<b title="{ends}" style="left:{100 * room.free_gib / scale:.1f}%"></b>'
     label = ", ".join(f"{name} {gib:.1f} GiB" for name, gib in parts.items())
     legend = " ".join(f'<span><i class="{name}"></i>{escape(name)} {gib:.2f}</span>' for name, gib in parts.items())
     source = (
@@ -93,7 +96,8 @@ def _advice(plan: Plan) -> str:
         return ""
     tight = plan.verdict == "tight"
     steps = "".join(f"<li>{escape(text)}</li>" for text in plan.way_down)
-    listed = f"<b>{escape(words.DO_THIS_TIGHT if tight else words.DO_THIS)}</b><ol>{steps}</ol>" if steps else ""
+    title = words.DO_THIS_TIGHT if tight else words.DO_THIS if plan.smaller_fits else words.NOT_ENOUGH
+    listed = f"<b>{escape(title)}</b><ol>{steps}</ol>" if steps else ""
     last = "" if plan.smaller_fits else f"<p>{escape(words.NOTHING_HELPS)}</p>"
     return f'<div class="wb-note {"warn" if tight else "bad"} wb-advice">{listed}{last}</div>' if listed or last else ""
 
