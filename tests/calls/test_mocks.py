@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from workbench.calls.mocks import MockError, MockLimits, mock_kind, run_mock
+from workbench.calls.tools import check_spec
+from workbench.errors import RowError
 from workbench.schema import ToolCall, ToolSpec
 
 FUNCTIONS = '''
@@ -77,6 +79,14 @@ def run(function: str, folder: Path | None, arguments: dict[str, Any] | None = N
 )
 def test_a_mock_s_kind_is_told_by_its_form(mock: Any, kind: str) -> None:
     assert mock_kind(mock) == kind
+
+
+@pytest.mark.parametrize("function", ["mine.py", "/etc/mine.py:f", "../mine.py:f", "a:b.py:f", 3, "mine.py:f()"])
+def test_a_tool_that_names_its_function_wrongly_can_t_be_saved(function: Any) -> None:
+    with pytest.raises(RowError, match=r"'weather' can't be used: mock: a function is named as file\.py:function"):
+        check_spec(tool({"$python": function}))
+    check_spec(tool({"$python": "mine.py:f"}))
+    check_spec(tool({"$template": {"a": "{{b}}"}}))
 
 
 def test_a_fixed_answer_is_given_as_it_is() -> None:

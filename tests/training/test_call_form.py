@@ -19,6 +19,7 @@ from workbench.errors import RowError, RunError, SettingsError
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 from workbench.settings import RunSettings, Training, apply_overrides, choices
+from workbench.training.answers import in_call
 from workbench.training.call_form import CallRecord, form_in, may_tell, read_record, settle, write_record
 from workbench.training.encode import IGNORED, encode, turns_before_answer, turns_of
 from workbench.training.runs import RunStore
@@ -240,6 +241,20 @@ def test_answers_find_their_calls_by_id_or_in_order_and_share_a_turn() -> None:
 def test_a_tool_turn_is_used_where_the_template_writes_it_as_it_is(template: str | None, name: str, role: str, tiny: ChatTokenizer) -> None:
     tokenizer = tiny if template is None else ChatTokenizer(tiny.folder, template, tiny.special_names, tiny.stop_ids)
     assert settle(Training(dialect=name), tokenizer, [], "m").result_role == role  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "inside"),
+    [
+        ("hermes", "Сейчас. <tool_call>\n{", True), ("hermes", "a <tool", True), ("hermes", "a < b, а дальше слова", False), ("hermes", "", False),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}</tool_call>', False), ("hermes", "<tool_call>{}</tool_call> <tool_call>", True),
+        ("json", '{"func', True), ("json", '{"city": 1', False), ("json", '{"function": "f", "arguments": {"a": "', True),
+        ("gemma4", "<|tool_call>call:f{a:<|", True), ("mistral-args", "[TOOL_CALLS]f[ARGS]{", True),
+        ("gemma-python", "[f(a=", True), ("gemma-python", "Привет!", False),
+    ],
+)  # fmt: skip
+def test_a_reply_in_the_middle_of_a_call_is_told_in_every_dialect(name: str, text: str, inside: bool) -> None:
+    assert in_call(text, DIALECTS[name]) is inside
 
 
 # -- the setting and the record -------------------------------------------------------------------

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RowError, WorkbenchError
 from workbench.files import safe_name
 from workbench.schema import ToolCall, ToolSpec
 
@@ -53,6 +53,12 @@ def mock_kind(mock: Any) -> MockKind:
     if isinstance(mock, Mapping) and len(mock) == 1:
         return "template" if TEMPLATE in mock else "python" if PYTHON in mock else "fixed"
     return "fixed"
+
+
+def check_mock(mock: Any) -> None:
+    """Raise `RowError` (field "mock") for one that names a function otherwise than as file.py:function."""
+    if mock_kind(mock) == "python" and (not isinstance(mock[PYTHON], str) or not _WHERE.fullmatch(mock[PYTHON])):
+        raise RowError("a function is named as file.py:function, by its file in data/functions", "mock")
 
 
 def run_mock(

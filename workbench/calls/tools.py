@@ -18,6 +18,7 @@ from workbench.calls.arguments import argument_problems as argument_problems
 from workbench.calls.arguments import call_problems as call_problems
 from workbench.calls.arguments import infer_spec as infer_spec
 from workbench.calls.arguments import read_arguments as read_arguments
+from workbench.calls.mocks import check_mock
 from workbench.calls.schemas import check_schema
 from workbench.errors import ConflictError, DataError, RowError
 from workbench.files import explain_os_error, write_atomic
@@ -66,6 +67,7 @@ def _check(spec: ToolSpec) -> None:
         raise RowError("a text holds half a character (a lone surrogate)", "tool") from exc
     except (TypeError, ValueError, RecursionError) as exc:
         raise RowError("the answer is not JSON", "mock") from exc
+    check_mock(spec.mock)
     if long:
         raise RowError(f"the answer is longer than {MAX_MOCK // 1024} KiB", "mock")
 
