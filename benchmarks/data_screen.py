@@ -18,13 +18,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+PATIENCE = 30  # seconds for one answer
 
 
 def timed(page: Any, act: Any, seen: str, argument: Any) -> float:
-    """Seconds from `act()` until the script `seen` holds in the page."""
+    """Seconds from `act()` until the script `seen` holds in the page; ends the benchmark with what is missing where it does not."""
+    from playwright.sync_api import TimeoutError
+
     begun = time.perf_counter()
     act()
-    page.wait_for_function(seen, arg=argument, polling=5)
+    try:
+        page.wait_for_function(seen, arg=argument, polling=5, timeout=1000 * PATIENCE)
+    except TimeoutError:
+        shown = page.evaluate("(where) => document.querySelector(where)?.innerText", argument[0])
+        raise SystemExit(f"A press was not answered within {PATIENCE} s: {argument[0]} should tell {argument[1]!r} and tells {shown!r}.") from None
     return time.perf_counter() - begun
 
 

@@ -148,7 +148,7 @@ class _Drawn:
             ))
         else:
             if not fields:
-                gr.HTML(f'<div class="wb-dim">{words.NO_ARGUMENTS}</div>', elem_classes="wb-tight")
+                gr.HTML(f'<div class="wb-dim">{words.NO_ARGUMENTS}</div>', elem_classes="wb-tight", **_kept(f"{mark}-none"))
             self.fields += [_argument(f, field_value(f, call.arguments), f"{mark}-{i}") for i, f in enumerate(fields)]
         self.moves += [
             _Move(tool.input, lambda d, name: change_call(d, place, number, replace(call, name=name or "", arguments="{}", raw=False)), tool),
