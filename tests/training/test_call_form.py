@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from workbench.calls.dialect import openai_of
 from workbench.calls.dialects import DIALECTS, DialectError, calls_in, message_text
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.dataset.formats import load_rows, parse_row
@@ -159,6 +160,42 @@ def test_tools_stand_behind_the_system_s_own_words_and_gemma_folds_both_into_the
     assert form.turns(row)[0] == {"role": "system", "content": f"Отвечай коротко.\n\n{told}"}
     assert form.turns(TALK)[0] == {"role": "system", "content": told}
     assert tiny.render(form.ask("a"), answer_next=True) == f"<bos><start_of_turn>user\n{told}\n\na<end_of_turn>\n<start_of_turn>model\n"
+
+
+CHATML = """{%- if tools %}{{ '<|im_start|>system\\n' }}{%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{%- endif %}
+{{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' }}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}
+{%- for tool in tools %}{{ '\\n' }}{{ tool | tojson }}{%- endfor %}
+{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:' }}
+{{- '\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n' }}
+{%- elif messages[0].role == 'system' %}{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}{%- endif %}
+{%- for m in messages %}
+{%- if m.role == 'user' %}{{ '<|im_start|>user\\n' + m.content + '<|im_end|>\\n' }}
+{%- elif m.role == 'tool' %}{{ '<|im_start|>user\\n<tool_response>\\n' + m.content + '\\n</tool_response><|im_end|>\\n' }}
+{%- elif m.role == 'assistant' %}{{ '<|im_start|>assistant\\n' + (m.content or '') }}
+{%- for call in m.tool_calls or [] %}{{ '\\n' if m.content }}{{ '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}{%- endfor %}{{ '<|im_end|>\\n' }}{%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("system", ["", "Отвечай коротко."])
+def test_a_native_dialect_writes_what_the_model_s_own_template_writes_for_tools_calls_and_results(system: str, tiny: ChatTokenizer) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tokenizer = ChatTokenizer(tiny.folder, CHATML, {}, tiny.stop_ids)
+    form = settle(Training(dialect="native"), tokenizer, [WEATHER], "m")
+    row = Example((*([Message("system", system)] if system else []), *TALK.messages))
+    calls = [{"type": "function", "function": {"name": CALL.name, "arguments": dict(CALL.arguments)}}]
+    native = [{"role": m.role, "content": m.content} | ({"tool_calls": calls} if m.tool_calls else {}) for m in row.messages]
+    rendered = render_jinja_template(conversations=[native], tools=[openai_of(WEATHER)], chat_template=CHATML)
+    theirs = rendered[0][0] if isinstance(rendered, tuple) else rendered[0]
+    assert form.dialect.name == "hermes" and tokenizer.render(form.turns(row), answer_next=False) == theirs
+
+
+def test_gemma_4_s_tools_follow_the_system_s_words_at_once() -> None:
+    form = CallForm(DIALECTS["gemma4"], (WEATHER,))
+    row = Example((Message("system", "Отвечай коротко."), *TALK.messages[:2]))
+    assert form.turns(row)[0]["content"].startswith("Отвечай коротко.<|tool>declaration:get_weather{")
 
 
 def test_a_row_s_own_tools_come_before_the_form_s_and_a_name_stands_for_a_known_tool() -> None:

@@ -23,6 +23,7 @@ class Dialect(ABC):
     control: ClassVar[tuple[str, ...]] = ()  # markers that a model's tokenizer may hold as control tokens: in a rendered turn they are meant
     result_role: ClassVar[Literal["user", "tool"]] = "user"  # the turn that `render_result` is the content of
     separator: ClassVar[str] = "\n"  # between two calls
+    behind_system: ClassVar[str] = "\n\n"  # between the system's own words and the tools
     grammar: ClassVar[Grammar]
 
     @abstractmethod

@@ -276,6 +276,7 @@ class FunctionGemmaDialect(_Gemma):
     """
 
     name = "functiongemma"
+    behind_system = "\n"
     title = "FunctionGemma: <start_function_call>call:name{…}<end_function_call>"
     stops = ("<start_function_response>",)
     declaration = "<start_function_declaration>", "<end_function_declaration>"
@@ -295,6 +296,7 @@ class Gemma4Dialect(_Gemma):
     """
 
     name = "gemma4"
+    behind_system = ""
     title = "Gemma 4: <|tool_call>call:name{…}<tool_call|>"
     stops = ("<|tool_response>",)
     declaration = "<|tool>", "<tool|>"

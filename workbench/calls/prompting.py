@@ -127,7 +127,7 @@ class CallForm:
         if placed and placed[0][1]["role"] == "system":
             (i, first), *rest = placed
             said = first["content"].strip()
-            return [(i, {"role": "system", "content": f"{said}\n\n{told}" if said else told}), *rest]
+            return [(i, {"role": "system", "content": f"{said}{self.dialect.behind_system}{told}" if said else told}), *rest]
         return [(0, {"role": "system", "content": told}), *placed]
 
     def _told(self, row: Example) -> str:
