@@ -37,6 +37,10 @@ TOOL_TURNS = """{{ bos_token }}{%- for m in messages -%}
 {{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (m.content | trim) + '<end_of_turn>\n' }}
 {%- endfor -%}{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"""
 WRAPPING = TOOL_TURNS.replace("(m.content | trim)", "('[TOOL_RESULTS]' + m.content if m.role == 'tool' else m.content)")
+THINKING = """{{ bos_token }}{%- set empty = '<think>\\n\\n</think>\\n\\n' -%}{%- for m in messages -%}
+{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + (empty if loop.last and m.role == 'assistant' else '') + m.content }}
+{{- '<end_of_turn>\\n' }}{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' + (empty if enable_thinking is defined and not enable_thinking else '') }}{%- endif -%}"""
 
 words = st.text(st.sampled_from("абв xyz,.'\"{}[]:&<>\\\n|"), max_size=12)
 values = st.recursive(
@@ -215,6 +219,14 @@ def test_tools_are_told_in_native_dialects_unless_the_setting_says_otherwise(tin
     assert settle(Training(tools_in_prompt="yes"), tiny, [WEATHER], "m").tools == (WEATHER,)
     assert settle(Training(dialect="hermes", tools_in_prompt="no"), tiny, [WEATHER], "m").tools is None
     assert [may_tell(Training(dialect=d)) for d in ("tag", "hermes", "native")] == [False, True, True]  # type: ignore[arg-type]
+
+
+def test_a_model_that_can_think_is_taught_and_asked_to_answer_at_once(tiny: ChatTokenizer) -> None:
+    """As Qwen 3 does: the last answer stands behind an empty thought, and so does an answer to come where none is wanted."""
+    tokenizer = ChatTokenizer(tiny.folder, THINKING, tiny.special_names, tiny.stop_ids)
+    row = Example(TALK.messages[:2])
+    assert learned(row, tokenizer, PLAIN) == [message_text(row.answer)]
+    assert tokenizer.text(tokenizer.prompt_ids(PLAIN.before_answer(row)), keep_control=True).endswith("<start_of_turn>model\n<think>\n\n</think>\n\n")
 
 
 # -- what can't be written, or would be read otherwise --------------------------------------------

@@ -77,6 +77,8 @@ class ChatTokenizer:
     def render(self, turns: Sequence[Turn], *, answer_next: bool) -> str:
         """The conversation as the template writes it; with `answer_next` the assistant's turn is opened.
 
+        A template that knows thinking is asked for none: rows teach answers, and asked otherwise, Qwen 3 would open a turn in one way
+        and write an answered one in another.
         Raises `RowError` where the template refuses the turns (Gemma wants strict alternation).
         """
         from jinja2.exceptions import TemplateError
@@ -85,7 +87,7 @@ class ChatTokenizer:
         try:
             rendered: Any = render_jinja_template(
                 conversations=[list(turns)], chat_template=self.template,
-                add_generation_prompt=answer_next, **self.special_names,
+                add_generation_prompt=answer_next, enable_thinking=False, **self.special_names,
             )
         except TemplateError as exc:
             raise RowError(f"the model's chat template refuses these turns: {exc}") from exc
