@@ -32,7 +32,8 @@ def test_a_snapshot_is_saved_listed_and_gone_back_to(workspace, snapshots):
     before = workspace.rows.path.read_bytes()
     assert panel.save(snapshots, " before ").name == "before"
     now = change(workspace, drop=frozenset({0}))
-    table, chosen, against = panel.listing(snapshots, None, None)
+    table, chosen, against, *buttons = panel.listing(snapshots, None, None)
+    assert [button.interactive for button in buttons] == [True] * 3
     assert re.search(r">before</td><td>70</td><td>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d</td>", table)
     assert (chosen.value, against.value, against.choices) == ("before", NOW, [(words.NOW, NOW), ("before", "before")])
     workspace.rows.change(panel.restore(snapshots, "before"), now.version)
@@ -55,12 +56,13 @@ def test_a_deleted_snapshot_gives_way_to_the_newest_and_comes_back(snapshots):
     for name in ("a", "b"):
         panel.save(snapshots, name)
     gone = panel.delete(snapshots, "b")
-    assert [c.value for c in panel.listing(snapshots, "b", "b")[1:]] == ["a", NOW]
+    assert [c.value for c in panel.listing(snapshots, "b", "b")[1:3]] == ["a", NOW]
     assert panel.bring_back(snapshots, gone) == "b"
 
 
 def test_no_snapshot_invites(snapshots):
-    table, chosen, against = panel.listing(snapshots, "x", "y")
+    table, chosen, against, *buttons = panel.listing(snapshots, "x", "y")
+    assert [button.interactive for button in buttons] == [False] * 3, "there is nothing to compare, restore or delete"
     assert (words.EMPTY in table, chosen.value, against.value) == (True, None, NOW)
 
 

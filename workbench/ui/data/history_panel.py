@@ -153,12 +153,13 @@ def _chosen(name: str | None) -> str:
 
 
 def listing(snapshots: SnapshotStore, chosen: str | None, against: str | None) -> list[Any]:
-    """The table and both choosers; a snapshot that is gone gives way to the newest."""
+    """The table, both choosers, and whether compare, restore and delete can be pressed; a snapshot that is gone gives way to the newest."""
     found = snapshots.list()
     names = [s.name for s in found]
     chosen = chosen if chosen in names else names[0] if names else None
     against = against if against in names else NOW
-    return [table_html(found), gr.Dropdown(choices=names, value=chosen), gr.Dropdown(choices=[(words.NOW, NOW), *names], value=against)]
+    choosers = [gr.Dropdown(choices=names, value=chosen), gr.Dropdown(choices=[(words.NOW, NOW), *names], value=against)]
+    return [table_html(found), *choosers, *(gr.Button(interactive=bool(names)) for _ in range(3))]
 
 
 def build(bench: Bench) -> None:
@@ -176,39 +177,39 @@ def build(bench: Bench) -> None:
             chosen = gr.Dropdown([], label=words.CHOSEN, elem_id="history-chosen")
             against = gr.Dropdown([(words.NOW, NOW)], value=NOW, label=words.AGAINST, elem_id="history-against")
             with gr.Row():
-                show = gr.Button(words.COMPARE, size="sm", min_width=140, elem_id="history-compare")
-                go = gr.Button(words.RESTORE, size="sm", min_width=140, elem_id="history-restore")
-                drop = gr.Button(words.DELETE, size="sm", min_width=140, elem_id="history-delete")
-                back = gr.Button(words.BACK, size="sm", min_width=140, elem_id="history-back")
+                show = gr.Button(words.COMPARE, size="sm", min_width=140, interactive=False, elem_id="history-compare")
+                go = gr.Button(words.RESTORE, size="sm", min_width=140, interactive=False, elem_id="history-restore")
+                drop = gr.Button(words.DELETE, size="sm", min_width=140, interactive=False, elem_id="history-delete")
+                back = gr.Button(words.BACK, size="sm", min_width=140, visible=False, elem_id="history-back")
             steps = gr.HTML()
         with gr.Column(scale=3, min_width=360):
             difference = gr.HTML(elem_id="history-diff")
-    lists = [table, chosen, against]
+    lists = [table, chosen, against, show, go, drop]
 
-    def told(act: Callable[..., tuple[str, str | None, Any]]) -> Callable[..., list[Any]]:
-        """A handler from a verb `act(*own)` that returns what to say, the snapshot to choose, and its own output."""
+    def told(act: Callable[..., tuple[str, str | None, list[Any]]], outputs: int = 1) -> Callable[..., list[Any]]:
+        """A handler from a verb `act(*own)` that returns what to say, the snapshot to choose, and its own `outputs` values."""
 
         def run(*args: Any) -> list[Any]:
             *own, now, other = args
             try:
-                said, pick, value = act(*own)
-                return [note(said, "ok"), *listing(snapshots, pick or now, other), value]
+                said, pick, values = act(*own)
+                return [note(said, "ok"), *listing(snapshots, pick or now, other), *values]
             except WorkbenchError as exc:
-                return [note(str(exc), "bad"), *[gr.skip()] * 4]
+                return [note(str(exc), "bad"), *[gr.skip()] * (len(lists) + outputs)]
 
         return shown(run)
 
-    def saved(given: str) -> tuple[str, str | None, Any]:
+    def saved(given: str) -> tuple[str, str | None, list[Any]]:
         kept = save(snapshots, given)
-        return words.saved(kept.name, kept.rows), kept.name, ""
+        return words.saved(kept.name, kept.rows), kept.name, [""]
 
-    def dropped(which: str | None) -> tuple[str, str | None, Any]:
+    def dropped(which: str | None) -> tuple[str, str | None, list[Any]]:
         gone = delete(snapshots, which)
-        return words.deleted(gone), None, gone
+        return words.deleted(gone), None, [gone, gr.Button(visible=True)]
 
-    def returned(which: str) -> tuple[str, str | None, Any]:
+    def returned(which: str) -> tuple[str, str | None, list[Any]]:
         found = bring_back(snapshots, which)
-        return words.brought_back(found), found, ""
+        return words.brought_back(found), found, ["", gr.Button(visible=False)]
 
     def compared(first: str | None, then: str | None) -> list[Any]:
         try:
@@ -221,13 +222,13 @@ def build(bench: Bench) -> None:
             stale = note(words.STALE) if seen and seen != note(words.STALE) else gr.skip()
             return [*listing(snapshots, first, then), steps_html(store.steps), stale]
         except WorkbenchError as exc:
-            return [note(str(exc), "bad"), *[gr.skip()] * 4]
+            return [note(str(exc), "bad"), *[gr.skip()] * (len(lists) + 1)]
 
     both = [chosen, against]
     save_it.click(told(saved), [name, *both], [message, *lists, name], **QUIET)
     name.submit(told(saved), [name, *both], [message, *lists, name], **QUIET)
-    drop.click(told(dropped), [chosen, *both], [message, *lists, deleted], **QUIET)
-    back.click(told(returned), [deleted, *both], [message, *lists, deleted], **QUIET)
+    drop.click(told(dropped, 2), [chosen, *both], [message, *lists, deleted, back], **QUIET)
+    back.click(told(returned, 2), [deleted, *both], [message, *lists, deleted, back], **QUIET)
     for event in (show.click, chosen.input, against.input):
         event(shown(compared), both, [message, difference], **QUIET)
     go.click(bench.changing(lambda which: restore(snapshots, which)), [chosen, *bench.inputs], bench.outputs, **QUIET)
