@@ -211,6 +211,12 @@ def test_a_row_s_own_tools_come_before_the_form_s_and_a_name_stands_for_a_known_
     with pytest.raises(RowError, match="names the tool “gone”, which is not known") as caught:
         form.turns(parse_row({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": ["gone"]}))
     assert caught.value.field == "tools[0]"
+    broken = Example(own.messages, extras={"tools": ["get_weather", {"name": "f", "parameters": {"type": "object", "properties": 3}}]})
+    with pytest.raises(RowError) as found:
+        form.turns(broken)
+    assert found.value.field.startswith("tools[1].parameters")
+    as_text = Example(own.messages, extras={"tools": json.dumps([other])})
+    assert "get_weather" not in form.turns(as_text)[0]["content"]
 
 
 def test_tools_are_told_in_native_dialects_unless_the_setting_says_otherwise(tiny: ChatTokenizer) -> None:

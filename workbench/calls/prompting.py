@@ -156,8 +156,11 @@ class CallForm:
                 if item not in known:
                     raise RowError(f"it names the tool “{item[:80]}”, which is not known: describe it in data/tools.json", f"tools[{i}]")
                 found.append(known[item])
-            else:
+                continue
+            try:
                 found += (replace(spec, mock=None) for spec in parse_specs([item], "tools"))
+            except RowError as exc:
+                raise RowError(exc.reason, exc.field.replace("tools[0]", f"tools[{i}]", 1)) from exc
         return tuple(found)
 
 
