@@ -23,9 +23,10 @@ def settings(*pairs: str) -> RunSettings:
     return apply_overrides(DEFAULTS, pairs)
 
 
-def test_the_built_in_presets_are_the_six_with_safe_names():
+def test_the_built_in_presets_are_the_seven_with_safe_names():
     assert [p.title for p in BUILT_IN] == [
-        "First article, 4-bit", "First article, 8-bit", "Second article", "Embedded model on CPU", "Small card (8 GB)", "Best quality",
+        "First article, 4-bit", "First article, 8-bit", "Second article", "Embedded model on CPU", "Small card (8 GB)",
+        "Smallest card (6 GB)", "Best quality",
     ]
     for preset in BUILT_IN:
         assert preset.note.endswith(".") and not preset.own

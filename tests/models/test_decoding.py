@@ -54,6 +54,7 @@ def lanes(base: Base, *adapted: bool) -> list[Lane]:
 def reference(base: Base, text: str) -> list[int]:
     """The new tokens of transformers' own `generate` for one prompt."""
     ids = torch.tensor([prompt(base, text)])
+    base.model.eval()
     with torch.inference_mode():
         made = base.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=GREEDY.max_new_tokens

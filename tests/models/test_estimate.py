@@ -157,6 +157,14 @@ def test_a_captured_step_is_within_a_tenth_of_what_was_measured(fused, gib):
     assert 0.9 < gib / estimated.total_gib < 1.1
 
 
+def test_embeddings_and_head_in_host_memory_leave_a_block_of_the_head_on_the_card():
+    plain, off = (estimate_memory(SHAPES, settings(*pairs), tokens=64, labels=96, has_gpu=True, fused=True) for pairs in ((), ("quantization.offload=true",)))
+    assert (plain.weights_gib - off.weights_gib) * GIB == pytest.approx(1000 * 8 * 2)
+    assert off.head_gib * GIB == pytest.approx(1000 * (96 * (8 + 2 * 2) + 8 * 2))
+    on_cpu = [estimate_memory(SHAPES, settings(*pairs), tokens=64, labels=96, has_gpu=False) for pairs in ((), ("quantization.offload=true",))]
+    assert on_cpu[0] == on_cpu[1]
+
+
 def test_a_captured_step_is_filled_up_and_holds_few_logits_at_once():
     few, filled, many = (
         estimate_memory(SHAPES, settings(), tokens=tokens, labels=labels, has_gpu=True, fused=True) for tokens, labels in ((65, 128), (128, 128), (128, 999))
@@ -169,7 +177,7 @@ def test_a_captured_step_is_filled_up_and_holds_few_logits_at_once():
 
 @pytest.mark.parametrize(
     ("pairs", "has_gpu", "captured"),
-    [((), True, True), ((), False, False), (("training.capture=false",), True, False), (("training.checkpointing=true",), True, False),
+    [((), True, True), ((), False, False), (("training.capture=false",), True, False), (("training.checkpointing=true", "quantization.offload=true"), True, True),
      (("quantization.mode=8-bit",), True, False), (("quantization.mode=8-bit", "quantization.threshold=0"), True, True)],
 )  # fmt: skip
 def test_which_settings_are_captured(pairs, has_gpu, captured):

@@ -30,8 +30,9 @@ def heavy(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Parameter]:
 
 
 def test_a_heavy_save_waits_until_nine_times_its_own_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Cadence(heavy(monkeypatch), 0, clock_of(10.0, 12.0, 29.9, 30.0))
-    assert one.lets(), "the first is always made"
+    one = Cadence(heavy(monkeypatch), 0, clock_of(0.0, 9.9, 10.0, 10.0, 12.0, 29.9, 30.0))
+    assert not one.lets(), "so little is trained again in no time"
+    assert one.lets()
     with one.saving():
         pass
     assert not one.lets()
@@ -39,7 +40,7 @@ def test_a_heavy_save_waits_until_nine_times_its_own_time_has_passed(monkeypatch
 
 
 def test_a_light_adapter_and_a_chosen_number_of_steps_are_always_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    for one in (Cadence([torch.nn.Parameter(torch.zeros(8))], 0, clock_of(0.0, 5.0)), Cadence(heavy(monkeypatch), 7, clock_of(0.0, 5.0))):
+    for one in (Cadence([torch.nn.Parameter(torch.zeros(8))], 0, clock_of(0.0, 0.0, 5.0)), Cadence(heavy(monkeypatch), 7, clock_of(0.0, 0.0, 5.0))):
         with one.saving():
             pass
         assert one.lets()
@@ -83,3 +84,19 @@ def test_the_best_and_the_last_are_the_same_files_however_seldom_they_are_saved(
         ours, theirs = load_file(str(seldom / file)), load_file(str(often / file))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
+
+
+@pytest.mark.parametrize(("losses", "best_is_last"), [([3.0, 2.0, 1.0], True), ([3.0, 1.0, 2.0], False)])
+def test_a_run_that_ends_before_anything_was_saved_keeps_both_adapters_and_writes_no_checkpoint(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], best_is_last: bool
+) -> None:
+    monkeypatch.setattr(cadence, "HEAVY", 0)
+    given = iter(losses)
+    monkeypatch.setattr(stepper, "mean_loss", lambda *args: next(given))
+    monkeypatch.setattr(job, "write_checkpoint", lambda *args, **more: pytest.fail("nothing is left to resume"))
+    training = {"epochs": 3, "rows_per_step": 4, "learning_rate": 0.02, "warmup_steps": 2, "validation_share": 0.25, "sample_every": 0}
+    folder, told = trained(base, tmp_path, make_settings({"training": training, "lora": {"rank": 4, "alpha": 8}}))
+    assert told == [(6, True)]
+    assert not list(folder.rglob("*.saving*")) and not (folder / "checkpoint").exists()
+    last, best = (load_file(str(folder / file)) for file in ("adapter_model.safetensors", "best/adapter_model.safetensors"))
+    assert all(torch.equal(last[key], best[key]) for key in last) is best_is_last

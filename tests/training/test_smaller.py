@@ -32,7 +32,7 @@ def way_down(start: RunSettings, has_gpu: bool, **known: int) -> list[tuple[dict
 def test_on_a_gpu_the_weights_go_first_then_activations_then_the_adapter():
     changes = [change for change, _ in way_down(settings("quantization.mode=8-bit"), True, largest_forward=600, longest_row=60)]
     assert changes == [
-        {"quantization.mode": "4-bit"}, {"training.checkpointing": True}, {"training.tokens_per_forward": 300},
+        {"quantization.mode": "4-bit"}, {"training.checkpointing": True}, {"quantization.offload": True}, {"training.tokens_per_forward": 300},
         {"training.tokens_per_forward": 150}, {"lora.rank": 8, "lora.alpha": 16},
         {"lora.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
     ]  # fmt: skip
@@ -51,7 +51,7 @@ def test_auto_on_a_gpu_is_4_bit_already():
 
 
 def test_a_budget_is_not_halved_where_that_changes_nothing():
-    start = settings("training.checkpointing=true")
+    start = settings("training.checkpointing=true", "quantization.offload=true")
     assert next_smaller(start, True, largest_forward=600)[0].training.tokens_per_forward == 300
     assert next_smaller(start, True)[0].training.tokens_per_forward == 2048
     assert next_smaller(start, True, largest_forward=600, longest_row=400)[0].lora.rank == 8
@@ -61,7 +61,8 @@ def test_each_sentence_says_what_changes():
     sentences = [text for _, text in way_down(settings("quantization.mode=none"), True, largest_forward=600)]
     assert sentences[0].startswith("The base weights are held in 4 bit instead of 16 bit")
     assert sentences[1].startswith("Gradient checkpointing is turned on")
-    assert sentences[2].startswith("The token budget goes from 4,096 to 300")
+    assert sentences[2].startswith("The word embeddings and the head wait in the host's memory")
+    assert sentences[3].startswith("The token budget goes from 4,096 to 300")
     assert sentences[-2].startswith("The rank goes from 16 to 8, alpha with it")
     assert sentences[-1].startswith("Only attention gets an adapter (q_proj, k_proj, v_proj, o_proj)")
 
@@ -80,7 +81,7 @@ def test_every_change_is_estimated_to_take_less(has_gpu):
 
 
 def test_alpha_keeps_its_ratio_and_never_falls_to_nothing():
-    start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.rank=64", "lora.alpha=1")
+    start = settings("training.checkpointing=true", "quantization.offload=true", "training.tokens_per_forward=128", "lora.rank=64", "lora.alpha=1")
     made = next_smaller(start, True)
     assert (made[0].lora.rank, made[0].lora.alpha) == (32, 1)
 
@@ -88,14 +89,18 @@ def test_alpha_keeps_its_ratio_and_never_falls_to_nothing():
 def test_dora_loses_its_dropout_after_what_costs_time_alone_and_itself_before_the_rank():
     changes = [change for change, _ in way_down(settings("lora.dora=true"), True, largest_forward=300)]
     assert changes == [
-        {"training.checkpointing": True}, {"training.tokens_per_forward": 150}, {"lora.dropout": 0.0}, {"lora.dora": False}, {"lora.rank": 8, "lora.alpha": 16},
+        {"training.checkpointing": True}, {"quantization.offload": True}, {"training.tokens_per_forward": 150},
+        {"lora.dropout": 0.0}, {"lora.dora": False}, {"lora.rank": 8, "lora.alpha": 16},
         {"lora.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
     ]  # fmt: skip
     assert {"lora.dropout": 0.0} not in [c for c, _ in way_down(settings("lora.dora=true", "quantization.mode=none"), False)][:-1]
 
 
 def test_own_ranks_shrink_with_the_common_one():
-    start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.attention_rank=64", "lora.attention_alpha=32", "lora.mlp_rank=4")
+    start = settings(
+        "training.checkpointing=true", "quantization.offload=true", "training.tokens_per_forward=128",
+        "lora.attention_rank=64", "lora.attention_alpha=32", "lora.mlp_rank=4",
+    )
     made, sentence = next_smaller(start, True)
     assert (made.lora.rank, made.lora.alpha) == (8, 16)
     assert (made.lora.attention_rank, made.lora.attention_alpha, made.lora.mlp_rank, made.lora.mlp_alpha) == (32, 16, 4, 0)
@@ -103,5 +108,5 @@ def test_own_ranks_shrink_with_the_common_one():
 
 
 def test_fused_attention_counts_as_attention():
-    start = settings("training.checkpointing=true", "training.tokens_per_forward=128", "lora.rank=8", "lora.target_modules=qkv_proj,down_proj")
+    start = settings("training.checkpointing=true", "quantization.offload=true", "training.tokens_per_forward=128", "lora.rank=8", "lora.target_modules=qkv_proj,down_proj")
     assert next_smaller(start, True)[0].lora.target_modules == ("qkv_proj",)

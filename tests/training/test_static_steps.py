@@ -14,6 +14,7 @@ import torch
 
 from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.offload import offload
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import captured, stepper
 from workbench.training.captured import CaptureError, GraphedSteps, Graphs
@@ -204,11 +205,56 @@ def test_rows_that_would_see_each_other_are_found_out(tiny_folder: Path, monkeyp
         prove_same(model, [pack(ROWS[:2])], lambda packed: pack_losses(model, packed, CPU), CPU)
 
 
-def test_checkpointing_and_8_bit_with_a_threshold_are_named_as_what_hinders(tiny_folder: Path) -> None:
-    _, model = ready(tiny_folder)
-    model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with pytest.raises(NotStaticError, match="gradient checkpointing"):
-        graphed(model)
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_with_layers_computed_again_and_the_head_with_the_host_are_the_plain_steps(
+    tiny_model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("workbench.models.offload.BLOCK", 100)
+    made = []
+    for sparing in (False, True):
+        base, model = ready(tiny_model_folder(kind))
+        if sparing:
+            offload(base.raw, CPU)
+            base.raw.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()
+        steps = graphed(model)
+        assert (steps.again is not None) is sparing
+        made.append([*run(steps), (steps.mean_loss([pack(ROWS[:3])], lambda: False), 0.0)])
+    for (loss, norm), (spared, spared_norm) in zip(*made, strict=True):
+        assert (spared, spared_norm) == (pytest.approx(loss, rel=1e-4), pytest.approx(norm, rel=1e-3))
+
+
+def test_each_pass_has_a_mask_of_its_own_and_a_resumed_run_the_same_ones(tiny_folder: Path) -> None:
+    base = load_base(tiny_folder, Quantization(mode="none"))
+    model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.3), name="test", seed=1, checkpointing=True)
+    steps = graphed(model.train())
+    assert steps.again is not None
+    torch.manual_seed(3)
+    counts = []
+    for _, _, packs in batches(ROWS, TRAINING):
+        state = torch.get_rng_state()
+        steps.step(packs, 0.0)
+        counts.append(int(steps.again.count))
+    assert len(set(counts)) == len(counts)
+    torch.set_rng_state(state)
+    steps.step(packs, 0.0)
+    assert int(steps.again.count) == counts[-1]
+
+
+def test_a_second_run_on_a_base_is_not_proven_again_unless_its_adapter_is_another(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proofs: list[int] = []
+    proof = stepper.prove_same
+    monkeypatch.setattr(stepper, "prove_same", lambda *args: proofs.append(1) or proof(*args))
+    base = load_base(tiny_folder, Quantization(mode="none"))
+    for rank, known in ((4, 1), (4, 1), (8, 2)):
+        model = put_new_adapter(base, Lora(rank=rank, alpha=8, dropout=0.0), name="test", seed=1, checkpointing=False)
+        steps = graphed(model.train())
+        assert len(proofs) == known
+        packs = [pack(ROWS[:3])]
+        assert steps.step(packs, 0.0)[0] == pytest.approx(eager(model).step(packs, 0.0)[0], rel=1e-5)
+
+
+def test_8_bit_with_a_threshold_is_named_as_what_hinders(tiny_folder: Path) -> None:
     base = load_base(tiny_folder, Quantization(mode="8-bit", threshold=6.0))
     model = put_new_adapter(base, Lora(rank=4, dropout=0.0), name="test", seed=1, checkpointing=False)
     assert "threshold to 0" in stepper._hinders(model)
@@ -225,6 +271,8 @@ def test_on_a_cpu_and_with_capture_off_steps_are_eager(tiny_folder: Path) -> Non
 
 class _Fails:
     """Graphs whose capture fails at the second step."""
+
+    again = None
 
     def __init__(self, steps: GraphedSteps, fault: Exception) -> None:
         self.steps, self.fault, self.made = steps, fault, 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.loading import ADAPTER, Base
+from workbench.models.offload import host_parts
 
 LAYERS = ("Gemma3DecoderLayer", "LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 ROTARY = ("default", "linear", "llama3", "yarn")  # tables that don't change with the length
@@ -151,6 +152,8 @@ def read_stack(base: Base) -> Stack:
     text = next((m for m in (getattr(raw, "model", None), getattr(getattr(raw, "model", None), "language_model", None)) if hasattr(m, "layers")), None)
     if text is None or not all(hasattr(text, name) for name in ("embed_tokens", "norm", "rotary_emb")):
         raise UnsupportedError(f"{type(raw).__name__} is built in another way")
+    if host_parts(raw) is not None:
+        raise UnsupportedError("its embeddings and head wait in the host's memory")
     names = {type(layer).__name__ for layer in text.layers}
     if not names <= set(LAYERS):
         raise UnsupportedError(f"{', '.join(sorted(names - set(LAYERS)))} is not one of the layers it knows")

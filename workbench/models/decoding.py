@@ -52,7 +52,6 @@ def generate(
         return []
     if _must_part(base, lanes):
         return _in_turn(base, lanes, sampling, on_text, stop, say, capture, keep, stops)
-    base.model.eval()
     if capture:
         progress = Progress(len(lanes), base.tokenizer, on_text, stop, keep=keep, stops=stops)
         try:
@@ -118,6 +117,7 @@ class _Bounds(LogitsProcessor):  # type: ignore[misc]
 
 def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress) -> list[Reply]:
     """All lanes by transformers' `generate`."""
+    base.model.eval()  # the loop above knows no dropout
     width = max(len(lane.prompt_ids) for lane in lanes)
     pad = [[0] * (width - len(lane.prompt_ids)) for lane in lanes]
     ids_BT = torch.tensor([p + list(lane.prompt_ids) for p, lane in zip(pad, lanes, strict=True)], device=base.device)

@@ -55,12 +55,13 @@ FUSED = Kept(adapter_input=2.0, norm=2.0, gate=2.0)  # and Liger's norms and gat
 # What a captured step takes (training/static_batch, training/fused_loss), here because the promise and the step must agree.
 GRAIN = 64  # tokens: it is filled up to a multiple of these
 CHUNK = 128  # labels whose logits it holds at once: 128 × 262k in fp32 are 128 MiB
+BLOCK = 2**14  # words of a head in the host's memory that are on the card at once: of a 4B in 16 bit 80 MiB
 
 
 def is_captured(settings: RunSettings, has_gpu: bool) -> bool:
     """Whether these settings' steps can come from CUDA graphs; what the model itself hinders is not known here."""
     outliers = settings.quantization.resolved(has_gpu).mode == "8-bit" and settings.quantization.threshold > 0
-    return has_gpu and settings.training.capture and not settings.training.checkpointing and not outliers
+    return has_gpu and settings.training.capture and not outliers
 
 
 def fused_kernels() -> bool:
@@ -74,18 +75,23 @@ def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, label
     Weights: the linear layers as quantized, all else (embeddings, norms) in 16 or 32 bit. Adapter: parameters and their
     gradients; optimizer: AdamW's two moments; 4 bytes each. Head: logits and their gradient in fp32, and in the model's
     type, in a captured step of no more than 128 labels at once. Activations: see `_activation_bytes`. `fused`: whether
-    Liger is installed (None: asked here). Compared with measured peaks in benchmarks/RESULTS.md.
+    Liger is installed (None: asked here). Offloaded embeddings and head are not on the card, but for a block at a time. Compared with measured peaks in benchmarks/RESULTS.md.
     """
     width = 2.0 if has_gpu else 4.0
-    kept_of = EAGER
-    if is_captured(settings, has_gpu):
-        tokens, labels = -(-tokens // GRAIN) * GRAIN, min(labels, CHUNK)
+    kept_of, captured = EAGER, is_captured(settings, has_gpu)
+    if captured:
+        tokens = -(-tokens // GRAIN) * GRAIN
         kept_of = FUSED if (fused_kernels() if fused is None else fused) else CAPTURED
     inside = sum(out * into for out, into in linear_modules(shapes).values())
     weights = inside * bytes_per_weight(settings, has_gpu) + (parameter_count(shapes) - inside) * width
     trainable = lora_parameters(shapes, settings.lora)
-    vocabulary = max((s[0] for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n), default=0)
-    head = labels * vocabulary * (8.0 + 2 * width)
+    words = [s for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n]
+    vocabulary = max((s[0] for s in words), default=0)
+    head = min(labels, CHUNK if captured else labels) * vocabulary * (8.0 + 2 * width)
+    if settings.quantization.offload and has_gpu and words:
+        weights -= sum(out * into for out, into in words) * width
+        if captured:  # a block of the head's words, its logits and their slope in fp32 and in the model's type
+            head = min(BLOCK, vocabulary) * (labels * (8.0 + 2 * width) + max(into for _, into in words) * width)
     kept, moment = _activation_bytes(shapes, settings, tokens, width, has_gpu, kept_of)
     # A layer's moment never meets the logits: they are made after the last layer's forward, and are gone before a layer is
     # computed again. So only what the moment needs beyond the head's memory comes on top.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from workbench.errors import AdapterError, ModelError, SettingsError
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
+from workbench.models.offload import offload
 from workbench.models.overlap import import_bitsandbytes, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.tokenizer import ChatTokenizer
@@ -89,6 +90,9 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
         beside.shutdown(wait=False, cancel_futures=True)
     if fresh and copy is not None:
         copy.keep(model, say)
+    if resolved.offload and device.type == "cuda":
+        say("moving the embeddings and the head to the host's memory")
+        offload(model, device)
     return Base(_settled(model), tokenizer, folder, resolved)
 
 

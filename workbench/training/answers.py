@@ -63,7 +63,8 @@ class Asker:
                 scored = self._scored()
         finally:
             random.setstate(ours)
-            model.train(was_training)
+            if model.training != was_training:  # only transformers' way of decoding changes it, and on a 4B going through all modules takes 50 ms
+                model.train(was_training)
         if scored is None:
             return None
         return events.Sampled(

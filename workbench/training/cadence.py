@@ -1,7 +1,7 @@
 """How often a large adapter is saved by itself: never so often that saving takes over a tenth of the run's time.
 
-A captured run makes an epoch in a quarter of a second; writing a 4B's adapter, its checkpoint and its best takes twice
-that. What is passed over is made up for: the best adapter waits on the device, and the run's end always saves.
+A captured run makes an epoch in a quarter of a second; writing a 4B's adapter, its checkpoint and its best takes five
+times that. What is passed over is made up for: the best adapter waits on the device, and the run's end always saves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 HEAVY = 256 * 2**20  # bytes of one save below which every epoch is saved, whatever the time
 SHARE = 0.1  # of the run's time that saving may take
+EARLIEST = 10.0  # seconds of training that are made again in that time if they are lost: before them nothing is saved
 BYTES = 16  # a parameter's: itself in the adapter's file, and with AdamW's two moments in the checkpoint
 
 
@@ -23,12 +24,12 @@ class Cadence:
     def __init__(self, parameters: Sequence[torch.nn.Parameter], save_every: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.heavy = not save_every and BYTES * sum(p.numel() for p in parameters) > HEAVY
         self.clock = clock
-        self.ended = 0.0
+        self.ended = clock()
         self.took: float | None = None
 
     def lets(self) -> bool:
         """Whether to save now."""
-        return not self.heavy or self.took is None or self.clock() - self.ended >= self.took * (1 - SHARE) / SHARE
+        return not self.heavy or self.clock() - self.ended >= (EARLIEST if self.took is None else self.took * (1 - SHARE) / SHARE)
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from workbench.models.faults import lost_to
+from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
 from workbench.training.static_batch import Buffers, Size, StaticForward
 
-WARM_UPS = 2  # forwards before a capture: libraries make their workspaces and choose their kernels in them
+WARM_UPS = 1  # passes before a capture: libraries make their workspaces and choose their kernels in them
 
 
 class CaptureError(RuntimeError):
@@ -127,9 +128,10 @@ class GraphedSteps:
     """
 
     def __init__(
-        self, forward: StaticForward, update: Update, sizes: Sequence[Size], held_sizes: Sequence[Size], device: torch.device, *, record: bool = True
+        self, forward: StaticForward, update: Update, sizes: Sequence[Size], held_sizes: Sequence[Size], device: torch.device, *,
+        again: Recomputation | None = None, record: bool = True,
     ) -> None:
-        self.forward, self.update, self.device = forward, update, device
+        self.forward, self.update, self.device, self.again = forward, update, device, again
         self.sizes = {True: sorted(sizes), False: sorted(held_sizes)}
         self.graphs = Graphs(device) if record else None
         self.total = torch.zeros((), device=device)
@@ -150,11 +152,13 @@ class GraphedSteps:
 
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
         """Mean cross-entropy without dropout, None if `stop`, asked between packs, came first."""
+        weight = 1.0 / sum(len(p.targets) for p in packs)
+        if self.graphs is not None and not self._missing(packs, learns=False):  # a graph does what it did when it was captured
+            return float(self.total) if self._run(packs, weight, learns=False, stop=stop) else None
         model, was_training = self.forward.decoder, self.forward.decoder.training
         model.eval()
         try:
             self._ready(packs, learns=False)
-            weight = 1.0 / sum(len(p.targets) for p in packs)
             return float(self.total) if self._run(packs, weight, learns=False, stop=stop) else None
         finally:
             model.train(was_training)
@@ -166,21 +170,26 @@ class GraphedSteps:
                 return False
             size = self._size(packed, learns)
             self._buffers[size].fill(packed, weight)
+            if learns and self.again is not None:
+                self.again.draw()
             self._passes[size, learns]()
         return True
 
     def _size(self, packed: Pack, learns: bool) -> Size:
         return next(size for size in self.sizes[learns] if size.holds(packed))
 
+    def _missing(self, packs: Sequence[Pack], *, learns: bool) -> list[Size]:
+        return [s for s in dict.fromkeys(self._size(p, learns) for p in packs) if (s, learns) not in self._passes]
+
     def _ready(self, packs: Sequence[Pack], *, learns: bool) -> None:
         """Capture what these packs need and is not there yet, with the random state and the gradients as they were."""
-        missing = [s for s in dict.fromkeys(self._size(p, learns) for p in packs) if (s, learns) not in self._passes]
+        missing = self._missing(packs, learns=learns)
         if not missing and not (learns and self._update is None):
             return
         random = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
         for size in missing:
             packed = next(p for p in packs if self._size(p, learns) == size)
-            self._buffers.setdefault(size, Buffers(size, self.device)).fill(packed, 1.0)
+            self._buffers_of(size).fill(packed, 1.0)
             self._passes[size, learns] = self._recorded(lambda size=size: self._pass(size, learns), WARM_UPS)  # type: ignore[misc]
         if learns and self._update is None:
             self.update.prime()
@@ -188,12 +197,17 @@ class GraphedSteps:
         torch._foreach_zero_(self.update.gradients)
         (torch.cuda.set_rng_state(random, self.device) if self.device.type == "cuda" else torch.set_rng_state(random))
 
+    def _buffers_of(self, size: Size) -> Buffers:
+        if size not in self._buffers:
+            self._buffers[size] = self.forward.buffers(size, self.device)
+        return self._buffers[size]
+
     def _recorded(self, work: Callable[[], None], warm_ups: int) -> Callable[[], None]:
         return work if self.graphs is None else self.graphs.capture(work, warm_ups).replay
 
     def _pass(self, size: Size, learns: bool) -> None:
         """Forward, and backward into the gradients where it `learns`, of what the buffers hold; the loss goes onto `total`."""
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(learns), self.forward.around():
             loss, _ = self.forward(self._buffers[size])
             if learns:
                 loss.backward()  # type: ignore[no-untyped-call]

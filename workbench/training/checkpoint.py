@@ -56,6 +56,8 @@ class Moment:
     """The step whose validation a stop cut short; 0 if it was not."""
     best_values: Sequence[torch.Tensor] | None = None
     """The best adapter's parameters, in the optimizer's order, where it is an earlier one than the model's."""
+    final: bool = False
+    """Whether the run is done with this: nothing is left to resume."""
 
 
 def write_checkpoint(folder: Path, moment: Moment, *, seconds: float) -> int:
@@ -164,6 +166,26 @@ def save_adapter(base: Base, folder: Path, *, best: bool) -> None:
                 (into / measured).unlink(missing_ok=True)
         for file in ADAPTER_FILES:
             (scratch / ADAPTER / file).replace(into / file)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def copy_best(folder: Path) -> None:
+    """Make the adapter in `folder` its best as well, which is quicker than to write it twice; raises `OSError` where the disk refuses."""
+    into, scratch = folder / BEST, folder / ".saving"
+    if into.is_dir() and _same(folder, into):
+        return
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
+        for file in ADAPTER_FILES:
+            shutil.copyfile(folder / file, scratch / file)
+            _flush(scratch / file)
+        into.mkdir(exist_ok=True)
+        for measured in (SCORES, ANSWERS):
+            (into / measured).unlink(missing_ok=True)
+        for file in ADAPTER_FILES:
+            (scratch / file).replace(into / file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

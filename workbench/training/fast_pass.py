@@ -19,7 +19,10 @@ Forward = Callable[..., torch.Tensor]
 
 
 class FastPass:
-    """A context in which `model` runs with what helps. It leaves no trace on the model outside."""
+    """What helps, in two contexts: `autocast` around a forward, the instance itself around forward and backward.
+
+    A layer that is computed again in the backward must find what its first time found. Neither leaves a trace outside.
+    """
 
     def __init__(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.half = device.type == "cuda" and dtype == torch.bfloat16
@@ -37,14 +40,18 @@ class FastPass:
         for module in self.casting:
             module.cast_input_dtype_enabled = False
         try:
-            # Its cache would keep the cast of one pass, made inside a graph, for the next.
-            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                yield
+            yield
         finally:
             for module, _ in self.replaced:
                 del module.forward
             for module in self.casting:
                 module.cast_input_dtype_enabled = True
+
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 products in the forward; a layer computed again brings its own. Nothing on a CPU."""
+        # Its cache would keep the cast of one pass, made inside a graph, for the next.
+        return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if self.half else contextlib.nullcontext()
 
 
 def _fused(model: Any) -> list[tuple[Any, Forward]]:

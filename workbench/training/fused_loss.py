@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from workbench.models.estimate import CHUNK
+from workbench.models.offload import blocks
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -42,11 +43,7 @@ def _chunk(
     hidden_CH: torch.Tensor, weight_VH: torch.Tensor, targets_C: torch.Tensor, weights_C: torch.Tensor, softcap: float | None, *, learns: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(losses in nats [C], gradient of their weighted sum for the hidden states [C, H] or None)."""
-    logits_CV = (hidden_CH @ weight_VH.t()).float()
-    bent_CV = None
-    if softcap:
-        bent_CV = torch.tanh(logits_CV / softcap)
-        logits_CV = bent_CV * softcap
+    logits_CV, bent_CV = _bent(hidden_CH @ weight_VH.t(), softcap)
     total_C = torch.logsumexp(logits_CV, dim=-1)
     losses_C = total_C - logits_CV.gather(1, targets_C[:, None])[:, 0]
     if not learns:
@@ -59,6 +56,66 @@ def _chunk(
     return losses_C, slope_CV.to(weight_VH.dtype) @ weight_VH
 
 
+class _StreamedLoss(torch.autograd.Function):
+    """The same with a head that waits in the host's memory: it comes by in blocks of words, twice where a gradient is wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_LH: torch.Tensor, weight_VH: torch.Tensor, targets_L: torch.Tensor, weights_L: torch.Tensor, softcap: float | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        top_L = torch.full_like(weights_L, -torch.inf)
+        sum_L, wanted_L = torch.zeros_like(weights_L), torch.zeros_like(weights_L)
+        for start, block_BH in blocks(weight_VH, hidden_LH.device):
+            logits_LB, _ = _bent(hidden_LH @ block_BH.t(), softcap)
+            here_L = torch.maximum(top_L, logits_LB.amax(-1))
+            sum_L = sum_L * (top_L - here_L).exp() + (logits_LB - here_L[:, None]).exp().sum(-1)
+            top_L = here_L
+            places_L, inside_L = _within(targets_L, start, len(block_BH))
+            wanted_L += torch.where(inside_L, logits_LB.gather(1, places_L[:, None])[:, 0], 0.0)
+        total_L = top_L + sum_L.log()
+        losses_L = total_L - wanted_L
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(_streamed_gradient(hidden_LH, weight_VH, targets_L, weights_L, total_L, softcap))
+        ctx.mark_non_differentiable(losses_L)
+        return (losses_L * weights_L).sum(), losses_L
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        (gradient_LH,) = ctx.saved_tensors
+        return gradient_LH * gradients[0].to(gradient_LH.dtype), None, None, None, None
+
+
+def _streamed_gradient(
+    hidden_LH: torch.Tensor, weight_VH: torch.Tensor, targets_L: torch.Tensor, weights_L: torch.Tensor, total_L: torch.Tensor, softcap: float | None
+) -> torch.Tensor:
+    """The gradient of Σ weight · loss for the hidden states; `total_L` are the logarithms of the softmax's sums."""
+    gradient_LH = torch.zeros_like(hidden_LH, dtype=torch.float32)
+    for start, block_BH in blocks(weight_VH, hidden_LH.device):
+        logits_LB, bent_LB = _bent(hidden_LH @ block_BH.t(), softcap)
+        slope_LB = (logits_LB - total_L[:, None]).exp_()
+        places_L, inside_L = _within(targets_L, start, len(block_BH))
+        slope_LB.scatter_add_(1, places_L[:, None], -inside_L.to(slope_LB.dtype)[:, None])
+        slope_LB *= weights_L[:, None]
+        if bent_LB is not None:
+            slope_LB *= 1 - bent_LB * bent_LB
+        gradient_LH += slope_LB.to(block_BH.dtype) @ block_BH
+    return gradient_LH.to(hidden_LH.dtype)
+
+
+def _bent(logits: torch.Tensor, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(the logits in fp32, bound softly where the model does so; the tanh in that, or None)."""
+    if not softcap:
+        return logits.float(), None
+    bent = torch.tanh(logits.float() / softcap)
+    return bent * softcap, bent
+
+
+def _within(targets_L: torch.Tensor, start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the targets' places in the block of words that begins at `start`, moved into it where they are not; whether they are)."""
+    places_L = targets_L - start
+    return places_L.clamp(0, size - 1), (places_L >= 0) & (places_L < size)
+
+
 def head_loss(
     hidden_LH: torch.Tensor, weight_VH: torch.Tensor, targets_L: torch.Tensor, weights_L: torch.Tensor, softcap: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,5 +123,6 @@ def head_loss(
 
     `weights_L` is 0 where a slot is empty. `softcap` is the model's bound on logits (Gemma 2): softcap · tanh(logit / softcap).
     """
-    total, losses_L = _HeadLoss.apply(hidden_LH, weight_VH, targets_L, weights_L, softcap)  # type: ignore[no-untyped-call]
+    way = _HeadLoss if weight_VH.device == hidden_LH.device else _StreamedLoss
+    total, losses_L = way.apply(hidden_LH, weight_VH, targets_L, weights_L, softcap)  # type: ignore[no-untyped-call]
     return total, losses_L

@@ -23,7 +23,7 @@ from workbench.training.answers import Asker
 from workbench.training.cadence import in_place
 from workbench.training.call_form import read_record, write_record
 from workbench.training.card import model_card
-from workbench.training.checkpoint import Moment, check_saved, drop_checkpoint, read_checkpoint, save_adapter, write_checkpoint
+from workbench.training.checkpoint import Moment, check_saved, copy_best, drop_checkpoint, read_checkpoint, save_adapter, write_checkpoint
 from workbench.training.encode import Encoded, encode_all
 from workbench.training.loop import NotFiniteError, Outcome, memory_gib, train
 from workbench.training.plan import step_count
@@ -124,11 +124,14 @@ class _Training:
     def save(self, moment: Moment) -> None:
         """The last adapter, then the checkpoint, then the best: a resume mends what a kill leaves undone between them."""
         save_adapter(self.base, self.folder, best=False)
-        first = not (self.folder / CHECKPOINT).exists()
-        size = write_checkpoint(self.folder, moment, seconds=self.spent())
+        first = not moment.final and not (self.folder / CHECKPOINT).exists()
+        size = 0 if moment.final else write_checkpoint(self.folder, moment, seconds=self.spent())
         if moment.best:
-            with in_place([p for p in moment.model.parameters() if p.requires_grad], moment.best_values):
-                save_adapter(self.base, self.folder, best=True)
+            if moment.best_values is None:
+                copy_best(self.folder)
+            else:
+                with in_place([p for p in moment.model.parameters() if p.requires_grad], moment.best_values):
+                    save_adapter(self.base, self.folder, best=True)
             if (record := read_record(self.folder, self.name)) is not None:
                 write_record(self.folder / BEST, record)
         self.emit(events.Saved(step=moment.step, best=moment.best))

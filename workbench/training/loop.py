@@ -73,10 +73,10 @@ def train(
             break
         loop.one_step(packs)
         loop.look(epoch, epoch_ends)
-    if loop.saved_at < loop.step or loop.waiting is not None:
-        loop.keep(best=False)
     short = loop.step < loop.total or loop.cut_at == loop.step  # without its last measurement it is not finished either
     early = loop.keeper.sentence(loop.step) if short and loop.keeper.exhausted else ""
+    if loop.saved_at < loop.step or loop.waiting is not None:
+        loop.keep(best=loop.waiting_at == loop.step, final=not short or bool(early))
     return Outcome(loop.step, stopped=short and not early, early=early, best=loop.keeper.best if loop.keeper.keeps else None)
 
 
@@ -100,6 +100,7 @@ class _Loop:
         self.step = self.saved_at = self.asked_at = self.cut_at = 0
         self.cadence = Cadence(self.parameters, training.save_every)
         self.waiting: list[torch.Tensor] | None = None  # the best adapter, where saving it at once was not worth its time
+        self.waiting_at = -1  # the step it is of
 
     def begin(self) -> None:
         if self.notice:
@@ -143,7 +144,7 @@ class _Loop:
         if self.cadence.lets():
             self.keep(best=better)
         elif better:
-            self.waiting = [p.detach().clone() for p in self.parameters]
+            self.waiting, self.waiting_at = [p.detach().clone() for p in self.parameters], self.step
 
     def _validate(self) -> bool:
         """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
@@ -168,11 +169,13 @@ class _Loop:
     def _measured(self, measure: Measure, value: float) -> bool:
         return self.keeper.take(measure, self.step, value) and self.keeper.keeps
 
-    def keep(self, *, best: bool) -> None:
+    def keep(self, *, best: bool, final: bool = False) -> None:
         waited = None if best else self.waiting
         with self.cadence.saving():
-            self.save(Moment(self.step, self.model, self.optimizer, self.keeper, self.asked_at, best or waited is not None, self.cut_at, waited))
-        self.saved_at, self.waiting = self.step, None
+            self.save(Moment(
+                self.step, self.model, self.optimizer, self.keeper, self.asked_at, best or waited is not None, self.cut_at, waited, final=final,
+            ))
+        self.saved_at, self.waiting, self.waiting_at = self.step, None, -1
 
     def _not_finite(self) -> str:
         kept = f"The adapter saved after step {self.saved_at} is kept." if self.saved_at else "No adapter had been saved yet."

@@ -24,7 +24,8 @@ def next_smaller(
         if made := change(settings, has_gpu):
             return made
     return (
-        _less_at_once(settings, largest_forward, longest_row) or _dora_dropout(settings, has_gpu) or _smaller_adapter(settings) or _four_bit(settings, has_gpu)
+        _offload(settings, has_gpu) or _less_at_once(settings, largest_forward, longest_row)
+        or _dora_dropout(settings, has_gpu) or _smaller_adapter(settings) or _four_bit(settings, has_gpu)
     )
 
 
@@ -48,6 +49,14 @@ def _checkpointing(settings: RunSettings, has_gpu: bool) -> tuple[RunSettings, s
         return None
     return _changed(settings, "training", checkpointing=True), (
         "Gradient checkpointing is turned on: activations are computed again instead of kept. The result is the same, a step takes about a third longer."
+    )
+
+
+def _offload(settings: RunSettings, has_gpu: bool) -> tuple[RunSettings, str] | None:
+    if not has_gpu or settings.quantization.offload:
+        return None
+    return _changed(settings, "quantization", offload=True), (
+        "The word embeddings and the head wait in the host's memory: the result is the same, a step takes longer, and answers take many times longer."
     )
 
 

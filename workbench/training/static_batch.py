@@ -16,6 +16,7 @@ import torch
 
 from workbench.models.estimate import GRAIN
 from workbench.models.faults import accelerator_fault
+from workbench.models.offload import HostEmbedding, host_parts
 from workbench.training.fast_pass import FastPass
 from workbench.training.fused_loss import head_loss
 from workbench.training.pack import Pack
@@ -73,8 +74,10 @@ def choose_sizes(packs: Iterable[tuple[int, int]]) -> list[Size]:
 class Buffers:
     """The inputs of one forward at a fixed size, on the model's device."""
 
-    def __init__(self, size: Size, device: torch.device) -> None:
-        self.size, self.device = size, device
+    def __init__(self, size: Size, device: torch.device, embedding: HostEmbedding | None = None) -> None:
+        """With an `embedding` that waits with the host its rows are looked up there, and go over with the ids."""
+        self.size, self.device, self._embedding = size, device, embedding
+        self.embedded_1TH: torch.Tensor | None = None
         host = torch.zeros(2 * size.tokens + 2 * size.labels, dtype=torch.long)
         self._host = host.pin_memory() if device.type == "cuda" else host
         self._all = torch.zeros_like(host, device=device)
@@ -104,6 +107,11 @@ class Buffers:
         targets[: len(packed.targets)] = torch.tensor(packed.targets)
         self._weights[: len(packed.slots)] = weight
         self._all.copy_(self._host, non_blocking=True)
+        if self._embedding is not None:
+            rows_1TH = self._embedding.on_host(ids)
+            if self.embedded_1TH is None:
+                self.embedded_1TH = torch.empty_like(rows_1TH, device=self.device)
+            self.embedded_1TH.copy_(rows_1TH)
         self.weights_L.copy_(self._weights, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -132,20 +140,31 @@ def block_masks(positions_T: torch.Tensor, window: int | None, dtype: torch.dtyp
 class StaticForward:
     """A causal language model's loss from fixed buffers: its decoder with explicit masks, then the head in chunks."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, by_kind: bool | None = None, fast: bool = True) -> None:
+        """`by_kind`: whether the decoder takes its masks as a dict of kinds (None: as its config says); `fast`: whether by fused kernels."""
         raw = model.get_base_model() if hasattr(model, "get_base_model") else model
         head: Any = raw.get_output_embeddings()
         self.decoder: Any = raw.get_decoder()
-        if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+        parts = host_parts(raw)
+        if parts is None and (type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad):
             raise NotStaticError("its output layer is not a plain frozen one")
+        self.embedding: HostEmbedding | None = parts[0] if parts is not None else None
         self.config: Any = self.decoder.config
         self.weight_VH: torch.Tensor = head.weight
         self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.kinds: set[str] = set(getattr(self.config, "layer_types", None) or ())
         if self.kinds - {"full_attention", "sliding_attention"}:
             raise NotStaticError(f"it has layers of a kind unknown here ({', '.join(sorted(self.kinds))})")
-        self.by_kind: bool = bool(self.kinds)
-        self.fast: FastPass | None = FastPass(model, self.weight_VH.dtype, self.weight_VH.device)
+        self.by_kind: bool = bool(self.kinds) if by_kind is None else by_kind
+        self.fast: FastPass | None = FastPass(model, self.weight_VH.dtype, next(raw.parameters()).device) if fast else None
+
+    def buffers(self, size: Size, device: torch.device) -> Buffers:
+        """The inputs of a forward of that size."""
+        return Buffers(size, device, self.embedding)
+
+    def around(self) -> contextlib.AbstractContextManager[None]:
+        """Around a call, and its backward."""
+        return self.fast() if self.fast is not None else contextlib.nullcontext()
 
     def __call__(self, buffers: Buffers) -> tuple[torch.Tensor, torch.Tensor]:
         """(Σ weight · loss, the L losses in nats)."""
@@ -153,8 +172,9 @@ class StaticForward:
         full, sliding = block_masks(buffers.positions_1T[0], window, self.weight_VH.dtype)
         masks = {"full_attention": full, "sliding_attention": sliding}
         mask: Any = {k: masks[k] for k in self.kinds} if self.by_kind else sliding
-        with self.fast() if self.fast is not None else contextlib.nullcontext():
-            output = self.decoder(input_ids=buffers.ids_1T, position_ids=buffers.positions_1T, attention_mask=mask, use_cache=False)
+        words = {"input_ids": buffers.ids_1T} if buffers.embedded_1TH is None else {"inputs_embeds": buffers.embedded_1TH}
+        with self.fast.autocast() if self.fast is not None else contextlib.nullcontext():
+            output = self.decoder(**words, position_ids=buffers.positions_1T, attention_mask=mask, use_cache=False)
         hidden_LH = output.last_hidden_state[0].index_select(0, buffers.slots_L)
         return head_loss(hidden_LH, self.weight_VH, buffers.targets_L, buffers.weights_L, self.softcap)
 
@@ -189,9 +209,10 @@ def prove_same(model: Any, packs: Sequence[Pack], reference: Any, device: torch.
 
 def _differs(forward: StaticForward, packs: Sequence[Pack], reference: Any, device: torch.device, *, exact: bool) -> str | None:
     for packed in packs:
-        buffers = Buffers(size_of(len(packed.ids) + 1, len(packed.slots)), device)  # + 1: padding is always among it
+        buffers = forward.buffers(size_of(len(packed.ids) + 1, len(packed.slots)), device)  # + 1: padding is always among it
         buffers.fill(packed, 1.0)
-        ours_L = forward(buffers)[1][: len(packed.slots)]
+        with forward.around():
+            ours_L = forward(buffers)[1][: len(packed.slots)]
         apart_L = (ours_L - reference(packed)).abs()
         worst, mean = float(apart_L.max()), float(apart_L.mean())
         if not (worst <= (1e-3 if exact else 0.5) and mean <= (1e-4 if exact else 0.05)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -9,10 +10,11 @@ import torch
 
 from workbench.settings import Training
 from workbench.training.captured import CaptureError, GraphedSteps, Update
+from workbench.training.counted_dropout import Recomputation, recomputes
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack
 from workbench.training.schedule import forwards, orders
-from workbench.training.static_batch import NotStaticError, choose_sizes, prove_same, size_of
+from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, size_of
 from workbench.training.step import accumulate, apply_gradient, mean_loss, pack_losses
 
 PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
@@ -75,6 +77,8 @@ class StepsWithFallback:
         """Failed captures change nothing of the run: the gradients are cleared, and a step is made only by a replay."""
         if isinstance(exc, CaptureError) and exc.poisoned:
             raise exc
+        if self.graphed is not None and self.graphed.again is not None:
+            self.graphed.again.take_off()
         self.graphed = None
         self.eager.optimizer.zero_grad(set_to_none=True)
         if hasattr(self.eager.optimizer, "found_inf"):
@@ -109,13 +113,29 @@ def make_graphed(
     if reason := _hinders(model):
         raise NotStaticError(reason)
     device = parameters[0].device
-    proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
-    forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
+    forward = _proven(model, rows, device)
+    again = Recomputation(model, device) if recomputes(model) else None
     held = _sizes(validation, [range(len(validation))], training)
     # Measured a few times an epoch at most: one size of its own suffices.
     held_sizes = [size_of(max(t for t, _ in held), max(n for _, n in held))] if held else []
     sizes = choose_sizes(_sizes(rows, (group for _, _, group in orders(len(rows), training)), training))
-    return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, record=record)
+    return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, record=record)
+
+
+_known: weakref.WeakKeyDictionary[Any, dict[str, tuple[bool, bool]]] = weakref.WeakKeyDictionary()  # base -> adapter -> how its forward was proven
+
+
+def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> StaticForward:
+    """The model's static forward; proven once for a loaded base and an adapter of this shape, as the runs of a sweep have it."""
+    raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+    shape = repr(sorted((name, str(config.to_dict())) for name, config in getattr(model, "peft_config", {}).items()))
+    known = _known.setdefault(raw, {})
+    if shape in known:
+        return StaticForward(model, *known[shape])
+    proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
+    forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
+    known[shape] = forward.by_kind, forward.fast is not None
+    return forward
 
 
 def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: Training) -> list[tuple[int, int]]:
@@ -128,8 +148,6 @@ def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: T
 def _hinders(model: Any) -> str:
     """Why this model's training can't be captured, in words; empty if nothing is known to hinder."""
     raw = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if any(getattr(module, "gradient_checkpointing", False) for module in raw.modules()):
-        return "gradient checkpointing keeps the random state on the host, which a graph can't"
     for module in raw.modules():
         state = getattr(module, "state", None)
         if float(getattr(state, "threshold", 0.0) or 0.0) > 0 and type(module).__name__ == "Linear8bitLt":

@@ -1,0 +1,92 @@
+"""Embeddings and head in the host's memory. Here the device is the CPU too: the ways are those of a card, the copies go nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.models import offload as offloading
+from workbench.models.decode_stack import UnsupportedError, read_stack
+from workbench.models.loading import Base, load_base
+from workbench.models.offload import HostEmbedding, HostHead, blocks, host_parts, offload
+from workbench.settings import Quantization
+from workbench.training.fused_loss import _HeadLoss, _StreamedLoss
+
+CPU = torch.device("cpu")
+KINDS = ("gemma3", "gemma3-vision", "llama", "qwen2")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that don't divide the tiny vocabulary."""
+    monkeypatch.setattr(offloading, "BLOCK", 100)
+
+
+def loaded(folder: Path) -> Base:
+    return load_base(folder, Quantization(mode="none"))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[5, 9, 200, 17, 64]]), use_cache=False).logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_offloaded_model_has_the_same_logits(tiny_model_folder: Callable[[str], Path], small_blocks: None, kind: str) -> None:
+    model = loaded(tiny_model_folder(kind)).model
+    before = logits(model)
+    offload(model, CPU)
+    parts = host_parts(model)
+    assert parts is not None and isinstance(parts[0], HostEmbedding) and isinstance(parts[1], HostHead)
+    assert (parts[0].weight is parts[1].weight) == bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_with_a_bias_stays_where_it_is(tiny_model_folder: Callable[[str], Path]) -> None:
+    model = loaded(tiny_model_folder("llama")).model
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    offload(model, CPU)
+    assert host_parts(model) is None and model.get_output_embeddings() is head
+
+
+def test_the_blocks_of_a_head_are_all_of_it_in_order(small_blocks: None) -> None:
+    weight = torch.arange(262 * 3, dtype=torch.float32).view(262, 3)
+    seen = [(start, block.clone()) for start, block in blocks(weight, CPU)]
+    assert [start for start, _ in seen] == [0, 100, 200]
+    assert torch.equal(torch.cat([block for _, block in seen]), weight)
+
+
+def test_our_own_decoding_leaves_an_offloaded_model_to_transformers(tiny_folder: Path) -> None:
+    base = loaded(tiny_folder)
+    offload(base.model, CPU)
+    with pytest.raises(UnsupportedError, match="wait in the host's memory"):
+        read_stack(base)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_the_streamed_loss_and_its_gradient_are_those_of_the_whole_head(small_blocks: None, softcap: float | None) -> None:
+    torch.manual_seed(1)
+    weight, targets, weights = torch.randn(262, 16), torch.tensor([0, 99, 100, 199, 200, 261]), torch.tensor([1.0, 0.5, 2.0, 0.0, 1.0, 3.0])
+    made = []
+    for way in (_HeadLoss, _StreamedLoss):
+        torch.manual_seed(2)
+        hidden = (3 * torch.randn(6, 16)).requires_grad_()
+        total, losses = way.apply(hidden, weight, targets, weights, softcap)
+        (2 * total).backward()
+        made.append((total.detach(), losses, hidden.grad))
+    for ours, whole in zip(made[1], made[0], strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_streamed_loss_without_a_gradient_reads_the_head_once(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr("workbench.training.fused_loss.blocks", lambda *args: read.append(1) or blocks(*args))
+    weight, targets, weights = torch.randn(262, 16), torch.tensor([3, 250]), torch.ones(2)
+    for learns in (False, True):
+        _StreamedLoss.apply(torch.randn(2, 16).requires_grad_(learns), weight, targets, weights, None)
+    assert len(read) == 1 + 2
