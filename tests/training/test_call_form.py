@@ -369,3 +369,13 @@ def test_a_record_of_an_unknown_dialect_is_told(tmp_path: Path) -> None:
     write_record(tmp_path, CallRecord(dialect="newer"))
     with pytest.raises(RunError, match="can't be used: There is no dialect 'newer': choose one of tag"):
         form_in(tmp_path, "r", "tag")
+
+
+def test_a_record_that_stands_there_already_is_not_written_again(tmp_path: Path) -> None:
+    record = CallRecord.of(CallForm(DIALECTS["hermes"], (WEATHER,)))
+    write_record(tmp_path, record)
+    before = (tmp_path / "calls.json").stat()
+    write_record(tmp_path, record)
+    assert (tmp_path / "calls.json").stat().st_ino == before.st_ino and read_record(tmp_path, "r") == record
+    write_record(tmp_path, CallRecord(dialect="tag"))
+    assert read_record(tmp_path, "r") == CallRecord(dialect="tag")

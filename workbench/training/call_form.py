@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -79,8 +80,12 @@ def first_record(training: Training, tools: Sequence[ToolSpec], form: CallForm |
 
 
 def write_record(folder: Path, record: CallRecord) -> None:
-    """Keep the record beside an adapter; raises `OSError` where the disk refuses."""
-    write_atomic(folder / RECORD, record.model_dump_json(indent=1))
+    """Keep the record beside an adapter, unless it stands there already; raises as `write_atomic` does."""
+    text = record.model_dump_json(indent=1)
+    with contextlib.suppress(OSError):  # a best adapter is saved often, its record written once
+        if (folder / RECORD).read_bytes() == text.encode():
+            return
+    write_atomic(folder / RECORD, text)
 
 
 def read_record(folder: Path, name: str) -> CallRecord | None:
