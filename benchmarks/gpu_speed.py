@@ -5,9 +5,9 @@
 Gemma 3 4B's shape with random weights (made in --work) unless --model is given; 63 rows, 16 to an optimizer step, 10 epochs, 40 steps.
 Each name is measured in a process of its own. The recipe is measured over --reference-steps after one that warms up, and its 40 are
 calculated from them (marked ~). `load+…` loads and ends: from the original weights, `making` the quantized copy beside the model (unless
-it is there), and from that `copy`, as every later row does. `click+…` is the whole job as a person gets it: a cold `python -m workbench
-train` from its start to its end with the default settings, again without the model answering its validation rows, and then both in a
-process that has the base loaded.
+it is there), and from that `copy`, as every later row does. `checkpointing` computes layers again, `sparing` keeps the embeddings and the
+head with the host as well. `click+…` is the whole job as a person gets it: a cold `python -m workbench train` from its start to its end
+with the default settings, again without the model answering its validation rows, and then both in a process that has the base loaded.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "trainer+4-bit+checkpointing": DYNAMIC | {"mode": "4-bit"},
     "trainer+4-bit": DYNAMIC | {"mode": "4-bit", "checkpointing": False},
 }
-CHECKPOINTING = "checkpointing"
-LOOPS = [f"{path}+{mode}" for mode in MODES for path in ("eager", "captured")] + [f"captured+4-bit+{CHECKPOINTING}"]
+# What a row may have beside: less memory for more time.
+SPARING = {"checkpointing": ("training.checkpointing=true",), "sparing": ("training.checkpointing=true", "quantization.offload=true")}
+LOOPS = [f"{path}+{mode}" for mode in MODES for path in ("eager", "captured")] + [f"captured+4-bit+{more}" for more in SPARING]
 LOADS = ["load+4-bit", "load+4-bit+making", "load+4-bit+copy", "load+8-bit", "load+8-bit+making", "load+8-bit+copy", "load+none"]
 CLICKS = ["click+4-bit", "click+8-bit"]
 NAMES = [*LOADS, *TRAINERS, *LOOPS, *CLICKS]
@@ -55,7 +56,7 @@ def measure(name: str, folder: Path, options: Any) -> Result:
     kind, mode, *more = name.split("+")
     if kind == "load":
         return common.load_timed(folder, common.settings_for(folder, MODES[mode]).quantization, copies=bool(more))[1]
-    pairs = [*MODES[mode], *options.set, *([f"training.{CHECKPOINTING}=true"] if CHECKPOINTING in more else [])]
+    pairs = [*MODES[mode], *options.set, *(pair for one in more for pair in SPARING.get(one, ()))]
     if kind == "click":
         return click(folder, options.work, pairs)
     settings = common.settings_for(folder, [*pairs, *common.STEPS_ALONE, *common.capture(kind == "captured")])
