@@ -30,7 +30,8 @@ from workbench.training import events
 from workbench.training.batching import alike
 from workbench.training.call_form import settle
 from workbench.training.fold import run_fold
-from workbench.training.job import run_training, stopped_words
+from workbench.training.job import follow_training, run_training, stopped_words
+from workbench.training.ranks import ALONE, Ranks
 from workbench.training.resuming import alone_in_training, take
 from workbench.training.runs import RunInfo, RunStore
 
@@ -82,6 +83,8 @@ class Host:
     catalog: Catalog
     runs: RunStore
     base: Base | None = None
+    ranks: Ranks = ALONE
+    """Its place among the processes of one run, where a launcher started several."""
     difference: float | None = None
     written: int | None = None
     """When the file of the adapter that is on was written, ns."""
@@ -241,11 +244,16 @@ class Host:
         report.progress(f"training {job.run}", None)
         self.difference = None  # what the last adapter was proven to do says nothing of this one
         release()
-        ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event, left=report.left)
+        ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event, left=report.left, ranks=self.ranks)
         self.difference, self.written = ended.adapter_difference, _written(self.runs.path(job.run))
         self.tell(report)
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,
                 "cause": ended.cause, "best_step": ended.best_step, "adapter_difference": ended.adapter_difference}
+
+    def follow(self, run: str) -> None:
+        """Train along in a process that is not the first of the run's."""
+        settings = self.runs.info(run)
+        follow_training(self.ensure_base(settings.model, settings.settings.quantization, Report()), self.runs, run, self.ranks)
 
     def ensure_adapter(self, job: AnswerJob | EvaluateJob | GenerateJob, report: Report) -> Base:
         """The base with the job's adapter on it (the run's own model and quantization), proven active."""

@@ -16,6 +16,7 @@ import torch
 from workbench.models.faults import lost_to
 from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
+from workbench.training.ranks import ALONE, Ranks
 from workbench.training.static_batch import Buffers, Size, StaticForward
 
 WARM_UPS = 1  # passes before a capture: libraries make their workspaces and choose their kernels in them
@@ -129,9 +130,10 @@ class GraphedSteps:
 
     def __init__(
         self, forward: StaticForward, update: Update, sizes: Sequence[Size], held_sizes: Sequence[Size], device: torch.device, *,
-        again: Recomputation | None = None, record: bool = True,
+        again: Recomputation | None = None, ranks: Ranks = ALONE, record: bool = True,
     ) -> None:
         self.forward, self.update, self.device, self.again = forward, update, device, again
+        self.ranks = ranks
         self.sizes = {True: sorted(sizes), False: sorted(held_sizes)}
         self.graphs = Graphs(device) if record else None
         self.total = torch.zeros((), device=device)
@@ -142,8 +144,9 @@ class GraphedSteps:
     def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
         """One optimizer step; returns (mean loss in nats per label, the gradient's norm before clipping)."""
         self._ready(packs, learns=True)
-        weight = 1.0 / sum(len(p.targets) for p in packs)
+        weight = 1.0 / self.ranks.count(sum(len(p.targets) for p in packs))
         self._run(packs, weight, learns=True)
+        self.ranks.add_up([*self.update.gradients, self.total])
         self.update.set_rate(rate)
         assert self._update is not None
         self._update()

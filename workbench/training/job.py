@@ -27,6 +27,7 @@ from workbench.training.checkpoint import Moment, check_saved, copy_best, drop_c
 from workbench.training.encode import Encoded, encode_all
 from workbench.training.loop import NotFiniteError, Outcome, memory_gib, train
 from workbench.training.plan import step_count
+from workbench.training.ranks import ALONE, Ranks
 from workbench.training.resuming import alone_in_training, note_base, read_state, take
 from workbench.training.runs import BEST, CHECKPOINT, RunInfo, RunStore
 from workbench.training.tracker import open_tracker
@@ -40,7 +41,7 @@ class _StoppedError(Exception):
 
 def run_training(
     base: Base, runs: RunStore, name: str, *, stop: Callable[[], bool], resume: bool = False,
-    tell: Callable[[events.Event], None] = lambda event: None, left: Callable[[], bool] = lambda: False,
+    tell: Callable[[events.Event], None] = lambda event: None, left: Callable[[], bool] = lambda: False, ranks: Ranks = ALONE,
 ) -> events.Ended:
     """Train the run `name` (already created) and keep its adapter; returns how it ended. `tell` gets every event too.
 
@@ -51,7 +52,7 @@ def run_training(
     """
     with alone_in_training(runs, name):
         take(runs, name, resume=resume)
-        one = _Training(base, runs, name, stop, tell, left)
+        one = _Training(base, runs, name, stop, tell, left, ranks)
         try:
             return one.whole()
         except Exception as exc:
@@ -65,19 +66,29 @@ def run_training(
             raise
 
 
+def follow_training(base: Base, runs: RunStore, name: str, ranks: Ranks) -> None:
+    """The part of a process that is not the first of its run's: train along, and leave files and events to the first."""
+    one = _Training(base, runs, name, lambda: False, lambda event: None, lambda: False, ranks)
+    with contextlib.suppress(_StoppedError):
+        one.train(runs.info(name))
+
+
 class _Training:
     """What one run needs while it is trained. `emit` is the only way an event takes: file, caller, tracker."""
 
     def __init__(
         self, base: Base, runs: RunStore, name: str, stop: Callable[[], bool], tell: Callable[[events.Event], None], left: Callable[[], bool],
+        ranks: Ranks,
     ) -> None:
-        self.base, self.runs, self.name, self.stop, self.left = base, runs, name, stop, left
+        self.base, self.runs, self.name, self.stop, self.left, self.ranks = base, runs, name, stop, left, ranks
         self.folder = runs.path(name)
         self.begun = time.time()
         self.before = 0.0  # seconds spent by earlier attempts
         self._listeners = [tell]
 
     def emit(self, event: events.Event) -> None:
+        if not self.ranks.first:
+            return
         self.runs.append(self.name, event)
         for listener in self._listeners:
             listener(event)
@@ -97,8 +108,10 @@ class _Training:
 
     def train(self, info: RunInfo) -> Outcome:
         training = info.settings.training
+        self.ranks.from_first(lambda: self.runs.settled_form(self.name, self.base.tokenizer).dialect.name)  # noted by one of them
         form = self.runs.settled_form(self.name, self.base.tokenizer)
-        prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, self.stop, form)
+        stop = self.stop if self.ranks.size == 1 else lambda: False  # alone it would leave the others waiting
+        prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
         model = put_new_adapter(
             self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
@@ -118,11 +131,13 @@ class _Training:
         asks = training.sample_every > 0 and prepared.held_rows
         return train(
             model, prepared.learned, prepared.held_back, training, emit=self.emit, stop=self.stop, save=self.save,
-            ask=Asker(self.base, prepared.held_rows, training, self.stop, form) if asks else None, resume=checkpoint,
+            ask=Asker(self.base, prepared.held_rows, training, self.stop, form) if asks else None, resume=checkpoint, ranks=self.ranks,
         )
 
     def save(self, moment: Moment) -> None:
         """The last adapter, then the checkpoint, then the best: a resume mends what a kill leaves undone between them."""
+        if not self.ranks.first:
+            return
         save_adapter(self.base, self.folder, best=False)
         first = not moment.final and not (self.folder / CHECKPOINT).exists()
         size = 0 if moment.final else write_checkpoint(self.folder, moment, seconds=self.spent())

@@ -19,6 +19,7 @@ from workbench.training.checkpoint import Checkpoint, Moment, restore
 from workbench.training.encode import Encoded
 from workbench.training.keeping import Best, Measure, make_keeper
 from workbench.training.pack import Pack, pack_within
+from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import orders, step_count
 from workbench.training.step import make_optimizer, rate_at
 from workbench.training.stepper import make_steps
@@ -41,35 +42,36 @@ class Outcome:
     best: Best | None = None
 
 
-def batches(rows: Sequence[Encoded], training: Training, after: int = 0) -> Iterator[tuple[int, bool, list[Pack]]]:
-    """(epoch from 0, last of its epoch?, packs) for every optimizer step, rows shuffled anew by the seed each epoch.
+def batches(rows: Sequence[Encoded], training: Training, after: int = 0, ranks: Ranks = ALONE) -> Iterator[tuple[int, bool, list[Pack]]]:
+    """(epoch from 0, last of its epoch?, this process's packs) for every optimizer step, rows shuffled anew by the seed each epoch.
 
     The first `after` steps are passed over, with the shuffles they took.
     """
     for step, (epoch, ends, places) in enumerate(orders(len(rows), training)):
         if step >= after:
-            yield epoch, ends, pack_within([rows[i] for i in places], training.tokens_per_forward)
+            yield epoch, ends, pack_within([rows[i] for i in ranks.share(places)], training.tokens_per_forward)
 
 
 def train(
     model: Any, rows: Sequence[Encoded], validation: Sequence[Encoded], training: Training, *,
-    emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None = None, resume: Checkpoint | None = None,
+    emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None = None, resume: Checkpoint | None = None, ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train `model`'s trainable parameters in place on `rows`, or go on with it from the checkpoint `resume`.
 
     `emit` gets every event, `stop` is asked between optimizer steps, `save` keeps the adapter. `ask(step, epoch)` lets
     the model answer validation rows; it must not touch the random state. Raises `NotFiniteError` when the loss or the
-    gradient is no longer a finite number.
+    gradient is no longer a finite number. With several `ranks` all of them call this alike; only the first one's `stop`
+    and `ask` are asked.
     """
-    loop = _Loop(model, rows, validation, training, emit, stop, save, ask)
-    torch.manual_seed(training.seed)
+    loop = _Loop(model, rows, validation, training, emit, stop, save, ask, ranks)
+    torch.manual_seed(training.seed + ranks.rank)  # each its own dropout
     model.train()
     if resume is None:
         loop.begin()
     else:
         loop.go_on(resume)
-    for epoch, epoch_ends, packs in batches(rows, training, after=loop.step):
-        if loop.keeper.exhausted or stop():
+    for epoch, epoch_ends, packs in batches(rows, training, after=loop.step, ranks=ranks):
+        if loop.keeper.exhausted or ranks.from_first(stop):
             break
         loop.one_step(packs)
         loop.look(epoch, epoch_ends)
@@ -85,14 +87,14 @@ class _Loop:
 
     def __init__(
         self, model: Any, rows: Sequence[Encoded], validation: Sequence[Encoded], training: Training,
-        emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None,
+        emit: Emit, stop: Callable[[], bool], save: Callable[[Moment], None], ask: Ask | None, ranks: Ranks,
     ) -> None:
-        self.model, self.training, self.emit, self.stop, self.save, self.ask = model, training, emit, stop, save, ask
+        self.model, self.training, self.emit, self.stop, self.save, self.ask, self.ranks = model, training, emit, stop, save, ask, ranks
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         on_card = self.device.type == "cuda"
         self.optimizer = make_optimizer(self.parameters, training, fused=on_card, capturable=on_card and training.capture)
-        self.steps = make_steps(model, self.optimizer, self.parameters, training, rows, validation, lambda text: emit(events.Notice(text=text)))
+        self.steps = make_steps(model, self.optimizer, self.parameters, training, rows, validation, lambda text: emit(events.Notice(text=text)), ranks)
         self.held_back = pack_within(validation, training.tokens_per_forward)
         self.total = step_count(len(rows), training)
         self.per_epoch = self.total // training.epochs
@@ -105,11 +107,15 @@ class _Loop:
     def begin(self) -> None:
         if self.notice:
             self.emit(events.Notice(text=self.notice))
-        if self.ask is not None and not self.stop() and (told := self.ask(0, 0.0)) is not None:
+        ask = self.ask
+        told = self.ranks.from_first(lambda: ask(0, 0.0) if ask is not None and not self.stop() else None)
+        if told is not None:
             self.emit(told)  # what the base does: not a measurement of the adapter
 
     def go_on(self, checkpoint: Checkpoint) -> None:
         restore(checkpoint, self.model, self.optimizer)
+        if not self.ranks.first:  # the checkpoint holds the first one's
+            torch.manual_seed(self.training.seed + self.ranks.rank + checkpoint.state.step * self.ranks.size)
         state = checkpoint.state
         self.step, self.asked_at, self.keeper.best, self.keeper.since = state.step, state.asked_at, state.best, list(state.since)
         if state.cut_at == self.step and self.held_back:
@@ -128,7 +134,7 @@ class _Loop:
         self.step += 1
         self.emit(events.Step(
             step=self.step, epoch=self.step / self.per_epoch, loss=loss, learning_rate=rate, gradient_norm=norm,
-            tokens=sum(len(p.ids) for p in packs), labels=sum(len(p.targets) for p in packs),
+            tokens=self.ranks.count(sum(len(p.ids) for p in packs)), labels=self.ranks.count(sum(len(p.targets) for p in packs)),
             seconds=time.perf_counter() - begun, memory_gib=memory_gib(self.device),
             gpu_use=gpu_use() if self.device.type == "cuda" else None,
         ))
@@ -148,7 +154,7 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
-        loss = self.steps.mean_loss(self.held_back, self.stop)
+        loss = self.ranks.from_first(lambda: self.steps.mean_loss(self.held_back, self.stop))
         self.cut_at = self.step if loss is None else 0
         if loss is None:
             return False
@@ -159,7 +165,8 @@ class _Loop:
         """Let the model answer at the end of `epoch` (from 0) if that is due; True if it is the best so far."""
         every = self.training.sample_every
         due = every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.training.epochs)
-        told = self.ask(self.step, self.step / self.per_epoch) if self.ask is not None and due else None
+        ask = self.ask
+        told = self.ranks.from_first(lambda: ask(self.step, self.step / self.per_epoch)) if ask is not None and due else None
         if told is None:
             return False
         self.asked_at = self.step

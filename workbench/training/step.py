@@ -36,12 +36,12 @@ def pack_losses(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
     return _losses(model, packed, device, "none")
 
 
-def accumulate(model: Any, packs: Sequence[Pack], device: torch.device) -> float:
-    """Adds the gradient of the mean loss over all labels of `packs`; returns that mean (nats per label).
+def accumulate(model: Any, packs: Sequence[Pack], device: torch.device, labels: int | None = None) -> float:
+    """Adds the gradient of the summed loss over `packs`, divided by `labels`; returns that loss (nats per label).
 
-    Dividing by the labels of the whole step, not pack by pack, makes the split into packs invisible.
+    `labels` are those of the whole step (None: of `packs`): dividing by them, not pack by pack, makes the split into packs invisible.
     """
-    labels = sum(len(p.targets) for p in packs)
+    labels = sum(len(p.targets) for p in packs) if labels is None else labels
     total = 0.0
     for packed in packs:
         loss = loss_sum(model, packed, device) / labels

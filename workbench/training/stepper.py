@@ -13,6 +13,7 @@ from workbench.training.captured import CaptureError, GraphedSteps, Update
 from workbench.training.counted_dropout import Recomputation, recomputes
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack
+from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import forwards, orders
 from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, size_of
 from workbench.training.step import accumulate, apply_gradient, mean_loss, pack_losses
@@ -33,18 +34,33 @@ class Steps(Protocol):
 class EagerSteps:
     """Kernel by kernel, on any device and any model."""
 
-    def __init__(self, model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], limit: float) -> None:
-        self.model, self.optimizer, self.parameters, self.limit = model, optimizer, parameters, limit
+    def __init__(
+        self, model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], limit: float, ranks: Ranks = ALONE,
+    ) -> None:
+        self.model, self.optimizer, self.parameters, self.limit, self.ranks = model, optimizer, parameters, limit, ranks
         self.device = parameters[0].device
 
     def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = accumulate(self.model, packs, self.device)
+        labels = self.ranks.count(sum(len(p.targets) for p in packs))
+        loss = self._together(accumulate(self.model, packs, self.device, labels))
         return loss, apply_gradient(self.optimizer, self.parameters, self.limit)
 
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
         return mean_loss(self.model, packs, self.device, stop)
+
+
+    def _together(self, loss: float) -> float:
+        """Add up what the processes found, each for its rows: the gradients in place, and the loss."""
+        if self.ranks.size == 1:
+            return loss
+        for parameter in self.parameters:
+            if parameter.grad is None:  # no rows of this step were this process's
+                parameter.grad = torch.zeros_like(parameter)
+        total = torch.tensor(loss, device=self.device)
+        self.ranks.add_up([*(p.grad for p in self.parameters if p.grad is not None), total])
+        return float(total)
 
 
 class StepsWithFallback:
@@ -91,14 +107,14 @@ class StepsWithFallback:
 
 def make_steps(
     model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], training: Training,
-    rows: Sequence[Encoded], validation: Sequence[Encoded], tell: Callable[[str], None],
+    rows: Sequence[Encoded], validation: Sequence[Encoded], tell: Callable[[str], None], ranks: Ranks = ALONE,
 ) -> Steps:
     """Steps for this run on the model's device; `tell` gets a sentence where graphs were wanted and can't be had."""
-    eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm)
+    eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm, ranks)
     if not training.capture or eager.device.type != "cuda":
         return eager
     try:
-        graphed = make_graphed(model, optimizer, parameters, training, rows, validation)
+        graphed = make_graphed(model, optimizer, parameters, training, rows, validation, ranks=ranks)
     except NotStaticError as exc:
         tell(f"Without CUDA graphs, so slower: {exc}.")
         return eager
@@ -107,7 +123,7 @@ def make_steps(
 
 def make_graphed(
     model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], training: Training,
-    rows: Sequence[Encoded], validation: Sequence[Encoded], *, record: bool = True,
+    rows: Sequence[Encoded], validation: Sequence[Encoded], *, ranks: Ranks = ALONE, record: bool = True,
 ) -> GraphedSteps:
     """Graphs (or with `record` off the same work without them) for every pack of the run; raises `NotStaticError`."""
     if reason := _hinders(model):
@@ -118,8 +134,8 @@ def make_graphed(
     held = _sizes(validation, [range(len(validation))], training)
     # Measured a few times an epoch at most: one size of its own suffices.
     held_sizes = [size_of(max(t for t, _ in held), max(n for _, n in held))] if held else []
-    sizes = choose_sizes(_sizes(rows, (group for _, _, group in orders(len(rows), training)), training))
-    return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, record=record)
+    sizes = choose_sizes(_sizes(rows, (ranks.share(group) for _, _, group in orders(len(rows), training)), training))
+    return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, ranks=ranks, record=record)
 
 
 _known: weakref.WeakKeyDictionary[Any, dict[str, tuple[bool, bool]]] = weakref.WeakKeyDictionary()  # base -> adapter -> how its forward was proven

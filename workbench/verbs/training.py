@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
@@ -20,6 +21,9 @@ from workbench.training.runs import AT_BEST
 from workbench.verbs.data import Result
 from workbench.workspace import Workspace
 
+if TYPE_CHECKING:
+    from workbench.training.ranks import Ranks
+
 
 def train(space: Workspace, options: argparse.Namespace) -> Result:
     settings = space.settings_from(options.preset, options.set)
@@ -29,8 +33,11 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
     if not loaded.rows:
         raise DataError(f"{options.data.name} holds no rows: there is nothing to learn.")
     need_model(space, space.model)  # a wrong path is told before a run's folder is made
-    info = space.create_run(options.name, loaded.rows, settings, data_name=options.data.name, preset=options.preset)
-    return _followed(space, TrainJob(run=info.name))
+
+    def create() -> TrainJob:
+        return TrainJob(run=space.create_run(options.name, loaded.rows, settings, data_name=options.data.name, preset=options.preset).name)
+
+    return _together(space, create)
 
 
 def resume(space: Workspace, options: argparse.Namespace) -> Result:
@@ -39,13 +46,37 @@ def resume(space: Workspace, options: argparse.Namespace) -> Result:
     folder = None
     with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
         folder = space.catalog.find(info.model)
-    step = reopen(space.runs, info.name, base=folder)
-    return {"resumed_from": step} | _followed(space, TrainJob(run=info.name, resume=True))
+    step = 0
+
+    def take_up() -> TrainJob:
+        nonlocal step
+        step = reopen(space.runs, info.name, base=folder)
+        return TrainJob(run=info.name, resume=True)
+
+    found = _together(space, take_up)
+    return {"resumed_from": step} | found
 
 
-def _followed(space: Workspace, job: TrainJob) -> Result:
+def _together(space: Workspace, begin: Callable[[], TrainJob]) -> Result:
+    """Begin a run and do it. Where a launcher started several processes the first one begins it, and the others train along and say nothing."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # the usual case need not wait for torch to hear of a wrong name
+        return _followed(space, begin())
+    from workbench.training.ranks import launched, leave
+
+    ranks = launched()
+    try:
+        job = ranks.from_first(begin)
+        if ranks.first:
+            return _followed(space, job, ranks)
+        host(space, ranks)[0].follow(job.run)
+    finally:
+        leave()
+    raise SystemExit(0)
+
+
+def _followed(space: Workspace, job: TrainJob, ranks: Ranks | None = None) -> Result:
     """Do the job here, say how it goes on standard error, and how it ended on standard output."""
-    work, report = host(space)
+    work, report = host(space, ranks)
     report.event = _say
     with stop_on_signals() as stopped:
         report.stop = lambda: bool(stopped)
@@ -73,7 +104,7 @@ def need_model(space: Workspace, model: str) -> None:
         space.catalog.find(model)
 
 
-def host(space: Workspace) -> tuple[Any, Any]:
+def host(space: Workspace, ranks: Ranks | None = None) -> tuple[Any, Any]:
     """(host, report) of this process; the report says on standard error what the job is doing."""
     # Imported here: the verbs that need no model answer without waiting for torch.
     from workbench.engine.jobs import Host, Report
@@ -86,7 +117,10 @@ def host(space: Workspace) -> tuple[Any, Any]:
             last = text
             print(text, file=sys.stderr, flush=True)
 
-    return Host(space.catalog, space.runs), Report(progress=say)
+    found = Host(space.catalog, space.runs)
+    if ranks is not None:
+        found.ranks = ranks
+    return found, Report(progress=say)
 
 
 def _say(event: events.Event) -> None:
