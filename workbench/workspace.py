@@ -383,6 +383,13 @@ class Workspace:
         job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling)
         return self.engine.submit(job, "an answer")
 
+    def answer_each(
+        self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = ()
+    ) -> Ticket:
+        """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`."""
+        job = AnswerJob(prompts=tuple(tuple(turns) for turns in prompts), stops=stops, lanes=lanes, run=run, model=self.model, sampling=sampling)
+        return self.engine.submit(job, "an answer")
+
     def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling) -> Ticket:
         """Answer every case with the adapter of `run`, or with that run's base alone."""
         form = self.form(run)

@@ -289,10 +289,12 @@ class Host:
     def _answer(self, job: AnswerJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
         form = self._form(job.run)
-        dialect, prompt = form.dialect, _prompt(base, job.turns, form)
+        dialect = form.dialect
+        prompts = [_prompt(base, turns, form) for turns in job.prompts] or [_prompt(base, job.turns, form)] * len(job.lanes)
         report.progress("answering", None)
-        lanes = [Lane(prompt, adapted) for adapted in job.lanes]
-        replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=dialect.stops)
+        lanes = [Lane(prompt, adapted) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
+        stops = {*dialect.stops, *job.stops}
+        replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=stops)
         return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
@@ -368,7 +370,7 @@ def _written(folder: Path) -> int | None:
 def _prompt(base: Base, turns: Sequence[dict[str, str]], form: CallForm = PLAIN) -> tuple[int, ...]:
     ids = tuple(base.tokenizer.prompt_ids(turns, allowed=form.dialect.control))
     if len(ids) > MAX_PROMPT_TOKENS:
-        raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it.")
+        raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it, or begin a new conversation.")
     return ids
 
 

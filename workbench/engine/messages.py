@@ -44,11 +44,14 @@ class TrainJob(_Message):
 class AnswerJob(_Message):
     """Answer a conversation in every lane at once. A lane is True where the adapter is on.
 
-    `run` names the adapter; without it only the base lane can be asked, on `model`.
+    `run` names the adapter; without it only the base lane can be asked, on `model`. Where the lanes are asked different conversations,
+    `prompts` holds one for each, and `turns` none. A reply also ends before one of the texts in `stops`.
     """
 
     kind: Literal["answer"] = "answer"
-    turns: tuple[dict[str, str], ...]
+    turns: tuple[dict[str, str], ...] = ()
+    prompts: tuple[tuple[dict[str, str], ...], ...] = ()
+    stops: tuple[str, ...] = ()
     lanes: tuple[bool, ...]
     run: str | None = None
     model: str = "demo"
