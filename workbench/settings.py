@@ -70,12 +70,16 @@ class Quantization(_Group):
         False, "Embeddings and head in host memory", "They go to the card piece by piece when they are needed; nothing on a CPU.",
         effect="Saves two fifths of a 4-bit 4B's weights; steps are slower, and answers many times slower.",
     )
+    shard: bool = _field(
+        False, "Spread over processes", "Under accelerate launch each process holds a part of every layer, in 16 bit; for the command line.",
+        effect="For a base that fits no single card; steps are slower, each layer being fetched twice.",
+    )
 
     def resolved(self, has_gpu: bool) -> Quantization:
         """The same settings with `auto` replaced by what this machine will use."""
         if self.mode != "auto":
             return self
-        return self.model_copy(update={"mode": "4-bit" if has_gpu else "none"})
+        return self.model_copy(update={"mode": "4-bit" if has_gpu and not self.shard else "none"})
 
 
 class Lora(_Group):
@@ -216,6 +220,10 @@ class Sampling(_Group):
     top_k: int = _field(64, "Top-k", "Keeps this many likeliest tokens; 0 keeps all. Used when sampling.", "tokens", ge=0, le=1000)
     max_new_tokens: int = _field(96, "Longest reply", "A reply is cut here, and the screen says so.", "tokens", ge=1, le=8192)
     seed: int = _field(42, "Seed", "Repeats a sampled reply.", "", ge=0, le=2**31 - 1)
+    constrain: bool = _field(
+        False, "Bind calls", "Once a call begins, only what its dialect and the tool's schema allow may follow; text stays free. For tag, json and hermes.",
+        effect="No call can be malformed; what the model would have written otherwise is told.",
+    )
 
 
 class RunSettings(_Group):

@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench.errors import SettingsError
+from workbench.models.loading import load_base
+from workbench.settings import RunSettings, apply_overrides
 from workbench.training.ranks import ALONE, Ranks, launched
 from workbench.workspace import Workspace
 
@@ -39,23 +42,49 @@ def command(root: Path, launcher: list[str], name: str, *more: str) -> subproces
     )
 
 
-def test_two_processes_make_the_steps_of_one(tmp_path: Path, new_workspace: Callable[[Path], Workspace]) -> None:
-    space = new_workspace(tmp_path / "space")
-    told = {}
-    for name, launcher in (("one", ["-m"]), ("two", PAIR)):
-        done = command(tmp_path / "space", launcher, name)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count('"adapter_difference"') == 1, "the first process alone speaks"
-        told[name] = space.runs.view(name)
-    one, two = told["one"], told["two"]
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory, new_workspace: Callable[[Path], Workspace]) -> Workspace:
+    """A workspace with the run `one`, made by a single process."""
+    root = tmp_path_factory.mktemp("ranks") / "space"
+    made = new_workspace(root)
+    done = command(root, ["-m"], "one")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return made
+
+
+SPREAD = "quantization.shard=true"
+
+
+# Where the base is spread each process must pass as often as the other, whatever the budget makes of its rows.
+@pytest.mark.parametrize("more", [(), (SPREAD, "training.tokens_per_forward=150"), (SPREAD, "training.checkpointing=true")])
+def test_two_processes_make_the_steps_of_one(space: Workspace, more: tuple[str, ...]) -> None:
+    name = f"two{len(space.runs.names())}"
+    done = command(space.root, PAIR, name, *(part for pair in more for part in ("--set", pair)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('"adapter_difference"') == 1, "the first process alone speaks"
+    one, two = space.runs.view("one"), space.runs.view(name)
     assert [s.loss for s in two.steps] == pytest.approx([s.loss for s in one.steps], rel=1e-4)
     assert [s.gradient_norm for s in two.steps] == pytest.approx([s.gradient_norm for s in one.steps], rel=1e-3)
     assert [(s.tokens, s.labels) for s in two.steps] == [(s.tokens, s.labels) for s in one.steps]
     assert [v.loss for v in two.validations] == pytest.approx([v.loss for v in one.validations], rel=1e-4)
-    assert (two.state, two.best_step, len(two.samples)) == (one.state, one.best_step, len(one.samples))
-    ours, theirs = (load_file(str(space.runs.path(name) / "adapter_model.safetensors")) for name in ("two", "one"))
+    assert (two.state, two.best_step) == (one.state, one.best_step)
+    assert len({next(e.total_parameters for e in view.happened if e.type == "started") for view in (one, two)}) == 1
+    assert [s.right for s in two.samples] == [s.right for s in one.samples]
+    ours, theirs = (load_file(str(space.runs.path(each) / "adapter_model.safetensors")) for each in (name, "one"))
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [(("quantization.mode=none",), "wants several processes: start the training by `accelerate launch"), (("quantization.mode=4-bit",), "weights in 4 bit can't be spread"),
+     (("quantization.mode=none", "quantization.offload=true"), "set quantization.offload=false")],
+)  # fmt: skip
+def test_a_base_that_can_t_be_spread_is_refused(tiny_folder: Path, sets: tuple[str, ...], sentence: str) -> None:
+    chosen = apply_overrides(RunSettings(), (SPREAD, *sets)).quantization
+    with pytest.raises(SettingsError, match=sentence):
+        load_base(tiny_folder, chosen)
+    assert chosen.model_copy(update={"mode": "auto"}).resolved(True).mode == "none"
 
 
 def test_a_name_that_is_taken_ends_both_processes_with_one_sentence(tmp_path: Path, new_workspace: Callable[[Path], Workspace]) -> None:

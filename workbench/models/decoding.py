@@ -128,7 +128,8 @@ def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, prog
     bounds: dict[str, Any] = {}
     if any(lane.bound is not None for lane in lanes):
         bounds = {"logits_processor": LogitsProcessorList([_Bounds(lanes, progress, width)])}
-    with torch.inference_mode(), _adapters(base, lanes) as extra:
+    # No inference mode: a spread base keeps the buffers that it fetched its layers into, and trains in them again.
+    with torch.no_grad(), _adapters(base, lanes) as extra:
         base.model.generate(
             input_ids=ids_BT, attention_mask=mask_BT, generation_config=_config(base, sampling),
             streamer=watcher, stopping_criteria=StoppingCriteriaList([watcher]), **bounds, **extra,

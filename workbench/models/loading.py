@@ -20,6 +20,7 @@ from workbench.models.modules import adaptable, is_wrapped, name_of, own_values,
 from workbench.models.offload import offload
 from workbench.models.overlap import import_bitsandbytes, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
+from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import DORA_NEEDS, Lora, Quantization
 
@@ -53,7 +54,8 @@ class Base:
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The card in use (a launcher gives each process its own), or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
@@ -70,6 +72,7 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     device = pick_device()
     dtype = pick_dtype(device)
     resolved = quantization.resolved(device.type == "cuda")
+    refuse_shard(resolved)
     tokenizer = ChatTokenizer.load(folder)
     copy = copy_of(folder, resolved, dtype, device) if keep else None
     kept = copy if copy is not None and copy.ready(say) else None
@@ -82,7 +85,8 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
             import_bitsandbytes()
             model = _from_copy(kept, resolved, dtype, device, say) if kept is not None else None
             fresh = model is None
-            model = model if model is not None else _from_weights(folder, resolved, dtype, device, say)
+            into = torch.device("cpu") if resolved.shard else device
+            model = model if model is not None else _from_weights(folder, resolved, dtype, into, say)
         if not words.done():
             say("reading the tokenizer")
         words.result()
@@ -93,7 +97,11 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     if resolved.offload and device.type == "cuda":
         say("moving the embeddings and the head to the host's memory")
         offload(model, device)
-    return Base(_settled(model), tokenizer, folder, resolved)
+    model = _settled(model)
+    if resolved.shard:
+        say("spreading the base over the processes")
+        spread(model, device)
+    return Base(model, tokenizer, folder, resolved)
 
 
 def _from_copy(copy: QuantizedCopy, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> Any:

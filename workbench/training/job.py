@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
 from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, prove_active, put_new_adapter
+from workbench.models.sharding import is_spread
 from workbench.schema import Example, RowProblem
 from workbench.settings import Training
 from workbench.training import events
@@ -69,8 +70,9 @@ def run_training(
 def follow_training(base: Base, runs: RunStore, name: str, ranks: Ranks) -> None:
     """The part of a process that is not the first of its run's: train along, and leave files and events to the first."""
     one = _Training(base, runs, name, lambda: False, lambda event: None, lambda: False, ranks)
-    with contextlib.suppress(_StoppedError):
-        one.train(runs.info(name))
+    outcome = one.train(runs.info(name))
+    if outcome.steps and one.ranks.spread:
+        prove_active(base)  # passed by all
 
 
 class _Training:
@@ -113,6 +115,7 @@ class _Training:
         stop = self.stop if self.ranks.size == 1 else lambda: False  # alone it would leave the others waiting
         prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
+        self.ranks = replace(self.ranks, spread=is_spread(self.base.raw))
         model = put_new_adapter(
             self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
         )
@@ -131,7 +134,7 @@ class _Training:
         asks = training.sample_every > 0 and prepared.held_rows
         return train(
             model, prepared.learned, prepared.held_back, training, emit=self.emit, stop=self.stop, save=self.save,
-            ask=Asker(self.base, prepared.held_rows, training, self.stop, form) if asks else None, resume=checkpoint, ranks=self.ranks,
+            ask=Asker(self.base, prepared.held_rows, training, stop if self.ranks.spread else self.stop, form) if asks else None, resume=checkpoint, ranks=self.ranks,
         )
 
     def save(self, moment: Moment) -> None:

@@ -104,11 +104,15 @@ class _Loop:
         self.waiting: list[torch.Tensor] | None = None  # the best adapter, where saving it at once was not worth its time
         self.waiting_at = -1  # the step it is of
 
+    def halts(self) -> bool:
+        """Whether a measurement may be cut short now: on a spread base never, the other processes would wait for this one."""
+        return not self.ranks.spread and self.stop()
+
     def begin(self) -> None:
         if self.notice:
             self.emit(events.Notice(text=self.notice))
         ask = self.ask
-        told = self.ranks.from_first(lambda: ask(0, 0.0) if ask is not None and not self.stop() else None)
+        told = self.ranks.measured(lambda: ask(0, 0.0) if ask is not None and not self.halts() else None)
         if told is not None:
             self.emit(told)  # what the base does: not a measurement of the adapter
 
@@ -154,7 +158,7 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Measure the loss of the rows held back; True if it is the best so far. A stop cuts it short: a resume begins with it."""
-        loss = self.ranks.from_first(lambda: self.steps.mean_loss(self.held_back, self.stop))
+        loss = self.ranks.measured(lambda: self.steps.mean_loss(self.held_back, self.halts))
         self.cut_at = self.step if loss is None else 0
         if loss is None:
             return False
@@ -166,7 +170,7 @@ class _Loop:
         every = self.training.sample_every
         due = every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.training.epochs)
         ask = self.ask
-        told = self.ranks.from_first(lambda: ask(self.step, self.step / self.per_epoch)) if ask is not None and due else None
+        told = self.ranks.measured(lambda: ask(self.step, self.step / self.per_epoch)) if ask is not None and due else None
         if told is None:
             return False
         self.asked_at = self.step

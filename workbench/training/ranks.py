@@ -26,6 +26,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    spread: bool = False
+    """Whether the base is spread over the processes: then all must make the same passes."""
 
     @property
     def first(self) -> bool:
@@ -67,6 +69,22 @@ class Ranks:
             raise RunError("The first process of the run gave up, and says why; this one ends with it.")
         found: T = told[0]
         return found
+
+
+    def measured(self, work: Callable[[], T]) -> T:
+        """`from_first` for work that passes the model: on a spread base all do it, and the first one's result counts."""
+        if not self.spread:
+            return self.from_first(work)
+        found = work()
+        return self.from_first(lambda: found)
+
+    def most(self, number: int) -> int:
+        """The largest of a number over all processes."""
+        if self.size == 1:
+            return number
+        told: list[int] = [0] * self.size
+        torch.distributed.all_gather_object(told, number)
+        return max(told)
 
 
 ALONE = Ranks()

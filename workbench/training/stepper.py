@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from workbench.models.sharding import is_spread
 from workbench.settings import Training
 from workbench.training.captured import CaptureError, GraphedSteps, Update
 from workbench.training.counted_dropout import Recomputation, recomputes
@@ -16,8 +17,9 @@ from workbench.training.pack import Pack, pack
 from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import forwards, orders
 from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, size_of
-from workbench.training.step import accumulate, apply_gradient, mean_loss, pack_losses
+from workbench.training.step import accumulate, apply_gradient, loss_sum, mean_loss, pack_losses
 
+NOTHING = Pack(ids=(0, 0), positions=(0, 1), slots=(0,), targets=(0,))
 PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
 
 
@@ -44,12 +46,20 @@ class EagerSteps:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         labels = self.ranks.count(sum(len(p.targets) for p in packs))
-        loss = self._together(accumulate(self.model, packs, self.device, labels))
+        missing = self.ranks.most(len(packs)) - len(packs) if self.ranks.spread else 0  # asked before anybody passes a layer
+        loss = accumulate(self.model, packs, self.device, labels)
+        self._pass_along(missing)
+        loss = self._together(loss)
         return loss, apply_gradient(self.optimizer, self.parameters, self.limit)
 
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
         return mean_loss(self.model, packs, self.device, stop)
 
+
+    def _pass_along(self, passes: int) -> None:
+        """Passes that learn nothing, where another process has more: a spread layer is whole only where all pass it."""
+        for _ in range(passes):
+            (loss_sum(self.model, NOTHING, self.device) * 0.0).backward()  # type: ignore[no-untyped-call]
 
     def _together(self, loss: float) -> float:
         """Add up what the processes found, each for its rows: the gradients in place, and the loss."""
@@ -164,6 +174,8 @@ def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: T
 def _hinders(model: Any) -> str:
     """Why this model's training can't be captured, in words; empty if nothing is known to hinder."""
     raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if is_spread(raw):
+        return "the base is spread over processes, which fetch its layers from each other"
     for module in raw.modules():
         state = getattr(module, "state", None)
         if float(getattr(state, "threshold", 0.0) or 0.0) > 0 and type(module).__name__ == "Linear8bitLt":
