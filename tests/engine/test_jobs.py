@@ -177,6 +177,15 @@ def test_a_stop_while_the_model_is_loaded_ends_the_run_as_stopped(host: Host, wo
     assert host.do(TrainJob(run="one", resume=True), Report())["state"] == "finished"
 
 
+def test_a_run_that_was_stopped_before_its_first_step_leaves_the_base_bare_and_says_so(host: Host, create: Callable[..., TrainJob]) -> None:
+    told: list[Holds] = []
+    job = create("r1", sample_every=0)
+    host.ensure_base(host.runs.info("r1").model, host.runs.info("r1").settings.quantization, Report())
+    result = host.do(job, Report(stop=lambda: True, holds=told.append))
+    assert (result["state"], result["step"]) == ("stopped", 0)
+    assert told[-1].adapter is None and host.base is not None and host.base.adapter is None
+
+
 def test_a_loading_that_the_workbench_s_end_stopped_is_nobody_s_request(host: Host, workspace: Workspace, create: Callable[..., TrainJob]) -> None:
     with pytest.raises(WorkbenchError):
         host.do(create("one", sample_every=0), Report(stop=lambda: True, left=lambda: True))

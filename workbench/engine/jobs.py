@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
+from workbench.calls.dialect import Dialect
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.calls.tools import parse_specs
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
 from workbench.errors import AdapterError, DataError, EngineError, InputError, ModelError, WorkbenchError
 from workbench.models.catalog import Catalog, display_name
-from workbench.models.decoding import Lane, Reply, generate, release, room_for
+from workbench.models.decoding import Bound, Lane, Reply, generate, release, room_for
 from workbench.models.faults import accelerator_fault, lets_go
 from workbench.models.fingerprint import fingerprint
-from workbench.models.loading import Base, load_base, put_saved_adapter
+from workbench.models.loading import Base, load_base, put_saved_adapter, take_off_adapter
 from workbench.models.passes import watch_passes
 from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
 from workbench.settings import Quantization
@@ -246,6 +247,8 @@ class Host:
         release()
         ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event, left=report.left, ranks=self.ranks)
         self.difference, self.written = ended.adapter_difference, _written(self.runs.path(job.run))
+        if not ended.step:
+            take_off_adapter(base)  # nothing was learned and nothing kept: the base is bare, and is said to be
         self.tell(report)
         return {"state": ended.state, "step": ended.step, "seconds": ended.seconds, "reason": ended.reason,
                 "cause": ended.cause, "best_step": ended.best_step, "adapter_difference": ended.adapter_difference}
@@ -291,11 +294,22 @@ class Host:
         form = self._form(job.run)
         dialect = form.dialect
         prompts = [_prompt(base, turns, form) for turns in job.prompts] or [_prompt(base, job.turns, form)] * len(job.lanes)
+        bound = self._bound(base, job, dialect, report)
         report.progress("answering", None)
-        lanes = [Lane(prompt, adapted) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
+        lanes = [Lane(prompt, adapted, bound()) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
         stops = {*dialect.stops, *job.stops}
         replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=stops)
-        return {"replies": [vars(r) for r in replies], "adapter_difference": self.difference if job.run else None}
+        told = [vars(reply) | _bent(base, lane) for reply, lane in zip(replies, lanes, strict=True)]
+        return {"replies": told, "adapter_difference": self.difference if job.run else None}
+
+    def _bound(self, base: Base, job: AnswerJob, dialect: Dialect, report: Report) -> Callable[[], Bound | None]:
+        """Makes what binds the calls of a reply; nothing where the job leaves them free."""
+        if not job.sampling.constrain:
+            return lambda: None
+        from workbench.models.call_bound import CallGrammar  # its compiler takes a while, and few need it
+
+        report.progress("reading the tools that calls are bound to", None)
+        return CallGrammar(base, dialect, parse_specs(list(job.tools))).bound
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
@@ -352,6 +366,16 @@ class Host:
         finally:
             self.tell(report)
         return found.as_json() if found is not None else {"stopped": True}
+
+
+def _bent(base: Base, lane: Lane) -> dict[str, Any]:
+    """What the bound of a finished reply changed: at how many steps it forbade the likeliest token; nothing for a free reply."""
+    if lane.bound is None:
+        return {}
+    from workbench.models.call_bound import changes
+
+    count, first = changes(base, lane)
+    return {"constrained": {"changed": count, "first": [vars(change) for change in first]}}
 
 
 def _weigh(folder: Path) -> str:

@@ -16,7 +16,6 @@ from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
 from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, prove_active, put_new_adapter
-from workbench.models.sharding import is_spread
 from workbench.schema import Example, RowProblem
 from workbench.settings import Training
 from workbench.training import events
@@ -115,7 +114,7 @@ class _Training:
         stop = self.stop if self.ranks.size == 1 else lambda: False  # alone it would leave the others waiting
         prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
-        self.ranks = replace(self.ranks, spread=is_spread(self.base.raw))
+        self.ranks = replace(self.ranks, spread=self.base.quantization.shard)
         model = put_new_adapter(
             self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
         )
