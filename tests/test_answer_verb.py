@@ -49,7 +49,7 @@ def answer(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def ask(*texts: str, **options: Any) -> tuple[dict[str, Any], list[Any]]:
         model = Model(*texts)
         monkeypatch.setattr(answering, "host", lambda space: (model, None))
-        given = {"adapter": "r", "prompt": "Погода?", "base": False, "max_new_tokens": 8, "run_tools": True, "functions": False, "yes": True} | options
+        given = {"adapter": "r", "prompt": "Погода?", "base": False, "max_new_tokens": 8, "run_tools": True, "functions": False, "yes": True, "constrain": False} | options
         return answering.answer(workspace, Namespace(**given)), model.asked
 
     return ask
@@ -101,3 +101,21 @@ def test_functions_answer_where_they_are_allowed(answer: Callable[..., Any]) -> 
 def test_options_of_the_loop_without_it_are_refused(answer: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="go with --run-tools"):
         answer("x", run_tools=False)
+
+
+def test_bound_calls_are_asked_for_with_the_tools_and_what_that_changed_is_told(
+    answer: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"changed": 2, "first": [{"step": 1, "wanted": "a", "wrote": "b"}]}
+    do = Model.do
+
+    def bound(self: Model, job: Any, report: Any) -> dict[str, Any]:
+        done = do(self, job, report)
+        done["replies"][0]["constrained"] = told
+        return done
+
+    monkeypatch.setattr(Model, "do", bound)
+    found, asked = answer(HERMES.dialect.render(CALL), run_tools=False, yes=False, constrain=True)
+    assert found["constrained"] == told
+    assert asked[0].sampling.constrain and [tool["function"]["name"] for tool in asked[0].tools][-2:] == ["weather", "mine"]
+    assert "calls were bound: that changed 2 of 4 tokens" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_the_defaults_are_the_recipe():
     assert (t.max_grad_norm, t.weight_decay, t.validation_share, t.evaluate_every, t.save_every) == (0.3, 0.0, 0.1, 0, 0)
     assert (t.max_row_tokens, t.tokens_per_forward, t.checkpointing, t.seed) == (2048, 4096, False, 42)
     assert Sampling().model_dump() == {
-        "greedy": True, "temperature": 0.7, "top_p": 0.95, "top_k": 64, "max_new_tokens": 96, "seed": 42,
+        "greedy": True, "temperature": 0.7, "top_p": 0.95, "top_k": 64, "max_new_tokens": 96, "seed": 42, "constrain": False,
     }  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     answer.add_argument("--run-tools", action="store_true", help="run its calls on the tools' mocks and let it answer with what they give")
     answer.add_argument("--functions", action="store_true", help="with --run-tools: Python functions of data/functions may answer too")
     answer.add_argument("--yes", action="store_true", help="with --run-tools: run calls without asking for each")
+    answer.add_argument("--constrain", action="store_true", help="bind its calls to the dialect's grammar and the tools' schemas (tag, json, hermes)")
     answer.add_argument("--max-new-tokens", type=int, default=96)
     compare = verb("compare", "answer prompts with base and adapter side by side")
     compare.add_argument("--adapter", required=True, help=adapters)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from workbench.calls.dialect import openai_of
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.calls.tools import ToolSet, ToolStore
 from workbench.dataset.checks import KEPT_APART
@@ -380,15 +381,20 @@ class Workspace:
 
     def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
         """Answer a conversation, written in the `form` of `run`, with the base (False) and that run's adapter (True), together."""
-        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling)
+        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
         return self.engine.submit(job, "an answer")
 
     def answer_each(
         self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = ()
     ) -> Ticket:
         """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`."""
-        job = AnswerJob(prompts=tuple(tuple(turns) for turns in prompts), stops=stops, lanes=lanes, run=run, model=self.model, sampling=sampling)
+        asked = tuple(tuple(turns) for turns in prompts)
+        job = AnswerJob(prompts=asked, stops=stops, lanes=lanes, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
         return self.engine.submit(job, "an answer")
+
+    def bound_tools(self, sampling: Sampling) -> tuple[dict[str, Any], ...]:
+        """The tools that calls are bound to, as OpenAI's interface describes them; none where the sampling leaves calls free."""
+        return tuple(openai_of(tool) for tool in self.tools.read().tools.values()) if sampling.constrain else ()
 
     def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling) -> Ticket:
         """Answer every case with the adapter of `run`, or with that run's base alone."""

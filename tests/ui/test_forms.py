@@ -76,6 +76,6 @@ def test_what_is_wrong_stands_beside_its_field_and_is_escaped():
 
 
 def test_sampling_is_read_in_the_order_of_its_fields():
-    wanted = Sampling(greedy=False, temperature=0.5, top_p=0.9, top_k=10, max_new_tokens=20, seed=3)
-    assert forms.read_sampling([False, 0.5, 0.9, 10, 20, 3]) == wanted
-    assert forms.read_sampling([False, "0.5", "0.9", "10", "20", "3"]) == wanted
+    wanted = Sampling(greedy=False, temperature=0.5, top_p=0.9, top_k=10, max_new_tokens=20, seed=3, constrain=True)
+    assert forms.read_sampling([False, 0.5, 0.9, 10, 20, 3, True]) == wanted
+    assert forms.read_sampling([False, "0.5", "0.9", "10", "20", "3", True]) == wanted

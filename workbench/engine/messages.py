@@ -45,13 +45,15 @@ class AnswerJob(_Message):
     """Answer a conversation in every lane at once. A lane is True where the adapter is on.
 
     `run` names the adapter; without it only the base lane can be asked, on `model`. Where the lanes are asked different conversations,
-    `prompts` holds one for each, and `turns` none. A reply also ends before one of the texts in `stops`.
+    `prompts` holds one for each, and `turns` none. A reply also ends before one of the texts in `stops`. `tools` are those that calls are
+    bound to where the sampling says so, as OpenAI's interface describes them.
     """
 
     kind: Literal["answer"] = "answer"
     turns: tuple[dict[str, str], ...] = ()
     prompts: tuple[tuple[dict[str, str], ...], ...] = ()
     stops: tuple[str, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
     lanes: tuple[bool, ...]
     run: str | None = None
     model: str = "demo"

@@ -32,11 +32,13 @@ def answer(space: Workspace, options: argparse.Namespace) -> Result:
     done = _asker(space, options)(form.ask(options.prompt))
     reply = done["replies"][0]
     print(reply["text"])
+    if options.constrain:
+        print(f"calls were bound: that changed {reply['constrained']['changed']} of {reply['tokens']} tokens", file=sys.stderr)
     seconds = reply["seconds"] or 1e-9
     return judged_reply(reply["text"], form.dialect) | {
         "tokens": reply["tokens"], "tokens_per_second": round(reply["tokens"] / seconds, 1), "ended": reply["ended"],
         "adapter_difference": done["adapter_difference"],
-    }
+    } | ({"constrained": reply["constrained"]} if options.constrain else {})
 
 
 def judged_reply(text: str, dialect: Dialect) -> Result:
@@ -47,10 +49,12 @@ def judged_reply(text: str, dialect: Dialect) -> Result:
 def _asker(space: Workspace, options: argparse.Namespace) -> Any:
     """What a conversation is answered with, as an `AnswerJob` gives it."""
     work, report = host(space)
-    sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
+    sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
+    tools = space.bound_tools(sampling)
 
     def ask(turns: list[Turn]) -> Result:
-        done: Result = work.do(AnswerJob(turns=tuple(turns), lanes=(not options.base,), run=options.adapter, sampling=sampling), report)
+        job = AnswerJob(turns=tuple(turns), lanes=(not options.base,), run=options.adapter, sampling=sampling, tools=tools)
+        done: Result = work.do(job, report)
         return done
 
     return ask

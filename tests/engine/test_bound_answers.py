@@ -1,0 +1,55 @@
+"""An answer whose calls are bound: the job's tools reach the bound, what it changed stands in the reply, and what can't be bound is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from workbench.calls.dialects import dialect_named
+from workbench.calls.prompting import CallForm
+from workbench.engine.jobs import Host, Report
+from workbench.engine.messages import AnswerJob
+from workbench.errors import InputError
+from workbench.models import decoding
+from workbench.models.call_bound import CallBound
+from workbench.settings import Sampling
+from workbench.workspace import Workspace
+
+TURNS = ({"role": "user", "content": "Мой доступ активен?"},)
+BOUND = Sampling(max_new_tokens=12, constrain=True)
+
+
+def ask(space: Workspace, sampling: Sampling, **more: Any) -> dict[str, Any]:
+    job = AnswerJob(turns=TURNS, lanes=(False,), sampling=sampling, **{"tools": space.bound_tools(sampling)} | more)
+    return Host(space.catalog, space.runs).do(job, Report())
+
+
+def test_a_bound_answer_says_what_the_bound_changed_and_a_free_one_nothing(workspace: Workspace) -> None:
+    free, bound = (ask(workspace, s)["replies"][0] for s in (Sampling(max_new_tokens=12), BOUND))
+    assert bound["text"] == free["text"]  # no call was begun
+    assert bound["constrained"] == {"changed": 0, "first": []} and "constrained" not in free
+
+
+def test_each_lane_is_bound_by_a_follower_of_its_own_to_the_tools_of_the_book(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def generate(base: Any, lanes: Any, *rest: Any, **more: Any) -> Any:
+        seen.extend(lanes)
+        return decoding.generate(base, lanes, *rest, **more)
+
+    monkeypatch.setattr("workbench.engine.jobs.generate", generate)
+    job = AnswerJob(turns=TURNS, lanes=(False, False), sampling=BOUND, tools=workspace.bound_tools(BOUND))
+    assert [tool["function"]["name"] for tool in job.tools] == ["get_sensitive_data"]
+    assert len(Host(workspace.catalog, workspace.runs).do(job, Report())["replies"]) == 2
+    bounds = [lane.bound for lane in seen]
+    assert all(isinstance(bound, CallBound) for bound in bounds) and bounds[0] is not bounds[1]
+    assert workspace.bound_tools(Sampling()) == ()
+
+
+def test_no_tools_and_a_dialect_without_a_grammar_are_told_in_a_sentence(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no tool that a call could be bound to"):
+        ask(workspace, BOUND, tools=())
+    monkeypatch.setattr(Host, "_form", lambda self, run: CallForm(dialect_named("gemma4")))
+    with pytest.raises(InputError, match="“gemma4” can't be bound"):
+        ask(workspace, BOUND)

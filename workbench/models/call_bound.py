@@ -1,0 +1,184 @@
+"""Replies whose calls are bound: free text stays free; once a call has begun, the dialect's grammar and the tools' schemas say what may follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import xgrammar
+
+from workbench.calls.dialect import Dialect, openai_of
+from workbench.calls.dialects import dialect_named
+from workbench.calls.tools import parse_specs
+from workbench.models.call_grammar import FORMS, call_grammar
+from workbench.models.constrained import SURROGATE_LEAD, Tables, may_follow, tables_of
+from workbench.models.decode_lanes import Lane
+from workbench.models.loading import Base
+from workbench.schema import ToolSpec
+
+KEPT_BYTES = 256  # of the text before a call: longer than any opening
+KEPT_MASKS = 256
+KEPT_GRAMMARS = 8
+TOLD = 8  # changes that are told one by one
+
+
+class CallGrammar:
+    """The calls of some tools in a dialect, compiled for one base. `bound()` makes the follower of one reply.
+
+    Raises `InputError` where the dialect or a tool's schema has no grammar.
+    """
+
+    def __init__(self, base: Base, dialect: Dialect, tools: Sequence[ToolSpec]) -> None:
+        self.tables: Tables = tables_of(base)
+        self.opening = dialect.grammar.opening
+        self.stop_ids = frozenset(base.tokenizer.stop_ids)
+        self.compiled = _compiled(_TablesKey(self.tables), dialect.name, json.dumps([openai_of(tool) for tool in tools]))
+        # Control tokens that are not of the dialect vanish from the text: in a call none may come, before one they count as nothing.
+        self.silent = frozenset(i for i, text in base.tokenizer.control_ids.items() if text not in dialect.control)
+        self.never_V = self.tables.half_V.clone()
+        self.never_V[[i for i in self.silent if i < len(self.never_V)]] = True
+        self.form = FORMS[dialect.name]
+        self.closing = [i for i, token in enumerate(self.tables.written) if self.form.last in token and i not in self.silent]  # these alone may end an opening
+        self._masks: dict[str, torch.Tensor | None] = {}
+
+    def bound(self) -> CallBound:
+        return CallBound(self)
+
+    def matcher(self) -> xgrammar.GrammarMatcher:
+        return xgrammar.GrammarMatcher(self.compiled, override_stop_tokens=sorted(self.stop_ids))
+
+    def before_call(self, tail: str, width: int) -> torch.Tensor | None:
+        """The mask (bool, V) that forbids tokens which would begin a call and go on as none can after the text `tail`; None where there are none."""
+        found = self.form.heads.search(tail)
+        head = found[0] if found else ""
+        if head not in self._masks:
+            if len(self._masks) >= KEPT_MASKS:
+                self._masks.clear()
+            self._masks[head] = self._begins_well(head, width)
+        return self._masks[head]
+
+    def _begins_well(self, head: str, width: int) -> torch.Tensor | None:
+        found = [(i, match.start()) for i in self.closing if (match := self.opening.search(head + _shown(self.tables.written[i])))]
+        if not found:
+            return None
+        matcher = self.matcher()
+        fits = bool(matcher.accept_string(head)) if head else True
+        goes_on_V = may_follow(matcher, width) & ~self.never_V if fits else torch.zeros(width, dtype=torch.bool)
+        mask_V = torch.ones(width, dtype=torch.bool)
+        for i, at in found:
+            within = bool(self.matcher().accept_string((head + _shown(self.tables.written[i]))[at:])) if at else bool(goes_on_V[i])
+            mask_V[i] = within
+        return None if mask_V.all() else mask_V
+
+
+class CallBound:
+    """Follows one reply. `steps` counts the tokens that it had a say in."""
+
+    def __init__(self, grammar: CallGrammar) -> None:
+        self.grammar = grammar
+        self.ids: list[int] = []
+        self.steps = 0
+        self._call: xgrammar.GrammarMatcher | None = None
+        self._tail = b""
+
+    def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
+        """The mask of the tokens that may follow `last` (bool, V = `width`); None where all may."""
+        if last is not None:
+            self.ids.append(last)
+            self._take(last)
+        if last in self.grammar.stop_ids:
+            return None
+        mask_V = self._in_call(width) if self._call is not None else self.grammar.before_call(_shown(self._tail), width)
+        self.steps += mask_V is not None
+        return mask_V
+
+    def _in_call(self, width: int) -> torch.Tensor:
+        assert self._call is not None
+        mask_V = may_follow(self._call, width) & ~self.grammar.never_V
+        if self.ids and self.grammar.tables.written[self.ids[-1]].endswith(SURROGATE_LEAD):
+            mask_V &= ~self.grammar.tables.second_V
+        return mask_V
+
+    def _take(self, token: int) -> None:
+        if token in self.grammar.stop_ids or token in self.grammar.silent:
+            return
+        piece = self.grammar.tables.written[token]
+        if self._call is None:
+            self._tail = (self._tail + piece)[-KEPT_BYTES:]
+            text = _shown(self._tail)
+            begun = self.grammar.opening.search(text)
+            if begun is None:
+                return
+            self._call, piece = self.grammar.matcher(), text[begun.start() :].encode()
+        if not self._call.accept_string(piece):
+            raise RuntimeError(f"token {token} was chosen against the grammar")
+        if self._call.is_completed():  # what follows is free again
+            self._call, self._tail = None, b""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step at which the likeliest token was forbidden: its place in the reply, its text, and what was written instead."""
+
+    step: int
+    wanted: str
+    wrote: str
+
+
+def changes(base: Base, lane: Lane) -> tuple[int, list[Change]]:
+    """At how many steps of a finished reply the bound forbade the likeliest token, and the first of them.
+
+    The reply is put through the model once more, in one pass, to learn what it would have chosen.
+    """
+    bound = lane.bound
+    if not isinstance(bound, CallBound) or not bound.steps:
+        return 0, []
+    ids, text = bound.ids, base.tokenizer.text
+    wanted = _likeliest(base, lane, ids)
+    again, count, told = bound.grammar.bound(), 0, list[Change]()
+    for step, token in enumerate(wanted):
+        mask_V = again.allowed(ids[step - 1] if step else None, len(bound.grammar.never_V))
+        if mask_V is None or mask_V[token]:
+            continue
+        count += 1
+        if len(told) < TOLD:
+            told.append(Change(step, text([token], keep_control=True), text(ids[step : step + 1], keep_control=True)))
+    return count, told
+
+
+def _likeliest(base: Base, lane: Lane, ids: Sequence[int]) -> list[int]:
+    """The likeliest token at each step of the reply, and after its end."""
+    base.model.eval()
+    whole_1T = torch.tensor([[*lane.prompt_ids, *ids]], device=base.device)
+    off = base.model.disable_adapter() if base.adapter is not None and not lane.adapted else nullcontext()
+    with torch.inference_mode(), off:
+        logits_1TV = base.model(input_ids=whole_1T, use_cache=False, logits_to_keep=len(ids) + 1).logits
+    likeliest: list[int] = logits_1TV[0, -len(ids) - 1 :].argmax(-1).tolist()
+    return likeliest
+
+
+def _shown(written: bytes) -> str:
+    return written.decode("utf-8", "replace")
+
+
+class _TablesKey:
+    """Tables as a cache's key."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    def __hash__(self) -> int:
+        return id(self.tables)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _TablesKey) and other.tables is self.tables
+
+
+@lru_cache(maxsize=KEPT_GRAMMARS)
+def _compiled(key: _TablesKey, dialect: str, tools: str) -> Any:
+    return key.tables.compiler.compile_grammar(call_grammar(dialect_named(dialect), parse_specs(tools)), root_rule_name="root")
