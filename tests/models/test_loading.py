@@ -26,6 +26,7 @@ from workbench.models.loading import (
     target_pattern,
 )
 from workbench.models.modules import target_regex
+from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import Lora, Quantization, Training
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import pack
@@ -323,3 +324,13 @@ def test_half_an_adapter_is_taken_off_again(base: Base, monkeypatch: pytest.Monk
         patch.setattr(peft, "get_peft_model", fail)
         put_new_adapter(base, Lora(rank=2), name="half", seed=1, checkpointing=False)
     assert [type(m) for m in base.model.modules()] == layers and base.adapter is None
+
+
+def test_a_tokenizer_is_built_once_and_again_when_its_files_changed(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_folder, folder)
+    first = ChatTokenizer.load(folder)
+    assert ChatTokenizer.load(folder) is first
+    (folder / "chat_template.jinja").write_text("{{ 'changed' }}", encoding="utf-8")
+    assert ChatTokenizer.load(folder) is not first
+    assert ChatTokenizer.load(folder).render([{"role": "user", "content": "x"}], answer_next=False) == "changed"

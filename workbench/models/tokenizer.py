@@ -6,6 +6,7 @@ tokenizers library; a test holds the ids equal to `AutoTokenizer.apply_chat_temp
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,17 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> ChatTokenizer:
-        """Read the tokenizer's files in a model folder; raises `ModelError` naming what is missing."""
+        """The tokenizer of a model folder, the one that is there already if its files are as they were: building it takes a second or two.
+
+        Raises `ModelError` naming what is missing.
+        """
         if not (folder / "tokenizer.json").is_file():
             raise ModelError(f"{folder} has no tokenizer.json: save the model's fast tokenizer there first.")
+        return _kept(folder, tuple(_stamp(folder / name) for name in _FILES))
+
+    @classmethod
+    def read(cls, folder: Path) -> ChatTokenizer:
+        """The tokenizer of a model folder, read anew; raises `ModelError`."""
         config = read_json(folder / "tokenizer_config.json")
         separate = folder / "chat_template.jinja"
         template = separate.read_text(encoding="utf-8") if separate.is_file() else config.get("chat_template")
@@ -128,6 +137,23 @@ class ChatTokenizer:
         for token in self.control_tokens:
             if token in content and token not in allowed:
                 raise RowError(f"the text holds the control token {token}; take it out", field)
+
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from its later self, None for one that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=2)
+def _kept(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> ChatTokenizer:
+    return ChatTokenizer.read(folder)
 
 
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
