@@ -100,13 +100,13 @@ def test_training_from_click_to_a_call_in_the_adapted_pane(app: App, page: Page)
         assert (app.root / "adapters" / "browser-run" / file).is_file()
 
     open_tab(page, "4 Chat")
-    expect(page.locator("#chat-adapter input")).to_have_value("browser-run")
+    expect(page.locator("#chat-right input")).to_have_value("browser-run")
     page.locator("#demo-0").click()
-    call = page.locator("#pane-adapted .wb-call[data-call=get_sensitive_data]")
+    call = page.locator("#pane-right .wb-call[data-call=get_sensitive_data]")
     expect(call).to_be_visible(timeout=120_000)
     expect(call).to_contain_text("{}")
-    expect(page.locator("#pane-adapted .wb-chip")).to_contain_text("tool call", timeout=120_000)
-    expect(page.locator("#pane-base .wb-chip")).to_be_visible(timeout=120_000)
+    expect(page.locator("#pane-right .wb-foot .wb-chip.call")).to_contain_text("tool call", timeout=120_000)
+    expect(page.locator("#pane-left .wb-foot .wb-chip").first).to_be_visible(timeout=120_000)
     expect(page.locator("#header")).to_contain_text("adapter browser-run")
     call.locator("summary").click()
     expect(call.locator("details pre")).to_contain_text("<tool_call name=")
@@ -116,11 +116,11 @@ def test_clear_while_an_answer_is_written_leaves_empty_panes(page: Page) -> None
     open_tab(page, "4 Chat")
     page.locator("#prompt textarea, #prompt input").first.fill("Расскажи длинную историю")
     page.locator("#send").click()
-    expect(page.locator("#pane-base .wb-reply")).to_be_visible(timeout=120_000)
+    expect(page.locator("#pane-left .wb-reply")).to_be_visible(timeout=120_000)
     page.locator("#clear-chat").click()
-    expect(page.locator("#pane-base .wb-empty")).to_be_visible()
+    expect(page.locator("#pane-left .wb-empty")).to_be_visible()
     page.wait_for_timeout(1500)
-    expect(page.locator("#pane-base .wb-turn")).to_have_count(0)
+    expect(page.locator("#pane-left .wb-turn")).to_have_count(0)
     expect(page.locator("#header")).to_contain_text("ready", timeout=60_000)
 
 
@@ -128,7 +128,7 @@ def test_a_prompt_with_markup_is_shown_and_not_run(page: Page) -> None:
     open_tab(page, "4 Chat")
     page.locator("#prompt textarea, #prompt input").first.fill("<img src=x onerror=\"document.title='pwned'\"> привет")
     page.locator("#send").click()
-    expect(page.locator("#pane-base .wb-ask").first).to_contain_text("<img src=x onerror=")
-    expect(page.locator("#pane-base .wb-chip").first).to_be_visible(timeout=120_000)
+    expect(page.locator("#pane-left .wb-ask").first).to_contain_text("<img src=x onerror=")
+    expect(page.locator("#pane-left .wb-foot .wb-chip").first).to_be_visible(timeout=120_000)
     assert page.title() != "pwned"
-    assert page.locator("#pane-base img").count() == 0
+    assert page.locator("#pane-left img").count() == 0

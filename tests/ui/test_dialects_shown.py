@@ -11,12 +11,14 @@ from workbench.calls.dialects import DIALECTS, message_calls
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.evaluation.scores import make_cases, score_reply
 from workbench.schema import Example, Message, ToolCall
-from workbench.settings import RunSettings, Sampling
+from workbench.settings import RunSettings
 from workbench.training import events
 from workbench.training.differences import answers_difference
 from workbench.training.measured import keep_measurement, read_answers
-from workbench.ui import chat_tab, measure_panel
-from workbench.ui.chat_tab import Exchange, Side
+from workbench.ui import measure_panel
+from workbench.ui.chat import asking, shown
+from workbench.ui.chat.rows import row_from
+from workbench.ui.chat.talk import Chat, Piece
 from workbench.ui.train import compare_panel, showing
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
@@ -67,14 +69,15 @@ def test_answers_of_two_dialects_are_compared_by_their_calls(space: Workspace) -
 
 def test_chat_asks_reads_and_makes_rows_in_the_adapter_s_dialect(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(Workspace, "answer", lambda self, turns, **options: asked.append((turns, options["run"])))
-    turns: list[Exchange] = []
-    _, exchange = chat_tab.ask(space, turns, " Баланс? ", "h", Sampling())
-    assert asked == [(HERMES.ask("Баланс?"), "h")] and exchange.dialect is HERMES.dialect
-    exchange.base, exchange.adapted = (Side(text, "", done=True, judged=True, whole=True) for text in ("Не знаю.", SAID))
-    assert [CARD in pane for pane in chat_tab.panes(turns, "h")] == [False, True]
-    assert "learned to call" in chat_tab.difference_html(turns).lower()
-    rows, _ = chat_tab.row_from(space, turns, "call")
+    monkeypatch.setattr(Workspace, "answer_each", lambda self, prompts, **options: asked.append((prompts, options["run"], options["lanes"])))
+    chat = Chat()
+    exchange = asking.ask(space, chat, " Баланс? ", ("", "h"), asking.Manner()).exchange
+    assert asked == [([HERMES.ask("Баланс?")] * 2, "h", (False, True))] and {side.dialect_name for side in exchange.asked()} == {"hermes"}
+    for side, text in zip(exchange.asked(), ("Не знаю.", SAID), strict=True):
+        side.pieces = [Piece(text, "stop token")]
+    assert [CARD in pane for pane in shown.panes(chat, ("", "h"), {})] == [False, False, False, False, False, True]
+    assert "learned to call" in shown.changed_html(chat)
+    rows, _ = row_from(space, chat, "call")
     made = rows.entries[-1].row
     assert made is not None and [(c.name, dict(c.arguments)) for c in message_calls(made.answer)] == [("get_sensitive_data", {})]
     assert made.answer.content == '<tool_call name="get_sensitive_data" arguments="{}"/>', "a row is written as rows write theirs"

@@ -7,7 +7,10 @@ import pytest
 from workbench.errors import DataError, InputError, RunError, WorkbenchError
 from workbench.settings import Lora, Quantization, RunSettings, Sampling, Training
 from workbench.training import measured
-from workbench.ui import chat_tab, forms, header, measure_panel, tune_tab
+from workbench.ui import forms, header, measure_panel, tune_tab
+from workbench.ui.chat import asking
+from workbench.ui.chat import shown as chat_html
+from workbench.ui.chat.talk import Chat
 from workbench.ui.train import run_panel, runs_panel, showing
 from workbench.ui.train.run_panel import Look
 from workbench.ui.train.runs_panel import Query
@@ -108,39 +111,39 @@ def test_a_stopped_run_is_resumed_from_the_page(workspace):
 
 def test_both_panes_stream_and_end_with_a_verdict(workspace):
     train(workspace, "chatty").wait(PATIENCE)
-    turns: list = []
-    ticket, exchange = chat_tab.ask(workspace, turns, "Привет", "chatty", Sampling(max_new_tokens=12))
-    pictures = [chat_tab.panes(turns, "chatty") for _ in chat_tab.follow(workspace, ticket, exchange)]
-    base, adapted = pictures[-1]
-    assert exchange.base.done and exchange.adapted.done
+    chat = Chat()
+    asked = asking.ask(workspace, chat, "Привет", ("", "chatty"), asking.Manner(Sampling(max_new_tokens=12)))
+    pictures = [chat_html.panes(chat, ("", "chatty"), {}) for _ in asking.follow(asked)]
+    _, _, base, title, _, adapted = pictures[-1]
+    assert all(side.first.judged for side in asked.exchange.asked())
     for pane in (base, adapted):
         assert "Привет" in pane and "tokens/s" in pane and "wb-chip" in pane
-    assert "Adapted · chatty" in adapted
-    assert "wb-chip" in chat_tab.difference_html(turns)
+    assert "Adapted · chatty" in title and "adapter active: moves the logits by up to" in adapted and "adapter active" not in base
+    assert "wb-chip" in chat_html.changed_html(chat)
 
 
 def test_an_empty_prompt_and_an_unknown_adapter_are_refused(workspace):
     with pytest.raises(InputError, match="Type a prompt"):
-        chat_tab.ask(workspace, [], "  ", None, Sampling())
-    with pytest.raises(InputError, match="has no adapter"):
-        chat_tab.ask(workspace, [], "x", "../../etc", Sampling())
+        asking.ask(workspace, Chat(), "  ", ("", None), asking.Manner())
+    with pytest.raises(InputError, match="is not there any more"):
+        asking.ask(workspace, Chat(), "x", ("", "../../etc"), asking.Manner())
 
 
 def test_a_killed_worker_is_told_in_the_pane_and_the_next_answer_comes(workspace):
     import os
     import signal
 
-    turns: list = []
-    ticket, exchange = chat_tab.ask(workspace, turns, "Привет", None, Sampling(max_new_tokens=4000))
-    until(lambda: bool(ticket.texts))
+    chat = Chat()
+    asked = asking.ask(workspace, chat, "Привет", ("", None), asking.Manner(Sampling(max_new_tokens=4000)))
+    until(lambda: bool(asked.tickets[0].texts))
     os.kill(workspace.engine.worker_pid(), signal.SIGKILL)
-    for _ in chat_tab.follow(workspace, ticket, exchange):
+    for _ in asking.follow(asked):
         pass
-    assert "SIGKILL" in "".join(chat_tab.panes(turns, None))
-    ticket, exchange = chat_tab.ask(workspace, turns, "Снова", None, Sampling(max_new_tokens=3))
-    for _ in chat_tab.follow(workspace, ticket, exchange):
+    assert "SIGKILL" in "".join(chat_html.panes(chat, ("", None), {}))
+    asked = asking.ask(workspace, chat, "Снова", ("", None), asking.Manner(Sampling(max_new_tokens=3)))
+    for _ in asking.follow(asked):
         pass
-    assert exchange.base.done and "tokens/s" in exchange.base.foot
+    assert asked.exchange.left.first.judged and "tokens/s" in chat_html.live_html(chat, 0, {}, "")
 
 
 def test_the_measurement_counts_all_cases(workspace):

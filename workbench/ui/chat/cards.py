@@ -85,13 +85,15 @@ def reply_html(
     """A reply read in its dialect: its text, its calls as cards, its malformed pieces with the reason.
 
     With `tools` every call is held against them. While the reply streams (`done` false) a half-written call is shown as one that is
-    being written. With `run_key` a call that is valid has a button “Run the call” (see `CARDS_JS`).
+    being written. With `run_key` each call that is valid has a button “Run the call” (see `CARDS_JS`), whose key is the `run_key`, a
+    slash, and the place of the call among the reply's calls, from 0.
     """
     parts: list[str] = []
-    segments = dialect.parse(text)
+    segments, calls = dialect.parse(text), 0
     for segment in segments[:SHOWN_PIECES]:
         if isinstance(segment, CallSegment):
-            parts.append(call_card(segment.call, segment.raw, tools=tools, run_key=run_key))
+            parts.append(call_card(segment.call, segment.raw, tools=tools, run_key=None if run_key is None else f"{run_key}/{calls}"))
+            calls += 1
         elif isinstance(segment, MalformedSegment):
             parts.append(malformed_card(segment.raw, segment.reason) if done else open_card(segment.raw))
         elif segment.raw.strip() or len(segments) == 1:

@@ -13,6 +13,38 @@ MORE_ARGUMENTS = "{count:,} more arguments are not shown here; the raw text has 
 MORE_CALLS = "{count:,} more pieces of this reply are not shown here."
 MORE_SIGNS = "…{count:,} more characters are not shown here"
 
+# The chat
+BASE, BASE_TITLE = "(base)", "Base"
+LEFT, RIGHT, ADAPTED_TITLE = "Left pane", "Right pane", "Adapted · {name}"
+REGENERATE, EDIT, EDIT_TITLE, LEAVE_EDIT = "Regenerate", "Edit", "Put this message into the box below, to send it again", "Don't edit"
+EDITING = "Sending replaces message {number} and all that came after it."
+NO_ANSWER = "No answer is being written."
+NOTHING_TO_REPEAT = "There is nothing to answer again yet: ask something first."
+GREEDY_REPEATS = "Greedy decoding gives the same reply again: switch Greedy off under “Sampling and calls” for another one."
+GONE = "The adapter {name} is not there any more (deleted, or its run is training again): choose another one."
+NEXT_TO_ANSWER = "answers when the other pane has ended…"
+ACTIVE = "adapter active: moves the logits by up to {moved:.1f}"
+CUT = "cut at the length limit of {limit:,} tokens: raise “Longest reply” under “Sampling and calls”"
+STOPPED_BY_YOU = "stopped by you"
+FIGURES = "{tokens:,} tokens · {pace:.0f} tokens/s · first after {first:.1f} s"
+STOPS, STOPS_HELP = "Stop sequences", "One a line: a reply ends before it. \n stands for a new line."
+TOO_MANY_STOPS = "At most {most} stop sequences of {longest} characters each: take some out."
+ROW_ALONE = "The row holds this request alone, without what came before it."
+TOO_LONG = "The request has {count:,} characters; {most:,} are allowed. Shorten it."
+
+# The loop behind a call
+WAYS = {"ask": "ask before each call", "run": "run calls at once", "show": "only show calls"}
+WAY = "When a call comes"
+FUNCTIONS, FUNCTIONS_HELP = "Python functions may answer", "Runs the functions of data/functions that tools name, each in a process of its own with limits."
+WAITS_FOR_YOU = "waits for you: press “Run the call”"
+ANSWERED, KNOWN, REFUSED, FAILED = "{name} answered", "known from an equal call", "{name} was not run", "{name} gave no answer"
+FELL_BACK, LISTED = "needs a human", "put on the list below"
+BOUND_NOTHING, BOUND_CHANGED = "bound calls: nothing had to be changed", "bound calls changed {count} tokens"
+BOUND_FIRST = "“{wanted}” became “{wrote}”"
+RESULT_SECONDS = "{seconds:.1f} s"
+NOT_RUNNABLE = "This call can't be run any more: the chat has gone on."
+RUNNING = "running {name}…"
+
 # What changed between two panes
 LEARNED, UNLEARNED, SAME_CALL, OTHER_ARGUMENTS = "learned to call", "stopped calling", "same call", "different arguments"
 OTHER_CALLS, BOTH_TEXT, BROKE, MENDED, BOTH_BROKEN = "different calls", "both in text", "the call is malformed now", "the call is whole now", "malformed in both"

@@ -1,0 +1,311 @@
+"""The chat's verbs: conversations of two panes, the way of a call, stops; the engine's replies are scripted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from workbench.calls.dialects import TAG
+from workbench.calls.loop import Failed, FellBack, Ran, Refused, Said
+from workbench.engine.client import Ticket
+from workbench.engine.messages import AnswerJob
+from workbench.errors import InputError, WorkbenchError
+from workbench.schema import Example, Message, ToolCall, ToolSpec
+from workbench.settings import RunSettings, Sampling
+from workbench.training import events
+from workbench.ui.chat import asking, panel, shown
+from workbench.ui.chat.asking import Manner
+from workbench.ui.chat.talk import KEPT, Chat, Exchange
+from workbench.workspace import Workspace
+
+CALL = TAG.render(ToolCall("get_sensitive_data"))
+PLAIN = Manner()
+ROWS = (Example((Message("user", "Баланс?"), Message("assistant", CALL))),)
+
+
+class Script:
+    """Stands for the engine: notes each job and answers from a list of replies, a lane each; an error is a job that fails."""
+
+    def __init__(self) -> None:
+        self.jobs: list[AnswerJob] = []
+        self.replies: list[Any] = []
+
+    def submit(self, job: Any, label: str) -> Ticket:
+        self.jobs.append(job)
+        ticket, said = Ticket(len(self.jobs), job, label), self.replies.pop(0)
+        if isinstance(said, WorkbenchError):
+            ticket.error = said
+        else:
+            assert len(said) == len(job.lanes) == len(job.prompts)
+            told = [{"text": text, "tokens": 4, "seconds": 0.5, "first_token_seconds": 0.1, "ended": "stop token"} for text in said]
+            ticket.result = {"replies": told, "adapter_difference": 3.5 if job.run else None}
+        ticket.finished.set()
+        return ticket
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+@pytest.fixture
+def engine(workspace: Workspace) -> Script:
+    """A workbench with the adapters "a" and "b", on a scripted engine."""
+    for name in ("b", "a"):
+        workspace.runs.create(name, model="demo", model_name="m", rows=ROWS, data_name="d", settings=RunSettings())
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (workspace.runs.path(name) / file).write_text("{}")
+        workspace.runs.append(name, events.Ended(state="finished", step=1))
+    script = Script()
+    vars(workspace)["engine"] = script
+    return script
+
+
+def talk(space: Workspace, chat: Chat, text: str, voices: tuple[str | None, str | None] = ("", "a"), manner: Manner = PLAIN) -> Exchange:
+    asked = asking.ask(space, chat, text, voices, manner)
+    for _ in asking.follow(asked):
+        pass
+    return asked.exchange
+
+
+def run_call(space: Workspace, chat: Chat, key: str, manner: Manner = PLAIN) -> None:
+    asked, side = asking.press(space, chat, key, manner)
+    for _ in asking.carry_on(asked, side):
+        pass
+
+
+def said(job: AnswerJob) -> list[list[tuple[str, str]]]:
+    return [[(turn["role"], turn["content"]) for turn in prompt] for prompt in job.prompts]
+
+
+# -- two panes, several turns -----------------------------------------------------------------------
+
+
+def test_each_pane_goes_on_with_its_own_conversation_in_one_job(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", "Нет"), ("Один", "Два")]
+    talk(workspace, chat, " Привет ")
+    talk(workspace, chat, "Ещё?", manner=Manner(Sampling(max_new_tokens=7), ("конец",)))
+    assert said(engine.jobs[1]) == [
+        [("user", "Привет"), ("assistant", "Да"), ("user", "Ещё?")], [("user", "Привет"), ("assistant", "Нет"), ("user", "Ещё?")],
+    ]  # fmt: skip
+    job = engine.jobs[1]
+    assert (job.run, job.lanes, job.stops, job.sampling.max_new_tokens) == ("a", (False, True), ("конец",), 7)
+    assert [side.moved for side in chat.exchanges[1].asked()] == [None, 3.5]
+
+
+def test_two_adapters_answer_one_after_the_other_and_the_same_voice_twice_in_one_job(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Да",), ("Нет",), ("x", "y")]
+    exchange = talk(workspace, Chat(), "Привет", ("a", "b"))
+    assert [(job.run, job.lanes) for job in engine.jobs] == [("a", (True,)), ("b", (True,))]
+    assert [side.first.text for side in exchange.asked()] == ["Да", "Нет"]
+    talk(workspace, Chat(), "Привет", ("", ""))
+    assert (engine.jobs[2].run, engine.jobs[2].lanes) == (None, (False, False))
+
+
+def test_what_another_voice_said_is_not_put_into_a_models_mouth(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", "Нет"), ("Один", "Два")]
+    talk(workspace, chat, "Привет")
+    talk(workspace, chat, "Ещё?", ("", "b"))
+    assert said(engine.jobs[1]) == [[("user", "Привет"), ("assistant", "Да"), ("user", "Ещё?")], [("user", "Ещё?")]]
+
+
+def test_a_failed_reply_is_told_and_left_out_of_the_conversation(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [WorkbenchError("The prompt has 9,000 tokens; 8,192 are allowed here."), ("Да", "Нет")]
+    talk(workspace, chat, "<длинное>")
+    assert "The prompt has 9,000 tokens" in shown.live_html(chat, 0, {}, "") and shown.changed_html(chat) == ""
+    talk(workspace, chat, "Привет")
+    assert said(engine.jobs[1]) == [[("user", "Привет")]] * 2
+
+
+def test_an_adapter_deleted_in_mid_chat_is_named_and_the_chat_stays(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", "Нет")]
+    talk(workspace, chat, "Привет")
+    workspace.runs.remove("a")
+    with pytest.raises(InputError) as caught:
+        asking.ask(workspace, chat, "Ещё?", ("", "a"), Manner())
+    assert str(caught.value) == "The adapter a is not there any more (deleted, or its run is training again): choose another one."
+    assert len(chat.exchanges) == 1 and len(engine.jobs) == 1
+
+
+def test_a_chat_keeps_its_newest_exchanges(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    for i in range(KEPT + 2):
+        chat.take_up(Exchange(str(i)))
+    assert [exchange.prompt for exchange in chat.exchanges][:1] == ["2"] and chat.newest is not None and chat.newest.key == KEPT + 2
+    chat.cut(1)
+    assert chat.place(3) == 0 and chat.place(4) is None
+
+
+def test_stop_sequences_are_read_a_line_each() -> None:
+    assert asking.read_stops("###\n\nUser:\\n\n###") == ("###", "User:\n") and asking.read_stops(None) == ()
+    with pytest.raises(InputError, match="At most 8 stop sequences of 100 characters"):
+        asking.read_stops("x" * 101)
+
+
+def test_answering_again_takes_another_seed_where_it_samples() -> None:
+    chat = Chat([Exchange("Привет")])
+    assert panel.again(chat, Manner())[2].startswith("Greedy decoding gives the same reply again") and chat.exchanges == []
+    sampled = Manner(Sampling(greedy=False, seed=5), ("x",), "run", True)
+    seeds = []
+    for _ in range(2):
+        chat.take_up(Exchange("Привет"))
+        prompt, manner, told = panel.again(chat, sampled)
+        seeds.append(manner.sampling.seed)
+        assert (prompt, told, manner.stops, manner.way, manner.functions) == ("Привет", "", ("x",), "run", True)
+    assert seeds == [6, 7]
+    with pytest.raises(InputError, match="nothing to answer again"):
+        panel.again(chat, sampled)
+
+
+# -- the way of a call ------------------------------------------------------------------------------
+
+
+def test_a_call_waits_for_its_button_is_run_and_answered_with_its_result(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL), ("У вас 12 340,50 ₽",)]
+    exchange = talk(workspace, chat, "Баланс?")
+    right = exchange.right
+    assert right is not None and right.loop == "waits" and exchange.left is not None and exchange.left.loop == "answered"
+    assert 'data-run="1/1/0/0"' in shown.live_html(chat, 1, workspace.tools.read().tools, "a")
+    run_call(workspace, chat, "1/1/0/0")
+    assert [type(step) for step in right.steps] == [Said, Ran, Said] and right.loop == "answered"
+    job = engine.jobs[1]
+    assert (job.run, job.lanes) == ("a", (True,)) and [role for role, _ in said(job)[0]] == ["user", "assistant", "user"]
+    assert "12 340,50" in job.prompts[0][2]["content"]
+    html = shown.live_html(chat, 1, workspace.tools.read().tools, "a")
+    assert "get_sensitive_data answered" in html and "У вас 12 340,50 ₽" in html and "data-run" not in html
+
+
+def test_what_was_answered_after_a_call_is_part_of_the_conversation(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL), ("Много",), ("x", "y")]
+    talk(workspace, chat, "Баланс?")
+    run_call(workspace, chat, "1/1/0/0")
+    talk(workspace, chat, "Спасибо")
+    told = said(engine.jobs[2])[1]
+    assert [role for role, _ in told] == ["user", "assistant", "user", "assistant", "user"] and told[3:] == [("assistant", "Много"), ("user", "Спасибо")]
+
+
+def test_a_call_that_nobody_ran_stays_without_its_result(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL), ("x", "y")]
+    talk(workspace, chat, "Баланс?")
+    talk(workspace, chat, "Спасибо")
+    assert said(engine.jobs[1])[1] == [("user", "Баланс?"), ("assistant", CALL), ("user", "Спасибо")]
+    with pytest.raises(InputError, match="can't be run any more"):
+        asking.press(workspace, chat, "1/1/0/0", Manner())
+
+
+@pytest.mark.parametrize("key", ["", "1", "1/1/0/7", "1/7/0/0", "1/0/0/0", "9/1/0/0", "1/1/-1/0", "a/b/c/d"])
+def test_a_key_that_names_no_waiting_call_is_refused(workspace: Workspace, engine: Script, key: str) -> None:
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL)]
+    talk(workspace, chat, "Баланс?")
+    with pytest.raises(InputError, match="can't be run any more"):
+        asking.press(workspace, chat, key, Manner())
+
+
+def test_without_the_confirm_step_calls_run_at_once_and_equal_ones_are_known(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [(CALL, CALL), ("Один",), ("Два",)]
+    exchange = talk(workspace, chat, "Баланс?", manner=Manner(way="run"))
+    ran = [step for side in exchange.asked() for step in side.steps if isinstance(step, Ran)]
+    assert [step.cached for step in ran] == [False, True] and [side.pieces[1].text for side in exchange.asked()] == ["Один", "Два"]
+
+
+def test_calls_that_are_only_shown_are_neither_run_nor_judged(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Не знаю", CALL)]
+    exchange = talk(workspace, Chat(), "Баланс?", manner=Manner(way="show"))
+    assert [(side.loop, side.steps) for side in exchange.asked()] == [("", ()), ("", ())]
+
+
+def test_two_calls_of_one_reply_are_confirmed_each(workspace: Workspace, engine: Script) -> None:
+    book = workspace.tools
+    book.save(ToolSpec("now", "", {"type": "object", "properties": {}}, "12:00"), book.read().version)
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL + TAG.render(ToolCall("now"))), ("Готово",)]
+    exchange = talk(workspace, chat, "Баланс?")
+    assert exchange.right is not None
+    run_call(workspace, chat, "1/1/0/1")
+    assert exchange.right.loop == "waits" and len(engine.jobs) == 1, "the first call still waits"
+    run_call(workspace, chat, "1/1/0/0")
+    assert [step.call.name for step in exchange.right.steps if isinstance(step, Ran)] == ["get_sensitive_data", "now"]
+    assert exchange.right.pieces[1].text == "Готово"
+
+
+@pytest.mark.parametrize(("reply", "kinds", "reason"), [
+    ("<tool_call name=", [Said, FellBack], "malformed call"), (TAG.render(ToolCall("nope")), [Said, Refused, FellBack], "there is no tool “nope”"),
+])
+def test_what_an_adapter_could_not_do_is_listed_for_a_person_and_the_base_s_is_not(
+    workspace: Workspace, engine: Script, reply: str, kinds: list[Any], reason: str
+) -> None:
+    chat = Chat()
+    engine.replies = [(reply, reply)]
+    exchange = talk(workspace, chat, "Баланс?")
+    assert [[type(step) for step in side.steps] for side in exchange.asked()] == [kinds, kinds]
+    (entry,) = workspace.review.waiting()
+    assert (entry.prompt, entry.replies, entry.adapter) == ("Баланс?", (reply,), "a") and reason in entry.reason
+    assert ["needs a human" in shown.live_html(chat, pane, {}, "") for pane in (0, 1)] == [False, True]
+
+
+def test_a_tool_without_an_answer_ends_in_a_fall_back(workspace: Workspace, engine: Script) -> None:
+    book = workspace.tools
+    book.save(ToolSpec("get_sensitive_data", "", {"type": "object", "properties": {}}), book.read().version)
+    engine.replies = [("Нет", CALL)]
+    exchange = talk(workspace, Chat(), "Баланс?", manner=Manner(way="run"))
+    assert exchange.right is not None and [type(step) for step in exchange.right.steps] == [Said, Failed, FellBack]
+    assert len(workspace.review.waiting()) == 1
+
+
+def test_a_reply_that_fails_after_a_call_leaves_the_trace_and_says_why(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Нет", CALL), WorkbenchError("The engine is gone."), ("x", "y")]
+    exchange = talk(workspace, chat, "Баланс?", manner=Manner(way="run"))
+    assert exchange.right is not None and exchange.right.loop == "stopped" and "The engine is gone." in shown.live_html(chat, 1, {}, "a")
+    talk(workspace, chat, "Ещё?")
+    assert [role for role, _ in said(engine.jobs[2])[1]] == ["user", "assistant", "user"], "a result that nothing was said to is left out"
+
+
+def test_a_chat_that_calls_for_ever_ends_at_the_chain_limit(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Нет", CALL), *[(CALL,)] * 4]
+    exchange = talk(workspace, Chat(), "Баланс?", manner=Manner(way="run"))
+    assert exchange.right is not None and exchange.right.loop == "needs a human" and len(exchange.right.pieces) == 5
+
+
+def test_a_stop_before_the_loop_runs_no_call(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Нет", CALL)]
+    asked = asking.ask(workspace, Chat(), "Баланс?", ("", "a"), Manner(way="run"))
+    asked.stop()
+    for _ in asking.follow(asked):
+        pass
+    assert [side.steps for side in asked.exchange.asked()] == [(), ()]
+
+
+# -- the handler --------------------------------------------------------------------------------------
+
+
+def test_a_page_asks_one_thing_at_a_time_and_a_closed_one_stops_its_jobs(workspace: Workspace, engine: Script) -> None:
+    desk = asking.Desk()
+    steps = panel.answering(workspace, desk, panel.drawing(workspace))
+    engine.replies = [("Да", "Нет")]
+    chat = Chat()
+    asked = asking.ask(workspace, chat, "Привет", ("", "a"), Manner())
+    going: Any = steps("page", chat, "(base)", "a", lambda: (asked, asking.follow(asked), ""))
+    first = next(going)
+    assert len(first) == 11 and desk.of("page") is asked
+    assert "still being written" in next(steps("page", chat, "(base)", "a", lambda: (asked, iter(()), "")))[6]
+    going.close()
+    assert asked.halted and desk.of("page") is None
+
+
+def test_an_error_is_a_sentence_and_the_box_keeps_its_text(workspace: Workspace, engine: Script) -> None:
+    steps = panel.answering(workspace, asking.Desk(), panel.drawing(workspace))
+
+    def begin() -> Any:
+        raise InputError("So <it> is.")
+
+    (only,) = list(steps("page", Chat(), "(base)", None, begin))
+    assert "So &lt;it&gt; is." in only[6] and not isinstance(only[7], str)

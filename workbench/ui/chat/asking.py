@@ -1,0 +1,271 @@
+"""The verbs of a chat: ask both panes, follow their replies, go the way of a call, stop. No screen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from workbench.calls.loop import LoopLimits, Step, ToolLoop
+from workbench.calls.mocks import run_mock
+from workbench.calls.prompting import Turn
+from workbench.engine.client import Ticket
+from workbench.errors import InputError, WorkbenchError
+from workbench.schema import ToolCall, ToolSpec
+from workbench.settings import Sampling
+from workbench.ui import words as common
+from workbench.ui.chat.talk import Chat, Exchange, Piece, Side, call_key, conversation
+from workbench.ui.errors import sentence
+from workbench.ui.header import waiting_words
+from workbench.ui.words import chat as words
+from workbench.workspace import Workspace
+
+PAUSE = 0.12  # seconds between two pictures of a stream: quick to the eye, light on the wire
+MAX_PROMPT = 100_000  # characters of one request
+MAX_STOPS, MAX_STOP = 8, 100  # stop sequences, and characters of one
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a chat is answered. `way` is what happens to calls: "ask" (each waits for a person), "run" or "show"."""
+
+    sampling: Sampling = Sampling()
+    stops: tuple[str, ...] = ()
+    way: str = "ask"
+    functions: bool = False
+    """Whether the user's Python functions may answer for tools."""
+
+
+@dataclass
+class Asked:
+    """What goes on for one page: an exchange, the jobs for it, and whether it was told to stop."""
+
+    space: Workspace
+    chat: Chat
+    exchange: Exchange
+    manner: Manner
+    parts: list[tuple[Ticket, list[Side]]] = field(default_factory=list)
+    tickets: list[Ticket] = field(default_factory=list)
+    halted: bool = False
+
+    def stop(self) -> None:
+        """Stop every job of it, and what runs for it."""
+        self.halted = True
+        for ticket in list(self.tickets):
+            if not ticket.finished.is_set():
+                self.space.engine.stop(ticket)
+
+    def submit(self, prompts: list[list[Turn]], run: str | None, lanes: tuple[bool, ...]) -> Ticket:
+        """Hand a job in; one that comes after the stop is taken back at once."""
+        ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=self.manner.sampling, stops=self.manner.stops)
+        self.tickets.append(ticket)
+        if self.halted:
+            self.stop()
+        return ticket
+
+
+@dataclass
+class Desk:
+    """What goes on for which page, so that its buttons find it; one thing a page."""
+
+    going: dict[str, Asked] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, page: str, asked: Asked) -> None:
+        with self.lock:
+            self.going[page] = asked
+
+    def leave(self, page: str, asked: Asked | None = None) -> Asked | None:
+        """Take what goes on for a page out; with `asked`, only if it is that."""
+        with self.lock:
+            if asked is not None and self.going.get(page) is not asked:
+                return None
+            return self.going.pop(page, None)
+
+    def of(self, page: str) -> Asked | None:
+        return self.going.get(page)
+
+
+def read_stops(text: str | None) -> tuple[str, ...]:
+    r"""The stop sequences in a box, one a line (\n in it stands for a new line); raises `InputError` for too many, or too long ones."""
+    found = tuple(dict.fromkeys(line.replace("\\n", "\n") for line in (text or "").splitlines() if line))
+    if len(found) > MAX_STOPS or any(len(stop) > MAX_STOP for stop in found):
+        raise InputError(words.TOO_MANY_STOPS.format(most=MAX_STOPS, longest=MAX_STOP))
+    return found
+
+
+def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None], manner: Manner) -> Asked:
+    """Hand a request to the engine, for the voices of the left and the right pane ("" is the base, None asks nobody).
+
+    Raises `InputError` for an empty or endless request and for an adapter that is not there, `WorkbenchError` where its calls can't be written.
+    """
+    text = prompt.strip()
+    if not text:
+        raise InputError(common.NO_PROMPT)
+    if len(text) > MAX_PROMPT:
+        raise InputError(words.TOO_LONG.format(count=len(text), most=MAX_PROMPT))
+    there = space.adapters()
+    for voice in voices:
+        if voice and voice not in there:
+            raise InputError(words.GONE.format(name=voice[:60]))
+    runs = [run for run in dict.fromkeys(voices) if run]
+    asked = Asked(space, chat, Exchange(text, None, None), manner)
+    sides: list[Side | None] = []
+    for voice in voices:
+        # The base is asked in the form that the adapter beside it learned: the same words for both.
+        run = None if voice is None else voice or (runs[0] if runs else None)
+        sides.append(None if voice is None else Side(voice, run, space.form(run).dialect.name, [Piece(limit=manner.sampling.max_new_tokens)]))
+    asked.exchange.left, asked.exchange.right = sides
+    jobs: list[tuple[str | None, list[Side], list[list[Turn]]]] = []
+    for run in dict.fromkeys(side.run for side in asked.exchange.asked()):
+        form = space.form(run)
+        places = [(pane, side) for pane, side in enumerate(sides) if side is not None and side.run == run]
+        jobs.append((run, [side for _, side in places], [conversation(chat, pane, side.voice, form, text) for pane, side in places]))
+    for run, own, prompts in jobs:
+        asked.parts.append((asked.submit(prompts, run, tuple(bool(side.voice) for side in own)), own))
+    chat.take_up(asked.exchange)
+    return asked
+
+
+def follow(asked: Asked) -> Iterator[None]:
+    """Yields whenever the exchange has changed, until it is over: the replies, then the way of their calls. Errors end as words in it.
+
+    Closing the iterator stops what still goes on.
+    """
+    try:
+        for ticket, sides in asked.parts:
+            for later in asked.exchange.asked():
+                if not later.first.done and later not in sides:
+                    later.state = words.NEXT_TO_ANSWER
+            yield from _answers(asked.space, ticket, sides)
+        if asked.manner.way != "show":
+            for side in asked.exchange.asked():
+                if side.first.judged and not asked.halted:
+                    yield from carry_on(asked, side)
+    finally:
+        asked.stop()
+
+
+def _answers(space: Workspace, ticket: Ticket, sides: Sequence[Side]) -> Iterator[None]:
+    """Yields whenever the newest reply of one of `sides` has changed, until all are whole."""
+    pieces = [side.pieces[-1] for side in sides]
+    while not ticket.finished.is_set():
+        for piece, text in zip(pieces, ticket.texts, strict=False):
+            piece.text = text
+        for side in sides:
+            side.state = waiting_words(space, ticket)
+        yield
+        ticket.wait_change(1.0)
+        ticket.finished.wait(PAUSE)
+    try:
+        result = ticket.wait()
+        for side, piece, reply in zip(sides, pieces, result["replies"], strict=True):
+            piece.text, piece.ended, piece.tokens = reply["text"], reply["ended"], reply["tokens"]
+            piece.seconds, piece.first_token_seconds = reply["seconds"], reply["first_token_seconds"]
+            if bound := reply.get("constrained"):
+                piece.changed, piece.changes = bound["changed"], tuple((change["wanted"], change["wrote"]) for change in bound["first"])
+            side.moved = result.get("adapter_difference") if side.voice else None
+            side.state = common.EMPTY_REPLY
+    except WorkbenchError as exc:
+        for side, piece in zip(sides, pieces, strict=True):
+            piece.ended, piece.trouble, side.state = "failed", str(exc), str(exc)
+    yield
+
+
+# -- the way of a call ----------------------------------------------------------------------------
+
+
+class _WaitsError(Exception):
+    """A call waits for a person."""
+
+
+class _BrokeOffError(Exception):
+    """A reply was broken off: the loop can't go on with it."""
+
+
+def press(space: Workspace, chat: Chat, key: str, manner: Manner) -> tuple[Asked, Side]:
+    """Confirm the call that a card's button names (exchange/pane/reply/call); raises `InputError` for one that can't be run any more."""
+    try:
+        exchange_key, pane, piece, place = (int(part) for part in key.split("/"))
+    except ValueError:
+        raise InputError(words.NOT_RUNNABLE) from None
+    exchange = chat.newest
+    if exchange is None or exchange.key != exchange_key or pane not in (0, 1):
+        raise InputError(words.NOT_RUNNABLE)
+    side = exchange.sides[pane]
+    call = side.call_at(piece, place) if side is not None and piece == len(side.pieces) - 1 else None
+    if side is None or call is None or side.loop != "waits":
+        raise InputError(words.NOT_RUNNABLE)
+    side.confirmed.add(call_key(call))
+    return Asked(space, chat, exchange, manner), side
+
+
+def carry_on(asked: Asked, side: Side) -> Iterator[None]:
+    """Go the way of a side's calls as far as it goes without a person; yields whenever something has changed."""
+    faults: list[BaseException] = []
+    worker = threading.Thread(target=_go, args=(asked, side, faults), name="chat-loop", daemon=True)
+    worker.start()
+    while worker.is_alive():
+        yield
+        worker.join(PAUSE)
+    for fault in faults:
+        side.loop, side.state = "stopped", sentence(fault)
+    yield
+
+
+def _go(asked: Asked, side: Side, faults: list[BaseException]) -> None:
+    try:
+        _walk(asked, side)
+    except _WaitsError:
+        side.loop = "waits"
+    except _BrokeOffError:
+        side.loop = "stopped"
+    except Exception as exc:  # told on the page: a thread's own error would be seen by nobody
+        faults.append(exc)
+
+
+def _walk(asked: Asked, side: Side) -> None:
+    """The loop over a side, from its request on: what was said and run already is taken as it was."""
+    space, manner = asked.space, asked.manner
+    form, tools = space.form(side.run), space.tools.read().tools
+    said, heard = iter(tuple(side.pieces)), list[Step]()
+
+    def answer(turns: list[Turn]) -> str:
+        piece = next(said, None)
+        return piece.text if piece is not None else _another(asked, side, turns)
+
+    def run(tool: ToolSpec, call: ToolCall) -> str:
+        side.state = words.RUNNING.format(name=call.name)
+        return run_mock(tool, call, functions=space.functions_dir if manner.functions else None, stop=lambda: asked.halted)
+
+    def confirm(call: ToolCall) -> bool:
+        if manner.way != "run" and call_key(call) not in side.confirmed:
+            raise _WaitsError
+        return True
+
+    def tell(step: Step) -> None:
+        if len(heard) < len(side.steps):  # it goes the way again: the step is known as it was the first time
+            heard.append(side.steps[len(heard)])
+            return
+        heard.append(step)
+        side.steps = tuple(heard)
+
+    pane = asked.exchange.sides.index(side)
+    earlier = Chat(asked.chat.exchanges[: asked.chat.place(asked.exchange.key)])
+    turns = conversation(earlier, pane, side.voice, form, asked.exchange.prompt)
+    trace = ToolLoop(form, tools, answer, run, LoopLimits(), asked.chat.cache, confirm, tell=tell, stop=lambda: asked.halted)(turns)
+    side.loop = trace.ended
+    if trace.needs_human and side.voice and not side.listed:
+        space.review.add(asked.exchange.prompt, tuple(piece.text for piece in side.pieces), trace.reason, adapter=side.voice, dialect=side.dialect_name)
+        side.listed = True
+
+
+def _another(asked: Asked, side: Side, turns: list[Turn]) -> str:
+    """The model's reply to what its tools answered."""
+    side.pieces.append(Piece(limit=asked.manner.sampling.max_new_tokens))
+    ticket = asked.submit([turns], side.run, (bool(side.voice),))
+    for _ in _answers(asked.space, ticket, [side]):
+        pass
+    if not side.pieces[-1].judged:
+        raise _BrokeOffError
+    return side.pieces[-1].text

@@ -1,0 +1,276 @@
+"""The chat itself on the page: two panes, the box below them, and the events between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from workbench.errors import InputError, WorkbenchError
+from workbench.ui import words as common
+from workbench.ui.chat import asking, shown
+from workbench.ui.chat.asking import Asked, Desk, Manner
+from workbench.ui.chat.cards import CARDS_JS
+from workbench.ui.chat.talk import Chat
+from workbench.ui.errors import sentence
+from workbench.ui.errors import shown as guarded
+from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
+from workbench.ui.highlight import note, plain
+from workbench.ui.quiet import QUIET
+from workbench.ui.words import chat as words
+from workbench.workspace import Workspace
+
+STREAM: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 20, "concurrency_id": "answers"}
+
+
+@dataclass(frozen=True)
+class ChatPanel:
+    """What the other panels of the tab need of the chat: its state, its choices, and the seven pieces of HTML that show it."""
+
+    chat: gr.State
+    left: gr.Dropdown
+    right: gr.Dropdown
+    change: gr.HTML
+    pieces: list[gr.HTML]
+    editing: gr.State
+    leave: gr.Button
+    draw: Callable[[Chat, str | None, str | None], list[Any]]
+    """The values of `pieces` and `change`."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [*self.pieces, self.change]
+
+
+def voice_of(chosen: str | None) -> str | None:
+    """The voice that a box names: "" for the base, None where nothing is chosen."""
+    return "" if chosen == words.BASE else chosen or None
+
+
+def read_manner(values: Sequence[Any]) -> Manner:
+    """The settings' boxes as one value: the sampling's, then stop sequences, what happens to calls, and whether functions may run."""
+    count = len(SAMPLING_FIELDS)
+    stops, way, functions = values[count:]
+    return Manner(read_sampling(values[:count]), asking.read_stops(stops), way if way in words.WAYS else "ask", bool(functions))
+
+
+def again(chat: Chat, manner: Manner) -> tuple[str, Manner, str]:
+    """The newest request, taken back to be answered again: with another seed where it is sampled. Raises `InputError`; last, what to know of it."""
+    newest = chat.newest
+    if newest is None:
+        raise InputError(words.NOTHING_TO_REPEAT)
+    chat.cut(len(chat.exchanges) - 1)
+    if manner.sampling.greedy or not manner.sampling.temperature:
+        return newest.prompt, manner, words.GREEDY_REPEATS
+    chat.tries += 1
+    sampling = manner.sampling.model_copy(update={"seed": (manner.sampling.seed + chat.tries) % 2**31})
+    return newest.prompt, Manner(sampling, manner.stops, manner.way, manner.functions), ""
+
+
+def settings(space: Workspace) -> list[Any]:
+    """The accordion of all that says how a chat is answered; its components, in the order of `read_manner`."""
+    with gr.Accordion("Sampling and calls", open=False, elem_id="chat-settings"):
+        with gr.Row():
+            sampling = sampling_components()
+        with gr.Row(equal_height=True):
+            stops = gr.Textbox("", label=words.STOPS, info=plain(words.STOPS_HELP), lines=1, max_lines=8, scale=2, min_width=220, elem_id="chat-stops")
+            way = gr.Radio([(title, key) for key, title in words.WAYS.items()], value="ask", label=words.WAY, scale=3, min_width=300, elem_id="chat-way")
+            functions = gr.Checkbox(False, label=words.FUNCTIONS, info=plain(words.FUNCTIONS_HELP), scale=2, min_width=240, elem_id="chat-functions")
+    return [*sampling, stops, way, functions]
+
+
+def tools_of(space: Workspace) -> Any:
+    """The tools that calls are held against; None where they can't be read, which the Data tab tells."""
+    try:
+        return space.tools.read().tools
+    except WorkbenchError:
+        return None
+
+
+def drawing(space: Workspace) -> Callable[[Chat, str | None, str | None], list[Any]]:
+    """What draws a whole chat for the voices that the two boxes name."""
+
+    def draw(chat: Chat, left: str | None, right: str | None) -> list[Any]:
+        return [*shown.panes(chat, (voice_of(left), voice_of(right)), tools_of(space)), shown.changed_html(chat)]
+
+    return draw
+
+
+def two_panes() -> list[gr.HTML]:
+    """The panes: for each its title, what is past, and the newest exchange."""
+    pieces = []
+    titles: tuple[str | None, ...] = ("", None)
+    with gr.Row(elem_classes="wb-panes"):
+        for name, voice in zip(("left", "right"), titles, strict=True):
+            with gr.Column(elem_classes=["wb-chatpane"], elem_id=f"pane-{name}", min_width=280):
+                pieces.append(gr.HTML(shown.title_html(voice), elem_classes="wb-tight"))
+                pieces.append(gr.HTML("", js_on_load=CARDS_JS, elem_id=f"past-{name}", elem_classes="wb-tight"))
+                invitation = shown.live_html(Chat(), 0, None, voice)
+                pieces.append(gr.HTML(invitation, js_on_load=CARDS_JS + FOLLOW, elem_id=f"live-{name}", elem_classes="wb-tight"))
+    return pieces
+
+
+FOLLOW = f"\n{shown.FOLLOW_JS}"
+
+
+def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> Callable[..., Iterator[list[Any]]]:
+    """A handler that follows what `begin(chat)` set going: yields [six pieces, change, prompt, chat, editing, leave]."""
+
+    def steps(page: str, chat: Chat, left: str | None, right: str | None, begin: Callable[[], tuple[Asked, Iterator[None], str]]) -> Iterator[list[Any]]:
+        tail: list[Any] = ["", chat, None, gr.Button(visible=False)]
+        if desk.of(page) is not None:
+            yield [*[gr.skip()] * 6, note(common.STILL_ANSWERING, "warn"), *[gr.skip()] * 4]
+            return
+        try:
+            asked, going, said = begin()
+        except WorkbenchError as exc:
+            yield [*draw(chat, left, right)[:6], note(str(exc), "warn"), gr.skip(), chat, *[gr.skip()] * 2]
+            return
+        desk.enter(page, asked)
+        try:
+            first = True
+            for _ in going:
+                if desk.of(page) is not asked:  # the chat was cleared meanwhile
+                    return
+                drawn = draw(chat, left, right)
+                drawn[6] = drawn[6] + (note(said) if said else "")
+                # What is past does not change while an answer streams.
+                yield [*drawn, *tail] if first else [gr.skip(), gr.skip(), drawn[2], gr.skip(), gr.skip(), drawn[5], drawn[6], *[gr.skip()] * 4]
+                first = False
+        except Exception as exc:
+            yield [*[gr.skip()] * 6, note(sentence(exc), "bad"), *[gr.skip()] * 4]
+        finally:
+            # The page was closed, or the answer is whole: what is still going on is stopped either way.
+            going.close()  # type: ignore[attr-defined]
+            asked.stop()
+            desk.leave(page, asked)
+
+    return steps
+
+
+def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) -> tuple[ChatPanel, list[Any], Callable[..., Any]]:
+    """The chat's components and wires. Returns the panel, its settings' components, and what refreshes the choice of adapters.
+
+    `between` puts the tab's other buttons between the panes and the box; `demo` are prompts to press.
+    """
+    desk, draw = Desk(), drawing(space)
+    chat, editing = gr.State(Chat()), gr.State(None)
+    with gr.Row(equal_height=True):
+        base = [(words.BASE_TITLE, words.BASE)]
+        left = gr.Dropdown(base, value=words.BASE, label=words.LEFT, min_width=150, scale=1, elem_id="chat-left", allow_custom_value=True)
+        right = gr.Dropdown(base, value=None, label=words.RIGHT, min_width=150, scale=1, elem_id="chat-right", allow_custom_value=True)
+        with gr.Row(scale=4, elem_id="demo-prompts"):
+            buttons = [gr.Button(text, size="sm", min_width=120, elem_id=f"demo-{i}") for i, text in enumerate(demo)]
+    pieces = two_panes()
+    with gr.Row(equal_height=True, elem_classes="wb-bulk"):
+        change = gr.HTML(elem_id="pane-change", elem_classes="wb-tight")
+        repeat = gr.Button(words.REGENERATE, size="sm", min_width=100, scale=0, elem_id="chat-again")
+        leave = gr.Button(words.LEAVE_EDIT, size="sm", min_width=100, scale=0, visible=False, elem_id="chat-leave-edit")
+        between()
+    with gr.Row(equal_height=True):
+        prompt = gr.Textbox(show_label=False, placeholder=common.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True)
+        send = gr.Button(common.CHAT_SEND, variant="primary", min_width=80, scale=1, elem_id="send")
+        stop = gr.Button(common.CHAT_STOP, min_width=60, scale=1, elem_id="stop-answer")
+        clear = gr.Button(common.CHAT_CLEAR, min_width=60, scale=1, elem_id="clear-chat")
+    manner = settings(space)
+    panel = ChatPanel(chat, left, right, change, pieces, editing, leave, draw)
+    outputs = [*panel.outputs, prompt, chat, editing, leave]
+    steps = answering(space, desk, draw)
+
+    def sent(request: gr.Request, text: str, talk: Chat, first: str | None, second: str | None, edited: int | None, *values: Any) -> Iterator[list[Any]]:
+        def begin() -> tuple[Asked, Iterator[None], str]:
+            how, place, before = read_manner(values), talk.place(edited), list(talk.exchanges)
+            if place is not None:
+                talk.cut(place)
+            try:
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how)
+            except WorkbenchError:
+                talk.exchanges[:] = before
+                raise
+            return asked, asking.follow(asked), ""
+
+        yield from steps(str(request.session_hash), talk, first, second, begin)
+
+    def repeated(request: gr.Request, talk: Chat, first: str | None, second: str | None, *values: Any) -> Iterator[list[Any]]:
+        def begin() -> tuple[Asked, Iterator[None], str]:
+            before = list(talk.exchanges)
+            try:
+                text, how, said = again(talk, read_manner(values))
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how)
+            except WorkbenchError:
+                talk.exchanges[:] = before
+                raise
+            return asked, asking.follow(asked), said
+
+        yield from steps(str(request.session_hash), talk, first, second, begin)
+
+    def hit(request: gr.Request, event: gr.EventData, talk: Chat, first: str | None, second: str | None, *values: Any) -> Iterator[list[Any]]:
+        """A button of a card or a request was pressed."""
+        told: dict[str, Any] = event._data or {}
+        if told.get("do") == "edit":
+            place = talk.place(int(told["key"])) if str(told.get("key", "")).isdigit() else None
+            if place is not None:
+                exchange = talk.exchanges[place]
+                said = note(words.EDITING.format(number=place + 1))
+                yield [*[gr.skip()] * 6, said, exchange.prompt, gr.skip(), exchange.key, gr.Button(visible=True)]
+            return
+        if "run" not in told:
+            return
+
+        def begin() -> tuple[Asked, Iterator[None], str]:
+            asked, side = asking.press(space, talk, str(told["run"]), read_manner(values))
+            return asked, asking.carry_on(asked, side), ""
+
+        for step in steps(str(request.session_hash), talk, first, second, begin):
+            yield [*step[:7], gr.skip(), *step[8:]]  # the box keeps what is typed into it
+
+    def halt(request: gr.Request) -> Any:
+        asked = desk.of(str(request.session_hash))
+        if asked is None:
+            return note(words.NO_ANSWER, "warn")
+        asked.stop()
+        return gr.skip()
+
+    def wipe(request: gr.Request, talk: Chat, first: str | None, second: str | None) -> list[Any]:
+        asked = desk.leave(str(request.session_hash))
+        if asked is not None:
+            asked.stop()
+        talk.clear()
+        return [*draw(talk, first, second), gr.skip(), talk, None, gr.Button(visible=False)]
+
+    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    choices = [chat, left, right]
+    gr.on([send.click, prompt.submit], sent, [prompt, *choices, editing, *manner], outputs, **STREAM)
+    for button, text in zip(buttons, demo, strict=True):
+        button.click(_with_text(sent, text), [*choices, *manner], outputs, **STREAM)
+    repeat.click(repeated, [*choices, *manner], outputs, **STREAM)
+    for piece in (pieces[1], pieces[2], pieces[4], pieces[5]):
+        piece.click(hit, [*choices, *manner], outputs, **STREAM)
+    stop.click(guarded(halt), None, change, **quiet)
+    clear.click(guarded(wipe), choices, outputs, **quiet)
+    leave.click(guarded(lambda: ["", None, gr.Button(visible=False), ""]), None, [prompt, editing, leave, change], **QUIET)
+    for box, place in ((left, 0), (right, 3)):
+        box.change(guarded(lambda chosen: shown.title_html(voice_of(chosen))), box, pieces[place], **QUIET)
+
+    def known(first: str | None, second: str | None, before: list[str] | None, talk: Chat) -> list[Any]:
+        """[left, right, the adapters there are, the invitation of the right pane]; a new adapter takes the right pane of a chat that has not begun."""
+        names = space.adapters()
+        if names == before:
+            return [gr.skip()] * 4
+        fresh = bool(names) and (not second or (not talk.exchanges and (second not in names or (before is not None and names[0] not in before))))
+        now = names[0] if fresh else second
+        told = [(words.BASE_TITLE, words.BASE), *((name, name) for name in names)]
+        invitation = gr.skip() if talk.exchanges else shown.live_html(talk, 1, None, voice_of(now))
+        return [gr.Dropdown(choices=told, value=first or words.BASE), gr.Dropdown(choices=told, value=now), names, invitation]
+
+    return panel, manner, known
+
+
+def _with_text(sent: Any, text: str) -> Any:
+    def pressed(request: gr.Request, talk: Chat, first: str | None, second: str | None, *values: Any) -> Iterator[list[Any]]:
+        for step in sent(request, text, talk, first, second, None, *values):
+            yield [*step[:7], gr.skip(), *step[8:]]  # the box keeps what is typed into it
+
+    return pressed
