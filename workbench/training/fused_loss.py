@@ -56,7 +56,7 @@ def _chunk(
     return losses_C, slope_CV.to(weight_VH.dtype) @ weight_VH
 
 
-class _StreamedLoss(torch.autograd.Function):
+class _StreamedLoss(_HeadLoss):
     """The same with a head that waits in the host's memory: it comes by in blocks of words, twice where a gradient is wanted."""
 
     @staticmethod
@@ -78,11 +78,6 @@ class _StreamedLoss(torch.autograd.Function):
             ctx.save_for_backward(_streamed_gradient(hidden_LH, weight_VH, targets_L, weights_L, total_L, softcap))
         ctx.mark_non_differentiable(losses_L)
         return (losses_L * weights_L).sum(), losses_L
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        (gradient_LH,) = ctx.saved_tensors
-        return gradient_LH * gradients[0].to(gradient_LH.dtype), None, None, None, None
 
 
 def _streamed_gradient(

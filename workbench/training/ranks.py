@@ -49,11 +49,7 @@ class Ranks:
 
     def count(self, number: int) -> int:
         """The sum of a number over all processes."""
-        if self.size == 1:
-            return number
-        told: list[int] = [0] * self.size
-        torch.distributed.all_gather_object(told, number)
-        return sum(told)
+        return sum(self._told(number))
 
     def from_first(self, work: Callable[[], T]) -> T:
         """What `work` gives in the first process, in all of them. What it raises there is raised there, and `RunError` in the others."""
@@ -80,11 +76,13 @@ class Ranks:
 
     def most(self, number: int) -> int:
         """The largest of a number over all processes."""
-        if self.size == 1:
-            return number
-        told: list[int] = [0] * self.size
-        torch.distributed.all_gather_object(told, number)
-        return max(told)
+        return max(self._told(number))
+
+    def _told(self, number: int) -> list[int]:
+        told = [number] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(told, number)
+        return told
 
 
 ALONE = Ranks()
