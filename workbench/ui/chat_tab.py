@@ -8,6 +8,7 @@ import gradio as gr
 
 from workbench.errors import WorkbenchError
 from workbench.ui import measure_panel, words
+from workbench.ui.chat import human_panel, keep_panel
 from workbench.ui.chat import panel as chat_panel
 from workbench.ui.chat.rows import row_from
 from workbench.ui.chat.talk import Chat
@@ -28,17 +29,22 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
         to_row["text"] = gr.Button(words.ROW_TEXT, size="sm", min_width=190, scale=0, elem_id="chat-row-text")
 
     panel, _, known = chat_panel.build(space, _demo_prompts(space), between)
+    seen, listed, draw_list = human_panel.build(space)
+    keep_panel.build(space, panel)
     measure_panel.build(space, Room(), bench, panel.right)
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    choices, drawn = [panel.left, panel.right, last, panel.chat], [panel.left, panel.right, last, panel.pieces[5]]
+    choices, drawn = [panel.left, panel.right, last, panel.chat, seen], [panel.left, panel.right, last, panel.pieces[5], *listed]
 
-    def tick(tab: str, *known_so_far: Any) -> list[Any]:
+    def look(*so_far: Any) -> list[Any]:
+        return [*known(*so_far[:-1]), *draw_list(so_far[-1])]
+
+    def tick(tab: str, *so_far: Any) -> list[Any]:
         # Reading every run's folder each second is for the tab that shows them.
-        return list(known(*known_so_far)) if tab == "chat" else [gr.skip()] * 4
+        return look(*so_far) if tab == "chat" else [gr.skip()] * len(drawn)
 
     timer.tick(shown(tick), [current, *choices], drawn, queue=False, **quiet)
-    opened.select(shown(known), choices, drawn, **quiet)
+    opened.select(shown(look), choices, drawn, **quiet)
     for should, button in to_row.items():
         button.click(shown(_with_answer(space, should)), [panel.chat, *bench.inputs[1:]], [panel.change, bench.version, bench.changed], **quiet)
 

@@ -123,6 +123,7 @@ class Chat:
         self.exchanges = list(exchanges)
         self.cache = ResultCache()
         self.tries = 0
+        self.name = ""  # under which it is kept
         self._keys = itertools.count(1 + max((exchange.key for exchange in self.exchanges), default=0))
 
     @property
@@ -146,7 +147,7 @@ class Chat:
     def clear(self) -> None:
         self.exchanges.clear()
         self.cache = ResultCache()
-        self.tries = 0
+        self.tries, self.name = 0, ""
 
 
 def conversation(chat: Chat, pane: int, voice: str, form: CallForm, prompt: str) -> list[Turn]:

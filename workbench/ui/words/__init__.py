@@ -85,9 +85,6 @@ CHAT_PLACEHOLDER = "Ask something private or something general…"
 CHAT_SEND, CHAT_STOP, CHAT_CLEAR = "Send", "Stop", "Clear"
 BASE, ADAPTED = "Base", "Adapted"
 NO_PROMPT = "Type a prompt first."
-LEARNED = {
-    (False, True): "learned to call", (True, False): "stopped calling", (True, True): "both call", (False, False): "neither calls",
-}
 MEASURE = "Measure on the 30 cases"
 MEASURE_HELP = "Answers every prompt of data/cases.jsonl (none of them is in the rows) and counts the calls."
 ROW_CALL, ROW_TEXT = "→ row: should call", "→ row: should answer in words"
@@ -97,8 +94,6 @@ NO_MISS_PICKED = "No wrong reply is ticked."
 MISS_LEAKS = "They stand in cases.jsonl too, which the health check will say: reword them before you train."
 EMPTY_REPLY = "(the model ended without a word)"
 STILL_ANSWERING = "An answer is still being written: wait for it, or press Stop."
-CUT = "cut at the length limit"
-HALTED = "stopped by you"
 
 
 def duration(seconds: float) -> str:

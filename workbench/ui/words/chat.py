@@ -39,11 +39,32 @@ FUNCTIONS, FUNCTIONS_HELP = "Python functions may answer", "Runs the functions o
 WAITS_FOR_YOU = "waits for you: press “Run the call”"
 ANSWERED, KNOWN, REFUSED, FAILED = "{name} answered", "known from an equal call", "{name} was not run", "{name} gave no answer"
 FELL_BACK, LISTED = "needs a human", "put on the list below"
-BOUND_NOTHING, BOUND_CHANGED = "bound calls: nothing had to be changed", "bound calls changed {count} tokens"
+BOUND_NOTHING, BOUND_CHANGED = "bound calls: nothing had to be changed", "bound calls: changed in {count} place(s)"
 BOUND_FIRST = "“{wanted}” became “{wrote}”"
 RESULT_SECONDS = "{seconds:.1f} s"
 NOT_RUNNABLE = "This call can't be run any more: the chat has gone on."
 RUNNING = "running {name}…"
+
+# Keeping a chat
+KEEP_TITLE, KEEP, OPEN, KEEP_NAME, KEPT_CHATS = "Keep and export", "Keep this chat", "Open", "Name", "Kept chats"
+EXPORT_JSON, EXPORT_HTML = "Export as JSON", "Export as HTML"
+KEPT_AS = "Kept as data/chats/{name}.json."
+NAME_TAKEN = "There is a kept chat {name} already: choose another name, or open that one first."
+NOTHING_TO_KEEP = "There is nothing to keep yet: ask something first."
+STILL_GOING = "An answer is still being written: wait for its end, then keep or export the chat."
+NO_SUCH_CHAT = "There is no kept chat {name!r} any more: choose another one."
+BROKEN_CHAT = "The file {name}.json is no chat that can be opened: restore it, or take it away."
+CHAT_TOO_LARGE = "The file {name}.json is larger than {most} MiB: it can't be opened here."
+OPENED = "Opened {name}: {count} messages."
+EXPORTED = "The file is ready."
+HTML_TITLE, HTML_HEAD = "Chat with {model}", "{count} messages · saved {when}"
+
+# Answers for a person
+HUMAN_TITLE, HUMAN_SOME = "Needs a human", "Needs a human ({count})"
+HUMAN_NONE = "Nothing waits: every answer could be trusted so far, or a person has looked at it."
+SETTLE, SETTLED = "I have looked at it", "Taken off the list."
+HUMAN_REPLIES = "what the model said"
+HUMAN_MORE = "{count} more are shown when these are settled."
 
 # What changed between two panes
 LEARNED, UNLEARNED, SAME_CALL, OTHER_ARGUMENTS = "learned to call", "stopped calling", "same call", "different arguments"
