@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from workbench.dataset.formats import load_rows
 from workbench.models.loading import Base, load_base
 from workbench.settings import Quantization, RunSettings, make_settings
-from workbench.training import cadence, job, stepper
+from workbench.training import job, schedule, stepper
 from workbench.training.cadence import Cadence, in_place
 from workbench.training.runs import RunStore
 
@@ -25,7 +25,7 @@ def clock_of(*times: float) -> Callable[[], float]:
 
 
 def heavy(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Parameter]:
-    monkeypatch.setattr(cadence, "HEAVY", 0)
+    monkeypatch.setattr(schedule, "HEAVY", 0)
     return [torch.nn.Parameter(torch.zeros(1))]
 
 
@@ -74,7 +74,7 @@ def test_the_best_and_the_last_are_the_same_files_however_seldom_they_are_saved(
     training = {"epochs": 6, "rows_per_step": 4, "learning_rate": 0.02, "warmup_steps": 2, "scheduler": "constant", "validation_share": 0.25, "sample_every": 0}
     settings = make_settings({"training": training, "lora": {"rank": 4, "alpha": 8}})
     often, told_often = trained(base, tmp_path / "often", settings)
-    monkeypatch.setattr(cadence, "HEAVY", 0)
+    monkeypatch.setattr(schedule, "HEAVY", 0)
     monkeypatch.setattr(Cadence, "lets", lambda self: self.took is None)
     seldom, told_seldom = trained(base, tmp_path / "seldom", settings)
     first, last = told_often[0][0], told_often[-1][0]
@@ -90,7 +90,7 @@ def test_the_best_and_the_last_are_the_same_files_however_seldom_they_are_saved(
 def test_a_run_that_ends_before_anything_was_saved_keeps_both_adapters_and_writes_no_checkpoint(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], best_is_last: bool
 ) -> None:
-    monkeypatch.setattr(cadence, "HEAVY", 0)
+    monkeypatch.setattr(schedule, "HEAVY", 0)
     given = iter(losses)
     monkeypatch.setattr(stepper, "mean_loss", lambda *args: next(given))
     monkeypatch.setattr(job, "write_checkpoint", lambda *args, **more: pytest.fail("nothing is left to resume"))

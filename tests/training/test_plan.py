@@ -266,3 +266,12 @@ def test_the_plan_s_json_holds_what_the_screen_shows():
     assert values["fires"]["validation"] == "after steps 4, 8, … 40 (10×)"
     assert values["do_this"] == list(on_card(6.0).way_down)
     assert values["warmup_share"] == 0.25
+
+
+def test_an_adapter_too_large_for_every_epoch_is_saved_as_the_time_allows():
+    small, large, chosen = (
+        plan(*pairs, shapes=shapes, encoded=[row(38, 17)] * 70).saving for pairs, shapes in (((), SHAPES), ((), FOUR_B), (("training.save_every=20",), FOUR_B))
+    )
+    assert (small, large, chosen) == (
+        "after steps 4, 8, … 40 (10×)", "when a tenth of the time allows it, and at the end", "after steps 20, 40",
+    )

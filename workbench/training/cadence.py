@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-HEAVY = 256 * 2**20  # bytes of one save below which every epoch is saved, whatever the time
+from workbench.training.schedule import saves_seldom
+
 SHARE = 0.1  # of the run's time that saving may take
 EARLIEST = 10.0  # seconds of training that are made again in that time if they are lost: before them nothing is saved
-BYTES = 16  # a parameter's: itself in the adapter's file, and with AdamW's two moments in the checkpoint
 
 
 class Cadence:
     """Whether a save that is due is worth its time now. A number of steps that the user chose is always obeyed."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], save_every: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.heavy = not save_every and BYTES * sum(p.numel() for p in parameters) > HEAVY
+        self.heavy = saves_seldom(sum(p.numel() for p in parameters), save_every)
         self.clock = clock
         self.ended = clock()
         self.took: float | None = None

@@ -18,13 +18,14 @@ from workbench.training import calibration
 from workbench.training.calibration import Correction, Kind, TimeEstimate, memory_correction
 from workbench.training.encode import Encoded
 from workbench.training.run_view import RunView
-from workbench.training.schedule import Packing, Schedule, fires, make_packing, make_schedule, step_count
+from workbench.training.schedule import Packing, Schedule, fires, make_packing, make_schedule, saves_seldom, step_count
 from workbench.training.smaller import next_smaller
 
 __all__ = ["Plan", "Verdict", "make_plan", "step_count"]
 
 Verdict = Literal["fits", "tight", "won't fit", "unknown"]
 COMFORT = 0.85  # share of the free memory up to which a plan fits with the estimate's own error in hand
+SELDOM = "when a tenth of the time allows it, and at the end"  # an adapter so large is not saved after every epoch
 ROW_TOKENS = 600 / 16  # a row's tokens where no tokenizer tells: the mean of the sample set
 
 
@@ -55,6 +56,8 @@ class Plan:
     smaller_fits: bool
     time: TimeEstimate | None
     warnings: tuple[str, ...]
+    saves_seldom: bool = False
+    """Whether a save is too heavy for every epoch."""
 
     @property
     def trainable_share(self) -> float:
@@ -67,6 +70,11 @@ class Plan:
     @property
     def verdict(self) -> Verdict:
         return verdict_of(self.expected_gib, self.room)
+
+    @property
+    def saving(self) -> str:
+        """When the run saves, in words."""
+        return SELDOM if self.saves_seldom else fires(self.schedule.checkpoints)
 
     def estimated_gib(self) -> dict[str, float]:
         """The memory as a run keeps it: by part, and under "total" what is expected."""
@@ -81,7 +89,7 @@ class Plan:
             "optimizer_steps": self.optimizer_steps, "warmup_share": round(self.warmup_share, 4),
             "forwards_per_step": [self.packing.fewest, self.packing.most] if self.packing else None,
             "largest_forward_tokens": self.packing.largest_tokens if self.packing else None,
-            "fires": {"validation": fires(self.schedule.validation), "answers": fires(self.schedule.answers), "checkpoints": fires(self.schedule.checkpoints)},
+            "fires": {"validation": fires(self.schedule.validation), "answers": fires(self.schedule.answers), "checkpoints": self.saving},
             "memory_gib": round(self.expected_gib, 2), "memory": {k: round(v, 3) for k, v in asdict(self.memory).items()},
             "memory_corrected_by": round(self.correction.ratio, 3) if self.correction else None,
             "memory_corrected_from": list(self.correction.runs) if self.correction else [],
@@ -130,7 +138,7 @@ def make_plan(
         sum(sizes) if sizes is not None else None, sum(labels) if labels is not None else None, steps,
         min(1.0, training.warmup_steps / steps) if steps else 0.0, schedule, packing if sizes else None,
         memory, correction, room, way_down, smaller, fits, time,
-        (*notes, *warnings_for(settings, kinds, learned, held_back, steps, trainable, tree)),
+        (*notes, *warnings_for(settings, kinds, learned, held_back, steps, trainable, tree)), saves_seldom(trainable, training.save_every),
     )  # fmt: skip
 
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 
 from workbench.settings import Training
 
+HEAVY = 256 * 2**20  # bytes of one save up to which a run saves after every epoch, whatever the time
+SAVED_BYTES = 16  # a trained parameter's: itself in the adapter's file, and with AdamW's two moments in the checkpoint
 MOST_ROWS = 20_000  # rows whose packing is reckoned: what comes after that differs only by its shuffling
 
 
 def step_count(rows: int, training: Training) -> int:
     """Optimizer steps of a run: every epoch's rows in groups of `rows_per_step`, a smaller last group included."""
     return training.epochs * -(-rows // training.rows_per_step)
+
+
+def saves_seldom(trainable: int, save_every: int) -> bool:
+    """Whether a save of so many trained parameters is too heavy for every epoch; a number of steps that the user chose is always obeyed."""
+    return not save_every and SAVED_BYTES * trainable > HEAVY
 
 
 @dataclass(frozen=True)

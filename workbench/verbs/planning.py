@@ -60,7 +60,7 @@ def lines(made: Plan) -> list[tuple[str, str]]:
         ("tokens", f"{made.tokens_per_epoch if made.tokens_per_epoch is not None else 'unknown'} an epoch"),
         ("optimizer steps", f"{made.optimizer_steps}"), ("warm-up", f"{made.warmup_share:.0%} of the steps"),
         ("forwards", forwards),
-        ("validation", fires(made.schedule.validation)), ("answers", fires(made.schedule.answers)), ("checkpoints", fires(made.schedule.checkpoints)),
+        ("validation", fires(made.schedule.validation)), ("answers", fires(made.schedule.answers)), ("checkpoints", made.saving),
         ("memory", f"about {made.expected_gib:.1f} GiB at the peak ({parts})"),
     ]
     if made.correction:

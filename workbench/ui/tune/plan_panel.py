@@ -33,7 +33,7 @@ def plan_html(settings: RunSettings, plan: Plan, has_gpu: bool) -> str:
         ("forwards", _forwards(plan)),
         ("validation", fires(plan.schedule.validation)),
         ("answers", words.ANSWERS_TOO.format(steps=answers) if plan.schedule.answers else answers),
-        ("checkpoints", fires(plan.schedule.checkpoints)),
+        ("checkpoints", plan.saving),
         ("rows learned / held back", f"{plan.train_rows} / {plan.validation_rows}"),
         ("tokens an epoch (learned)", tokens),
         ("trainable parameters", f"{plan.trainable_parameters:,}"),
