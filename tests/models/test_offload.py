@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.models import decode_static
 from workbench.models import offload as offloading
-from workbench.models.decode_stack import UnsupportedError, read_stack
+from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base, load_base
 from workbench.models.offload import HostEmbedding, HostHead, blocks, host_parts, offload
-from workbench.settings import Quantization
+from workbench.settings import Quantization, Sampling
 from workbench.training.fused_loss import _HeadLoss, _StreamedLoss
 
 CPU = torch.device("cpu")
@@ -61,11 +62,16 @@ def test_the_blocks_of_a_head_are_all_of_it_in_order(small_blocks: None) -> None
     assert torch.equal(torch.cat([block for _, block in seen]), weight)
 
 
-def test_our_own_decoding_leaves_an_offloaded_model_to_transformers(tiny_folder: Path) -> None:
-    base = loaded(tiny_folder)
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+def test_an_offloaded_model_answers_what_it_answered_by_our_own_loop(tiny_model_folder: Callable[[str], Path], small_blocks: None, kind: str) -> None:
+    base = loaded(tiny_model_folder(kind))
+    lanes = [Lane(tuple(base.tokenizer.prompt_ids([{"role": "user", "content": text}])), False) for text in ("Hello", "Где мой счёт?")]
+    sampling, said = Sampling(max_new_tokens=12), list[str]()
+    before = generate(base, lanes, sampling, say=said.append)
     offload(base.model, CPU)
-    with pytest.raises(UnsupportedError, match="wait in the host's memory"):
-        read_stack(base)
+    assert [r.text for r in generate(base, lanes, sampling, say=said.append)] == [r.text for r in before]
+    assert said == [], "neither went by transformers"
+    assert "in the host's memory" in decode_static._hinders(base)
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])

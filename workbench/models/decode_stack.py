@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from workbench.models.loading import ADAPTER, Base
-from workbench.models.offload import host_parts
 
 LAYERS = ("Gemma3DecoderLayer", "LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 ROTARY = ("default", "linear", "llama3", "yarn")  # tables that don't change with the length
@@ -152,8 +151,6 @@ def read_stack(base: Base) -> Stack:
     text = next((m for m in (getattr(raw, "model", None), getattr(getattr(raw, "model", None), "language_model", None)) if hasattr(m, "layers")), None)
     if text is None or not all(hasattr(text, name) for name in ("embed_tokens", "norm", "rotary_emb")):
         raise UnsupportedError(f"{type(raw).__name__} is built in another way")
-    if host_parts(raw) is not None:
-        raise UnsupportedError("its embeddings and head wait in the host's memory")
     names = {type(layer).__name__ for layer in text.layers}
     if not names <= set(LAYERS):
         raise UnsupportedError(f"{', '.join(sorted(names - set(LAYERS)))} is not one of the layers it knows")
@@ -163,7 +160,7 @@ def read_stack(base: Base) -> Stack:
     layers = tuple(_layer(layer, dtype) for layer in text.layers[: config.num_hidden_layers])
     stack = Stack(
         embed=text.embed_tokens, layers=layers, norm=text.norm, head=raw.lm_head, rotary=text.rotary_emb, dtype=dtype,
-        device=text.embed_tokens.weight.device, vocabulary=raw.lm_head.weight.shape[0], eps=config.rms_norm_eps,
+        device=base.device, vocabulary=raw.lm_head.weight.shape[0], eps=config.rms_norm_eps,
         offset=names == {"Gemma3DecoderLayer"}, activation=getattr(config, "hidden_activation", None) or config.hidden_act,
     )
     _check_adapter(base, stack)

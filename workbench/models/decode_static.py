@@ -21,6 +21,7 @@ from workbench.models.decode_stack import Stack, UnsupportedError, read_stack
 from workbench.models.decode_step import Cache, prefill, step
 from workbench.models.faults import accelerator_fault, lost_to
 from workbench.models.loading import Base
+from workbench.models.offload import host_parts
 from workbench.settings import Sampling
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
@@ -65,9 +66,10 @@ class Decoder:
         self.side: Any = None
         self.fused = decode_fused.usable(self.stack)
         self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
-        self.whole = _captures(base)  # whether a step can be captured at all
-        if self.cuda and not self.whole:
-            say("Decoding takes its steps one by one: 8-bit weights with an outlier threshold above 0 can't be captured as a CUDA graph.")
+        reason = _hinders(base)
+        self.whole = not reason  # whether a step can be captured at all
+        if self.cuda and reason:
+            say(f"Decoding takes its steps one by one: {reason} can't be captured as a CUDA graph.")
 
     def room(self, rows: int, columns: int) -> Cache:
         """A cache of at least that size. On CUDA it is kept, with its graphs, until one is needed that it can't serve."""
@@ -149,9 +151,11 @@ class Decoder:
         self.graphs[rows, adapted] = (graph, logits_BV)
 
 
-def _captures(base: Base) -> bool:
-    """8-bit layers with an outlier threshold look for outliers on the host."""
-    return not (base.quantization.mode == "8-bit" and base.quantization.threshold > 0)
+def _hinders(base: Base) -> str:
+    """What keeps a step from being captured: it would wait for the host in the middle. Empty if nothing does."""
+    if base.quantization.mode == "8-bit" and base.quantization.threshold > 0:
+        return "8-bit weights with an outlier threshold above 0"
+    return "word embeddings in the host's memory" if host_parts(base.raw) is not None else ""
 
 
 class _Fetch:
