@@ -301,6 +301,20 @@ def test_a_page_asks_one_thing_at_a_time_and_a_closed_one_stops_its_jobs(workspa
     assert asked.halted and desk.of("page") is None
 
 
+def test_the_last_picture_of_a_cleared_chat_is_empty(workspace: Workspace, engine: Script) -> None:
+    """Gradio tells the last picture of a stream once more when it ends."""
+    desk, chat = asking.Desk(), Chat()
+    steps = panel.answering(workspace, desk, panel.drawing(workspace))
+    engine.replies = [("Да", "Нет")]
+    asked = asking.ask(workspace, chat, "Привет", ("", "a"), Manner())
+    going = steps("page", chat, "(base)", "a", lambda: (asked, asking.follow(asked), ""))
+    assert "Привет" in next(going)[2]
+    desk.leave("page")
+    chat.clear()
+    (last,) = list(going)
+    assert "wb-empty" in last[2] and "Привет" not in "".join(map(str, last[:6]))
+
+
 def test_an_error_is_a_sentence_and_the_box_keeps_its_text(workspace: Workspace, engine: Script) -> None:
     steps = panel.answering(workspace, asking.Desk(), panel.drawing(workspace))
 

@@ -132,7 +132,8 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
         try:
             first = True
             for _ in going:
-                if desk.of(page) is not asked:  # the chat was cleared meanwhile
+                if desk.of(page) is not asked:  # the chat was cleared meanwhile; the last picture is told once more at the end, so it must be of what is now
+                    yield [*draw(chat, left, right), *[gr.skip()] * 4]
                     return
                 drawn = draw(chat, left, right)
                 drawn[6] = drawn[6] + (note(said) if said else "")
