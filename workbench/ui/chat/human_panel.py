@@ -12,6 +12,8 @@ from workbench.calls.dialects import DIALECTS, TAG
 from workbench.errors import WorkbenchError
 from workbench.training.review import Waiting
 from workbench.ui.chat.cards import CARDS_JS, reply_html, visible
+from workbench.ui.chat.panel import tools_of
+from workbench.ui.chat.shown import Tools
 from workbench.ui.errors import shown
 from workbench.ui.highlight import empty, escape, note
 from workbench.ui.quiet import QUIET
@@ -21,19 +23,19 @@ from workbench.workspace import Workspace
 LISTED = 20  # answers that are shown at once
 
 
-def list_html(entries: Sequence[Waiting]) -> str:
-    """The answers that wait, the oldest first."""
+def list_html(entries: Sequence[Waiting], tools: Tools = None) -> str:
+    """The answers that wait, the oldest first, their calls held against `tools`."""
     if not entries:
         return empty(words.HUMAN_NONE)
     more = f'<div class="wb-dim">{escape(words.HUMAN_MORE.format(count=len(entries) - LISTED))}</div>' if len(entries) > LISTED else ""
-    return "".join(map(_entry, entries[:LISTED])) + more
+    return "".join(_entry(entry, tools) for entry in entries[:LISTED]) + more
 
 
-def _entry(entry: Waiting) -> str:
+def _entry(entry: Waiting, tools: Tools) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.time))
     button = f'<button type="button" class="wb-small" data-do="settle" data-key="{escape(entry.key)}">{escape(words.SETTLE)}</button>'
     dialect = DIALECTS.get(entry.dialect, TAG)
-    replies = "".join(reply_html(text, dialect=dialect) for text in entry.replies)
+    replies = "".join(reply_html(text, dialect=dialect, tools=tools) for text in entry.replies)
     return (
         f'<div class="wb-turn wb-human"><div class="wb-callhead"><b dir="auto">{visible(entry.prompt, 2000)}</b>'
         f'<span class="wb-dim">{visible(entry.adapter, 100)} · {escape(when)}</span>{button}</div>'
@@ -65,7 +67,7 @@ def build(space: Workspace) -> tuple[gr.State, list[Any], Callable[[Any], list[A
         except WorkbenchError as exc:
             return [gr.skip(), note(str(exc), "bad"), now]
         title = words.HUMAN_SOME.format(count=len(entries)) if entries else words.HUMAN_TITLE
-        return [gr.Accordion(label=title), list_html(entries), now]
+        return [gr.Accordion(label=title), list_html(entries, tools_of(space)), now]
 
     def hit(event: gr.EventData) -> list[Any]:
         told: dict[str, Any] = event._data or {}

@@ -39,7 +39,7 @@ def build(space: Workspace, panel: ChatPanel) -> None:
     """The panel's components and their wires."""
     folder = space.data_dir / "chats"
     with gr.Accordion(words.KEEP_TITLE, open=False, elem_id="chat-keep"):
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=True, elem_classes="wb-runtop"):
             name = gr.Textbox(label=words.KEEP_NAME, max_lines=1, scale=2, min_width=140, elem_id="chat-keep-name")
             save = gr.Button(words.KEEP, size="sm", min_width=110, scale=1, elem_id="chat-keep-save")
             chosen = gr.Dropdown([], label=words.KEPT_CHATS, scale=2, min_width=140, elem_id="chat-kept", allow_custom_value=True)

@@ -129,16 +129,19 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
             yield [*draw(chat, left, right)[:6], note(str(exc), "warn"), gr.skip(), chat, *[gr.skip()] * 2]
             return
         desk.enter(page, asked)
+        tools = tools_of(space)
         try:
             first = True
             for _ in going:
                 if desk.of(page) is not asked:  # the chat was cleared meanwhile; the last picture is told once more at the end, so it must be of what is now
                     yield [*draw(chat, left, right), *[gr.skip()] * 4]
                     return
-                drawn = draw(chat, left, right)
-                drawn[6] = drawn[6] + (note(said) if said else "")
-                # What is past does not change while an answer streams.
-                yield [*drawn, *tail] if first else [gr.skip(), gr.skip(), drawn[2], gr.skip(), gr.skip(), drawn[5], drawn[6], *[gr.skip()] * 4]
+                between = shown.changed_html(chat) + (note(said) if said else "")
+                if first:
+                    yield [*draw(chat, left, right)[:6], between, *tail]
+                else:  # what is past does not change while an answer streams
+                    newest = [shown.live_html(chat, pane, tools, "") for pane in range(shown.PANES)]
+                    yield [gr.skip(), gr.skip(), newest[0], gr.skip(), gr.skip(), newest[1], between, *[gr.skip()] * 4]
                 first = False
         except Exception as exc:
             yield [*[gr.skip()] * 6, note(sentence(exc), "bad"), *[gr.skip()] * 4]
