@@ -6,6 +6,7 @@ import pytest
 
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob
+from workbench.errors import InputError
 from workbench.settings import Sampling
 from workbench.workspace import Workspace
 
@@ -18,6 +19,12 @@ SHORT = Sampling(max_new_tokens=12)
 @pytest.fixture
 def host(workspace: Workspace) -> Host:
     return Host(workspace.catalog, workspace.runs)
+
+
+def test_a_prompt_over_the_models_context_is_refused(host: Host) -> None:
+    long = ({"role": "user", "content": "x" * 4200},)
+    with pytest.raises(InputError, match=r"The prompt has 4,2\d\d tokens; 4,095 are allowed here\. Shorten it, or begin a new conversation\."):
+        texts(host, AnswerJob(prompts=(FIRST, long), lanes=(False, False), sampling=SHORT))
 
 
 def texts(host: Host, job: AnswerJob) -> list[str]:

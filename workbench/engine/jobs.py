@@ -393,9 +393,17 @@ def _written(folder: Path) -> int | None:
 
 def _prompt(base: Base, turns: Sequence[dict[str, str]], form: CallForm = PLAIN) -> tuple[int, ...]:
     ids = tuple(base.tokenizer.prompt_ids(turns, allowed=form.dialect.control))
-    if len(ids) > MAX_PROMPT_TOKENS:
-        raise InputError(f"The prompt has {len(ids):,} tokens; {MAX_PROMPT_TOKENS:,} are allowed here. Shorten it, or begin a new conversation.")
+    most = min(MAX_PROMPT_TOKENS, _context(base) - 1)
+    if len(ids) > most:
+        raise InputError(f"The prompt has {len(ids):,} tokens; {most:,} are allowed here. Shorten it, or begin a new conversation.")
     return ids
+
+
+def _context(base: Base) -> int:
+    """Tokens that the model was made for; as many as are allowed anyway where it does not say."""
+    config = getattr(base.raw.config, "text_config", base.raw.config)
+    known = getattr(config, "max_position_embeddings", None)
+    return known if isinstance(known, int) and known > 1 else MAX_PROMPT_TOKENS + 1
 
 
 def _batch(base: Base, lengths: Sequence[int]) -> tuple[int, int]:
