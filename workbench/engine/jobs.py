@@ -297,7 +297,7 @@ class Host:
         bound = self._bound(base, job, dialect, report)
         report.progress("answering", None)
         lanes = [Lane(prompt, adapted, bound()) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
-        stops = {*dialect.stops, *job.stops}
+        stops = (*dialect.stops, *job.stops)
         replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=stops)
         told = [vars(reply) | _bent(base, lane) for reply, lane in zip(replies, lanes, strict=True)]
         return {"replies": told, "adapter_difference": self.difference if job.run else None}
