@@ -216,6 +216,16 @@ def test_without_the_confirm_step_calls_run_at_once_and_equal_ones_are_known(wor
     assert [step.cached for step in ran] == [False, True] and [side.pieces[1].text for side in exchange.asked()] == ["Один", "Два"]
 
 
+def test_two_panes_that_say_the_same_go_on_each_by_itself(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да",), ("x", "y"), (CALL, CALL), ("Один",), ("Два",)]
+    talk(workspace, chat, "Привет", ("", None))
+    talk(workspace, chat, "И тебе", ("", ""))
+    talk(workspace, chat, "Баланс?", ("", ""), Manner(way="run"))
+    asked = [[text for role, text in said(job)[0] if role == "user"][:2] for job in engine.jobs[3:]]
+    assert asked == [["Привет", "И тебе"], ["И тебе", "Баланс?"]] and [side.pieces[1].text for side in chat.exchanges[2].asked()] == ["Один", "Два"]
+
+
 def test_calls_that_are_only_shown_are_neither_run_nor_judged(workspace: Workspace, engine: Script) -> None:
     engine.replies = [("Не знаю", CALL)]
     exchange = talk(workspace, Chat(), "Баланс?", manner=Manner(way="show"))

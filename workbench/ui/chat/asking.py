@@ -135,7 +135,7 @@ def follow(asked: Asked) -> Iterator[None]:
     try:
         for ticket, sides in asked.parts:
             for later in asked.exchange.asked():
-                if not later.first.done and later not in sides:
+                if not later.first.done and all(later is not own for own in sides):
                     later.state = words.NEXT_TO_ANSWER
             yield from _answers(asked.space, ticket, sides)
         if asked.manner.way != "show":
@@ -250,7 +250,7 @@ def _walk(asked: Asked, side: Side) -> None:
         heard.append(step)
         side.steps = tuple(heard)
 
-    pane = asked.exchange.sides.index(side)
+    pane = 0 if asked.exchange.left is side else 1  # two sides that said the same are equal
     earlier = Chat(asked.chat.exchanges[: asked.chat.place(asked.exchange.key)])
     turns = conversation(earlier, pane, side.voice, form, asked.exchange.prompt)
     trace = ToolLoop(form, tools, answer, run, LoopLimits(), asked.chat.cache, confirm, tell=tell, stop=lambda: asked.halted)(turns)

@@ -63,7 +63,7 @@ element.addEventListener('click', event => {
   const button = event.target.closest('[data-copy],[data-run],[data-do]');
   if (!button || button.disabled) return;
   if (button.dataset.copy !== undefined) { event.preventDefault(); copied(button); }
-  else if (button.dataset.run !== undefined) { button.disabled = true; trigger('click', {run: button.dataset.run}); }
+  else if (button.dataset.run !== undefined) { button.disabled = true; setTimeout(() => { button.disabled = false; }, 3000); trigger('click', {run: button.dataset.run}); }
   else trigger('click', {do: button.dataset.do, key: button.dataset.key ?? ''});
 });"""
 
