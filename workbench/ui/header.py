@@ -15,11 +15,13 @@ from workbench.ui import words
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, escape
 from workbench.ui.quiet import QUIET
+from workbench.ui.words import demo as demo_words
 from workbench.ui.words import engine as said
 from workbench.workspace import Workspace
 
 ASKED_TWICE = ("train", "fold")  # kinds of jobs that only a second press stops: hours may be in them
 SURE_SECONDS = 6.0  # for which a first press is remembered
+DEMO_LINK = f'<a class="wb-demo-link" href="./demo" target="_blank" rel="noopener" title="{escape(demo_words.LINK_HELP)}">{escape(demo_words.LINK)}</a>'
 PATIENCE = 5.0  # seconds after a stop until ending it by force is offered
 
 
@@ -67,7 +69,7 @@ def header_html(space: Workspace) -> str:
     return (
         f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'
         f'<span class="wb-loaded" title="{escape(whole)}"><b>{escape(model)}</b> <span class="wb-dim">· {escape(held)} · {escape(adapter)}</span></span>'
-        f'<span class="wb-grow" title="{escape(story)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}</div>'
+        f'<span class="wb-grow" title="{escape(story)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}{DEMO_LINK}</div>'
     )
 
 

@@ -20,4 +20,4 @@ def theme() -> gr.themes.Base:
 
 
 _HERE = Path(__file__).parent
-CSS = "\n".join(file.read_text(encoding="utf-8") for file in (_HERE / "theme.css", _HERE / "tune" / "tune.css", _HERE / "chat" / "chat.css"))
+CSS = "\n".join(file.read_text(encoding="utf-8") for file in (_HERE / "theme.css", _HERE / "tune" / "tune.css", _HERE / "chat" / "chat.css", _HERE / "demo" / "demo.css"))

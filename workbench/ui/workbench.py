@@ -1,4 +1,4 @@
-"""The page: a header, four tabs in the order of the work, and the timers that keep them true."""
+"""The page: a header, four tabs in the order of the work, and the timers that keep them true; and beside it the page for demonstrations."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import gradio as gr
 
 from workbench.ui import chat_tab, data_tab, header, train_tab, tune_tab, words
+from workbench.ui.demo import page as demo
 from workbench.ui.quiet import QUIET, quieten
+from workbench.ui.words import demo as demo_words
 from workbench.workspace import Workspace
 
 FOLLOWING = ("train", "chat")  # tabs that show what changes by itself
 
 
 def build(space: Workspace) -> gr.Blocks:
-    """The whole page over one workspace."""
+    """All pages over one workspace."""
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
         header.build(space, gr.Timer(1.0))
         timer = gr.Timer(1.0, active=False)  # for the tabs that follow what goes on: while none of them is open, nothing asks
@@ -35,6 +37,10 @@ def build(space: Workspace) -> gr.Blocks:
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(_open, name), None, [current, timer], **QUIET)
         quieten(page)
+    with page.route(demo_words.TITLE, demo.PATH, show_in_navbar=False):
+        demo.build(space)
+        quieten(page)
+    page.current_page = ""  # what is drawn while it runs is the workbench's: gradio would put it on the page that was built last
     return page
 
 
