@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from workbench.calls.dialects import DIALECTS, CallSegment, calls_in, dialect_named
 from workbench.errors import InputError
@@ -19,6 +21,7 @@ from workbench.models.call_bound import TOLD, CallBound, CallGrammar, changes
 from workbench.models.call_grammar import FORMS, MAX_TOOLS, call_grammar
 from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base, load_base
+from workbench.models.tokenizer import ChatTokenizer
 from workbench.schema import ToolCall, ToolSpec
 from workbench.settings import Quantization, Sampling
 
@@ -137,6 +140,40 @@ def test_what_no_call_is_written_as_is_forbidden(base: Base, name: str, wrong: s
     _, mask = write(bound, base, wrong[:-1])
     assert mask is not None and not mask[base.tokenizer.ids(wrong[-1])].any()
     assert not mask[list(base.tokenizer.control_ids)].any()  # neither an end nor a control token
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_markers_that_are_one_token_each_end_a_call_and_stand_in_no_text(tmp_path: Path, special: bool) -> None:
+    tokenizer = marked_tokenizer(tmp_path, special=special)
+    base: Any = SimpleNamespace(tokenizer=tokenizer, raw=SimpleNamespace(get_output_embeddings=lambda: SimpleNamespace(out_features=264)))
+    tool = ToolSpec("w", "", {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+    dialect = dialect_named("hermes")
+    bound = CallGrammar(base, dialect, [tool]).bound()
+    begin, end = tokenizer.ids("<tool_call></tool_call>")
+    last, mask, seen = None, None, []
+    for token in tokenizer.ids("Да " + dialect.render(ToolCall("w", {"a": "</x"}))):
+        mask = bound.allowed(last, 264)
+        assert mask is None or mask[token]
+        seen += [(token, mask[begin].item(), mask[end].item())] if mask is not None else []
+        last = token
+    assert bound.allowed(last, 264) is None
+    assert seen[-1] == (end, False, True) and seen[-2] == (tokenizer.ids("\n")[0], False, True)  # the line end before the marker may be left out
+    assert not any(first or second for _, first, second in seen[:-2])
+
+
+def marked_tokenizer(folder: Path, *, special: bool) -> ChatTokenizer:
+    """A byte-level tokenizer in which Hermes' two markers are tokens, as in Qwen's."""
+    markers, controls = ("<tool_call>", "</tool_call>"), ("<pad>", "<eos>", "<bos>")
+    vocabulary = {name: i for i, name in enumerate([*controls, *markers, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in controls])
+    (backend.add_special_tokens if special else backend.add_tokens)([AddedToken(name, special=special, normalized=False) for name in markers])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}", "pad_token": "<pad>"}), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}), encoding="utf-8")
+    return ChatTokenizer.load(folder)
 
 
 def test_a_key_in_front_or_wide_spaces_begin_a_json_call_too(base: Base) -> None:

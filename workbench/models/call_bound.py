@@ -44,6 +44,8 @@ class CallGrammar:
         self.never_V[[i for i in self.silent if i < len(self.never_V)]] = True
         self.form = FORMS[dialect.name]
         self.closing = [i for i, token in enumerate(self.tables.written) if self.form.last in token and i not in self.silent]  # these alone may end an opening
+        # The dialect's markers that are one token each: none may stand inside a text, where it would end the call for whoever reads it next.
+        self.markers = {i: token for i, token in enumerate(self.tables.written) if token in {text.encode() for text in dialect.control}}
         self._masks: dict[str, torch.Tensor | None] = {}
 
     def bound(self) -> CallBound:
@@ -102,6 +104,10 @@ class CallBound:
         mask_V = may_follow(self._call, width) & ~self.grammar.never_V
         if self.ids and self.grammar.tables.written[self.ids[-1]].endswith(SURROGATE_LEAD):
             mask_V &= ~self.grammar.tables.second_V
+        for token, written in self.grammar.markers.items():
+            if mask_V[token]:
+                after = self._call.fork()
+                mask_V[token] = after.accept_string(written) and after.is_completed()
         return mask_V
 
     def _take(self, token: int) -> None:
