@@ -248,6 +248,8 @@ def test_a_reader_that_closes_the_output_gets_no_traceback(tmp_path):
     code = "import sys; from workbench.__main__ import main; sys.exit(main(['--root', sys.argv[1], 'presets']))"
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    # Buffered, as everybody's Python is: all of it is written at the end alone.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT, env=buffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")

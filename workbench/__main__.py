@@ -132,7 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         space = Workspace(root=options.root or ROOT, model=getattr(options, "model", DEMO))
-        result = getattr(verbs, options.verb.replace("-", "_"))(space, options)
+        status = _finish(getattr(verbs, options.verb.replace("-", "_"))(space, options), options.json)
+        sys.stdout.flush()  # here, where a reader that is gone is known for what it is; Python's own flush comes too late
+        return status
     except WorkbenchError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
         return 2 if isinstance(exc, InputError) else 1
@@ -141,7 +143,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return _reader_gone()
-    return _finish(result, options.json)
 
 
 def _reader_gone() -> int:
