@@ -94,7 +94,7 @@ def test_a_name_that_is_taken_ends_both_processes_with_one_sentence(tmp_path: Pa
     done = command(tmp_path / "space", PAIR, "there")
     assert done.returncode != 0
     assert "there" in done.stderr and "The first process of the run gave up, and says why; this one ends with it." in done.stderr
-    assert f'File "{REPOSITORY}' not in done.stderr, "the launcher tells its own way, ours is two sentences"
+    assert f'File "{REPOSITORY / "workbench"}' not in done.stderr, "the launcher tells its own way, ours is two sentences"
 
 
 def test_a_step_s_rows_are_dealt_in_turns() -> None:
