@@ -12,9 +12,9 @@ import torch
 from workbench.models import decode_static
 from workbench.models import offload as offloading
 from workbench.models.decoding import Lane, generate
-from workbench.models.loading import Base, load_base
+from workbench.models.loading import Base, load_base, put_new_adapter
 from workbench.models.offload import HostEmbedding, HostHead, blocks, host_parts, offload
-from workbench.settings import Quantization, Sampling
+from workbench.settings import Lora, Quantization, Sampling
 from workbench.training.fused_loss import _HeadLoss, _StreamedLoss
 
 CPU = torch.device("cpu")
@@ -45,6 +45,25 @@ def test_an_offloaded_model_has_the_same_logits(tiny_model_folder: Callable[[str
     assert parts is not None and isinstance(parts[0], HostEmbedding) and isinstance(parts[1], HostHead)
     assert (parts[0].weight is parts[1].weight) == bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+def test_a_step_without_graphs_has_the_same_gradients(tiny_model_folder: Callable[[str], Path], small_blocks: None, kind: str) -> None:
+    made = []
+    for sparing in (False, True):
+        base = loaded(tiny_model_folder(kind))
+        model = put_new_adapter(base, Lora(rank=4, dropout=0.0), name="t", seed=1, checkpointing=False)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.fill_(0.05)
+        if sparing:
+            offload(base.raw, CPU)
+        ids = torch.tensor([[5, 9, 200, 17, 64]])
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        made.append([p.grad for p in model.parameters() if p.requires_grad])
+    for ours, whole in zip(made[1], made[0], strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_a_head_with_a_bias_stays_where_it_is(tiny_model_folder: Callable[[str], Path]) -> None:

@@ -47,7 +47,23 @@ class HostHead(torch.nn.Module):
         self.weight, self.device = weight_VH, device
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([linear(x, block.to(x.dtype)) for _, block in blocks(self.weight, self.device)], dim=-1)
+        made: Tensor = _Streamed.apply(x, self.weight, self.device)  # type: ignore[no-untyped-call]
+        return made
+
+
+class _Streamed(torch.autograd.Function):
+    """x · Wᵀ with W in the host's memory. The backward fetches the blocks again: those of the forward are gone by then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_VH: Tensor, device: torch.device) -> Tensor:
+        ctx.weight_VH, ctx.device = weight_VH, device
+        return torch.cat([linear(x, block.to(x.dtype)) for _, block in blocks(weight_VH, device)], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        wanted = gradients[0]
+        parts = [wanted[..., at : at + len(block)] @ block.to(wanted.dtype) for at, block in blocks(ctx.weight_VH, ctx.device)]
+        return torch.stack(parts).sum(0), None, None
 
 
 def blocks(weight_VH: Tensor, device: torch.device) -> Iterator[tuple[int, Tensor]]:
