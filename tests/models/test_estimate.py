@@ -178,7 +178,7 @@ def test_a_captured_step_is_filled_up_and_holds_few_logits_at_once():
 @pytest.mark.parametrize(
     ("pairs", "has_gpu", "captured"),
     [((), True, True), ((), False, False), (("training.capture=false",), True, False), (("training.checkpointing=true", "quantization.offload=true"), True, True),
-     (("quantization.mode=8-bit",), True, False), (("quantization.mode=8-bit", "quantization.threshold=0"), True, True)],
+     (("quantization.shard=true",), True, False), (("quantization.mode=8-bit",), True, False), (("quantization.mode=8-bit", "quantization.threshold=0"), True, True)],
 )  # fmt: skip
 def test_which_settings_are_captured(pairs, has_gpu, captured):
     assert is_captured(settings(*pairs), has_gpu) is captured

@@ -61,7 +61,7 @@ BLOCK = 2**14  # words of a head in the host's memory that are on the card at on
 def is_captured(settings: RunSettings, has_gpu: bool) -> bool:
     """Whether these settings' steps can come from CUDA graphs; what the model itself hinders is not known here."""
     outliers = settings.quantization.resolved(has_gpu).mode == "8-bit" and settings.quantization.threshold > 0
-    return has_gpu and settings.training.capture and not outliers
+    return has_gpu and settings.training.capture and not outliers and not settings.quantization.shard
 
 
 def fused_kernels() -> bool:

@@ -156,15 +156,16 @@ class GraphedSteps:
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
         """Mean cross-entropy without dropout, None if `stop`, asked between packs, came first."""
         weight = 1.0 / sum(len(p.targets) for p in packs)
-        if self.graphs is not None and not self._missing(packs, learns=False):  # a graph does what it did when it was captured
-            return float(self.total) if self._run(packs, weight, learns=False, stop=stop) else None
         model, was_training = self.forward.decoder, self.forward.decoder.training
-        model.eval()
+        computes = self.graphs is None or bool(self._missing(packs, learns=False))  # a graph does what it did when it was captured
+        if computes:
+            model.eval()
         try:
             self._ready(packs, learns=False)
             return float(self.total) if self._run(packs, weight, learns=False, stop=stop) else None
         finally:
-            model.train(was_training)
+            if computes:
+                model.train(was_training)
 
     def _run(self, packs: Sequence[Pack], weight: float, *, learns: bool, stop: Callable[[], bool] = lambda: False) -> bool:
         self.total.zero_()

@@ -148,24 +148,14 @@ def restore(checkpoint: Checkpoint, model: Any, optimizer: torch.optim.AdamW) ->
 
 
 def save_adapter(base: Base, folder: Path, *, best: bool) -> None:
-    """Replace the adapter in `folder`, or with `best` the one in its best/, by the one on the base; raises `OSError` where the disk refuses.
-
-    What was measured of the old one goes first, unless the new one is the same.
-    """
+    """Replace the adapter in `folder`, or with `best` the one in its best/, by the one on the base; raises `OSError` where the disk refuses."""
     scratch = folder / ".saving"
     shutil.rmtree(scratch, ignore_errors=True)
     into = folder / BEST if best else folder
     try:
         with _system_errors():
             base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False)
-        into.mkdir(exist_ok=True)
-        for file in ADAPTER_FILES:
-            _flush(scratch / ADAPTER / file)
-        if not _same(scratch / ADAPTER, into):
-            for measured in (SCORES, ANSWERS):
-                (into / measured).unlink(missing_ok=True)
-        for file in ADAPTER_FILES:
-            (scratch / ADAPTER / file).replace(into / file)
+        _put(scratch / ADAPTER, into)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -180,14 +170,21 @@ def copy_best(folder: Path) -> None:
         scratch.mkdir()
         for file in ADAPTER_FILES:
             shutil.copyfile(folder / file, scratch / file)
-            _flush(scratch / file)
-        into.mkdir(exist_ok=True)
-        for measured in (SCORES, ANSWERS):
-            (into / measured).unlink(missing_ok=True)
-        for file in ADAPTER_FILES:
-            (scratch / file).replace(into / file)
+        _put(scratch, into)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(made: Path, into: Path) -> None:
+    """Replace the adapter in `into` by the one in `made`; what was measured of the old one goes first, unless the new one is the same."""
+    into.mkdir(exist_ok=True)
+    for file in ADAPTER_FILES:
+        _flush(made / file)
+    if not _same(made, into):
+        for measured in (SCORES, ANSWERS):
+            (into / measured).unlink(missing_ok=True)
+    for file in ADAPTER_FILES:
+        (made / file).replace(into / file)
 
 
 def _same(new: Path, old: Path) -> bool:
