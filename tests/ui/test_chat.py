@@ -16,7 +16,8 @@ from workbench.settings import RunSettings, Sampling
 from workbench.training import events
 from workbench.ui.chat import asking, panel, shown
 from workbench.ui.chat.asking import Manner
-from workbench.ui.chat.talk import KEPT, Chat, Exchange
+from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
+from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
 CALL = TAG.render(ToolCall("get_sensitive_data"))
@@ -187,6 +188,14 @@ def test_what_was_answered_after_a_call_is_part_of_the_conversation(workspace: W
     talk(workspace, chat, "Спасибо")
     told = said(engine.jobs[2])[1]
     assert [role for role, _ in told] == ["user", "assistant", "user", "assistant", "user"] and told[3:] == [("assistant", "Много"), ("user", "Спасибо")]
+
+
+def test_a_reply_that_is_written_after_a_confirmed_call_waits_for_nobody() -> None:
+    call = TAG.render(ToolCall("get_sensitive_data"))
+    side = Side(pieces=[Piece(text=call, ended="stop token")], loop="waits")
+    assert words.WAITS_FOR_YOU in shown.side_html(side, None, key="1/1")
+    side.pieces.append(Piece(text="Ваш"))
+    assert words.WAITS_FOR_YOU not in shown.side_html(side, None, key="1/1")
 
 
 def test_a_call_that_nobody_ran_stays_without_its_result(workspace: Workspace, engine: Script) -> None:

@@ -64,7 +64,7 @@ def side_html(side: Side, tools: Tools, *, key: str | None = None) -> str:
     rounds, parts = side.rounds(), []
     for i, piece in enumerate(side.pieces):
         newest = i == len(side.pieces) - 1
-        waits = newest and side.loop == "waits"
+        waits = newest and side.loop == "waits" and piece.done  # what was confirmed leads to another reply, which waits for nobody while it is written
         parts.append(_piece(side, piece, tools, f"{key}/{i}" if key is not None and waits else None, voice=i == 0))
         parts += [_step(step) for step in (rounds[i] if i < len(rounds) else ())]
         if waits and key is not None:
