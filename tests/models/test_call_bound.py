@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from workbench.calls.dialects import DIALECTS, CallSegment, calls_in, dialect_named
 from workbench.errors import InputError
-from workbench.models.call_bound import TOLD, CallBound, CallGrammar, changes
+from workbench.models.call_bound import TOLD, CallBound, CallGrammar, Change
 from workbench.models.call_grammar import FORMS, MAX_TOOLS, call_grammar
 from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base, load_base
@@ -193,7 +193,7 @@ def test_text_without_a_call_is_what_it_would_be_unbound(base: Base) -> None:
     [free] = generate(base, [Lane(prompt, False)], sampling)
     [bound] = generate(base, [lane], sampling)
     assert (bound.text, bound.tokens) == (free.text, free.tokens)
-    assert changes(base, lane) == (0, [])
+    assert isinstance(lane.bound, CallBound) and lane.bound.changes() == (0, [])
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))
@@ -208,7 +208,7 @@ def test_a_model_that_knows_nothing_of_calls_writes_a_whole_one_and_what_changed
         def __init__(self, grammar: CallGrammar) -> None:
             super().__init__(grammar)
             write(self, base, opening)
-            self.ids, self.steps = [], 0
+            self.ids = []
 
     class Again(CallGrammar):
         def bound(self) -> CallBound:
@@ -220,11 +220,57 @@ def test_a_model_that_knows_nothing_of_calls_writes_a_whole_one_and_what_changed
     assert call.name == "weather"
     jsonschema.validate(dict(call.arguments), DAYS)
     assert isinstance(lane.bound, CallBound)
-    count, told = changes(base, lane)
+    count, told = lane.bound.changes()
     wanted = [change for change in told if change.step == 0][0]
-    assert 0 < count <= lane.bound.steps and len(told) == min(count, TOLD)
+    assert 0 < count <= reply.tokens + 1 and (count, told) == in_another_pass(base, lane, lane.bound.grammar.bound())
     [free] = generate(base, [Lane(prompt, False)], Sampling(max_new_tokens=1))
     assert (wanted.wanted, wanted.wrote) == (free.text or "<end_of_turn>", reply.text[0])  # what it would have said, and what the grammar made of it
+
+
+def in_another_pass(base: Base, lane: Lane, again: CallBound) -> tuple[int, list[Change]]:
+    """What the bound changed, learned from one more pass over the finished reply: what the model would have chosen at each step. `again` is a new bound of the same kind."""
+    bound = lane.bound
+    assert isinstance(bound, CallBound)
+    whole_1T = torch.tensor([[*lane.prompt_ids, *bound.ids]])
+    with torch.inference_mode():
+        wanted = base.model(input_ids=whole_1T, use_cache=False).logits[0, -len(bound.ids) - 1 :].argmax(-1).tolist()
+    told, text = list[Change](), base.tokenizer.text
+    for step, token in enumerate(wanted):
+        mask = again.allowed(bound.ids[step - 1] if step else None, width(base))
+        if mask is not None and not mask[token]:
+            told.append(Change(step, text([token], keep_control=True), text(bound.ids[step : step + 1], keep_control=True)))
+    return len(told), told[:TOLD]
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_both_ways_of_decoding_count_the_changes_lane_by_lane(base: Base, capture: bool) -> None:
+    prompt = tuple(base.tokenizer.prompt_ids([{"role": "user", "content": "Погода?"}]))
+    free, lanes = Lane(prompt, False), []
+    for name in ("tag", "hermes"):
+        grammar = CallGrammar(base, dialect_named(name), [WEATHER])
+        lanes.append(Lane(prompt, False, Forced(grammar, base.tokenizer.ids(OPENINGS[name]))))
+    replies = generate(base, [lanes[0], free, lanes[1]], Sampling(max_new_tokens=90), capture=capture)
+    assert replies[1].text == generate(base, [free], Sampling(max_new_tokens=90))[0].text
+    for lane in lanes:
+        assert isinstance(lane.bound, Forced)
+        count, told = lane.bound.changes()
+        assert count >= len(lane.bound.opening) and (count, told) == in_another_pass(base, lane, Forced(lane.bound.grammar, lane.bound.opening))
+
+
+class Forced(CallBound):
+    """Allows nothing but an opening at first, and then what the grammar does."""
+
+    def __init__(self, grammar: CallGrammar, opening: list[int]) -> None:
+        super().__init__(grammar)
+        self.opening = opening
+
+    def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
+        mask_V = super().allowed(last, width)
+        if len(self.ids) >= len(self.opening):
+            return mask_V
+        only_V = torch.zeros(width, dtype=torch.bool)
+        only_V[self.opening[len(self.ids)]] = True
+        return only_V
 
 
 def test_every_other_dialect_too_many_tools_and_none_are_refused_in_a_sentence() -> None:

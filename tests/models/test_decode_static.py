@@ -181,10 +181,14 @@ class OnlyEven:
 
     def __init__(self) -> None:
         self.heard: list[int | None] = []
+        self.refused: list[tuple[int, int]] = []
 
     def allowed(self, last: int | None, width: int) -> torch.Tensor:
         self.heard.append(last)
         return torch.arange(width) % 2 == 0
+
+    def forbade(self, wanted: int) -> None:
+        self.refused.append((len(self.heard), wanted))
 
 
 def test_a_bound_hears_every_token_before_the_next_is_chosen(adapted_base: Callable[[str], Base], as_on_a_card: list[tuple[int, bool]]) -> None:
@@ -195,6 +199,7 @@ def test_a_bound_hears_every_token_before_the_next_is_chosen(adapted_base: Calla
     )
     assert facts(made) == facts(expected) and made[0].tokens > 3
     assert bounds[0].heard == bounds[1].heard and all(t is None or t % 2 == 0 for t in bounds[1].heard)
+    assert bounds[0].refused == bounds[1].refused and bounds[1].refused and all(wanted % 2 for _, wanted in bounds[1].refused)
 
 
 # -- the way back to transformers -----------------------------------------------------------------------

@@ -299,7 +299,7 @@ class Host:
         lanes = [Lane(prompt, adapted, bound()) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
         stops = (*dialect.stops, *job.stops)
         replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report), keep=dialect.control, stops=stops)
-        told = [vars(reply) | _bent(base, lane) for reply, lane in zip(replies, lanes, strict=True)]
+        told = [vars(reply) | _bent(lane) for reply, lane in zip(replies, lanes, strict=True)]
         return {"replies": told, "adapter_difference": self.difference if job.run else None}
 
     def _bound(self, base: Base, job: AnswerJob, dialect: Dialect, report: Report) -> Callable[[], Bound | None]:
@@ -368,13 +368,14 @@ class Host:
         return found.as_json() if found is not None else {"stopped": True}
 
 
-def _bent(base: Base, lane: Lane) -> dict[str, Any]:
+def _bent(lane: Lane) -> dict[str, Any]:
     """What the bound of a finished reply changed: at how many steps it forbade the likeliest token; nothing for a free reply."""
     if lane.bound is None:
         return {}
-    from workbench.models.call_bound import changes
+    from workbench.models.call_bound import CallBound
 
-    count, first = changes(base, lane)
+    assert isinstance(lane.bound, CallBound)
+    count, first = lane.bound.changes()
     return {"constrained": {"changed": count, "first": [vars(change) for change in first]}}
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from workbench.calls.dialects import dialect_named
 from workbench.calls.tools import parse_specs
 from workbench.models.call_grammar import FORMS, call_grammar
 from workbench.models.constrained import SURROGATE_LEAD, Tables, may_follow, tables_of
-from workbench.models.decode_lanes import Lane
 from workbench.models.loading import Base
 from workbench.schema import ToolSpec
 
@@ -37,6 +35,7 @@ class CallGrammar:
         self.tables: Tables = tables_of(base)
         self.opening = dialect.grammar.opening
         self.stop_ids = frozenset(base.tokenizer.stop_ids)
+        self.text = partial(base.tokenizer.text, keep_control=True)
         self.compiled = _compiled(_TablesKey(self.tables), dialect.name, json.dumps([openai_of(tool) for tool in tools]))
         # Control tokens that are not of the dialect vanish from the text: in a call none may come, before one they count as nothing.
         self.silent = frozenset(i for i, text in base.tokenizer.control_ids.items() if text not in dialect.control)
@@ -78,13 +77,22 @@ class CallGrammar:
         return None if mask_V.all() else mask_V
 
 
+@dataclass(frozen=True)
+class Change:
+    """A step at which the likeliest token was forbidden: its place in the reply, its text, and what was written instead."""
+
+    step: int
+    wanted: str
+    wrote: str
+
+
 class CallBound:
-    """Follows one reply. `steps` counts the tokens that it had a say in."""
+    """Follows one reply."""
 
     def __init__(self, grammar: CallGrammar) -> None:
         self.grammar = grammar
         self.ids: list[int] = []
-        self.steps = 0
+        self.forbidden: dict[int, int] = {}  # by the step, the likeliest token, which was not allowed there
         self._call: xgrammar.GrammarMatcher | None = None
         self._tail = b""
 
@@ -95,9 +103,16 @@ class CallBound:
             self._take(last)
         if last in self.grammar.stop_ids:
             return None
-        mask_V = self._in_call(width) if self._call is not None else self.grammar.before_call(_shown(self._tail), width)
-        self.steps += mask_V is not None
-        return mask_V
+        return self._in_call(width) if self._call is not None else self.grammar.before_call(_shown(self._tail), width)
+
+    def forbade(self, wanted: int) -> None:
+        self.forbidden[len(self.ids)] = wanted
+
+    def changes(self) -> tuple[int, list[Change]]:
+        """At how many steps of the finished reply the likeliest token was forbidden, and the first of them."""
+        text = self.grammar.text
+        told = [Change(step, text([wanted]), text(self.ids[step : step + 1])) for step, wanted in list(self.forbidden.items())[:TOLD]]
+        return len(self.forbidden), told
 
     def _in_call(self, width: int) -> torch.Tensor:
         assert self._call is not None
@@ -125,47 +140,6 @@ class CallBound:
             raise RuntimeError(f"token {token} was chosen against the grammar")
         if self._call.is_completed():  # what follows is free again
             self._call, self._tail = None, b""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A step at which the likeliest token was forbidden: its place in the reply, its text, and what was written instead."""
-
-    step: int
-    wanted: str
-    wrote: str
-
-
-def changes(base: Base, lane: Lane) -> tuple[int, list[Change]]:
-    """At how many steps of a finished reply the bound forbade the likeliest token, and the first of them.
-
-    The reply is put through the model once more, in one pass, to learn what it would have chosen.
-    """
-    bound = lane.bound
-    if not isinstance(bound, CallBound) or not bound.steps:
-        return 0, []
-    ids, text = bound.ids, base.tokenizer.text
-    wanted = _likeliest(base, lane, ids)
-    again, count, told = bound.grammar.bound(), 0, list[Change]()
-    for step, token in enumerate(wanted):
-        mask_V = again.allowed(ids[step - 1] if step else None, len(bound.grammar.never_V))
-        if mask_V is None or mask_V[token]:
-            continue
-        count += 1
-        if len(told) < TOLD:
-            told.append(Change(step, text([token], keep_control=True), text(ids[step : step + 1], keep_control=True)))
-    return count, told
-
-
-def _likeliest(base: Base, lane: Lane, ids: Sequence[int]) -> list[int]:
-    """The likeliest token at each step of the reply, and after its end."""
-    base.model.eval()
-    whole_1T = torch.tensor([[*lane.prompt_ids, *ids]], device=base.device)
-    off = base.model.disable_adapter() if base.adapter is not None and not lane.adapted else nullcontext()
-    with torch.inference_mode(), off:
-        logits_1TV = base.model(input_ids=whole_1T, use_cache=False, logits_to_keep=len(ids) + 1).logits
-    likeliest: list[int] = logits_1TV[0, -len(ids) - 1 :].argmax(-1).tolist()
-    return likeliest
 
 
 def _shown(written: bytes) -> str:

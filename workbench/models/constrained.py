@@ -60,6 +60,9 @@ class SchemaBound:
             mask_V &= ~self.grammar.tables.second_V
         return mask_V
 
+    def forbade(self, wanted: int) -> None:
+        """Nobody asks how much of a reply that is all form was changed."""
+
 
 def may_follow(matcher: xgrammar.GrammarMatcher, width: int) -> torch.Tensor:
     """The tokens that keep the matcher's grammar (bool, V = `width`)."""

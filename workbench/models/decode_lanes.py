@@ -20,6 +20,20 @@ class Bound(Protocol):
     def allowed(self, last: int | None, width: int) -> torch.Tensor | None:
         """The mask of the tokens that may follow `last` (bool, V = `width`), or None for all; `last` is None at the start."""
 
+    def forbade(self, wanted: int) -> None:
+        """Hears that the last mask forbids the token that was the likeliest."""
+
+
+def bind(bound: Bound, last: int | None, logits_V: torch.Tensor) -> None:
+    """Put -inf where `bound` forbids a token, in place, and let it hear where that was the likeliest one."""
+    mask_V = bound.allowed(last, logits_V.shape[-1])
+    if mask_V is None:
+        return
+    wanted = int(logits_V.argmax())
+    if not mask_V[wanted]:
+        bound.forbade(wanted)
+    logits_V.masked_fill_(~mask_V.to(logits_V.device), -torch.inf)
+
 
 @dataclass(frozen=True)
 class Lane:

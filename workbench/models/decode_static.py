@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.models import decode_fused
 from workbench.models.decode_choice import Chooser
-from workbench.models.decode_lanes import Lane, Progress
+from workbench.models.decode_lanes import Lane, Progress, bind
 from workbench.models.decode_stack import Stack, UnsupportedError, read_stack
 from workbench.models.decode_step import Cache, prefill, step
 from workbench.models.faults import accelerator_fault, lost_to
@@ -232,9 +232,7 @@ class _Loop:
             bound, state = self.lanes[lane].bound, self.progress.states[lane]
             if bound is None or state.done:
                 continue
-            mask_V = bound.allowed(state.ids[-1] if state.ids else None, logits_BV.shape[-1])
-            if mask_V is not None:
-                logits_BV[row].masked_fill_(~mask_V.to(logits_BV.device), -torch.inf)
+            bind(bound, state.ids[-1] if state.ids else None, logits_BV[row])
         return logits_BV
 
     def _drop_finished(self, cache: Cache) -> None:

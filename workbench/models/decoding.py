@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.streamers import BaseStreamer
 
 from workbench.models import decode_static
-from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, nobody
+from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, bind, nobody
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
 from workbench.models.faults import lets_go
@@ -109,9 +109,7 @@ class _Bounds(LogitsProcessor):  # type: ignore[misc]
         for i, (lane, state) in enumerate(zip(self.lanes, self.states, strict=True)):
             if lane.bound is None or state.done:
                 continue
-            mask_V = lane.bound.allowed(int(input_ids[i, -1]) if begun else None, scores.shape[-1])
-            if mask_V is not None:
-                scores[i] = scores[i].masked_fill(~mask_V.to(scores.device), -torch.inf)
+            bind(lane.bound, int(input_ids[i, -1]) if begun else None, scores[i])
         return scores
 
 
