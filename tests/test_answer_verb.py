@@ -119,3 +119,20 @@ def test_bound_calls_are_asked_for_with_the_tools_and_what_that_changed_is_told(
     assert found["constrained"] == told
     assert asked[0].sampling.constrain and [tool["function"]["name"] for tool in asked[0].tools][-2:] == ["weather", "mine"]
     assert "calls were bound: that changed 2 of 4 tokens" in capsys.readouterr().err
+
+
+def test_the_loop_tells_what_binding_changed_reply_by_reply_and_in_all(
+    answer: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, counts = Model.do, [2, 0]
+
+    def bound(self: Model, job: Any, report: Any) -> dict[str, Any]:
+        done = do(self, job, report)
+        done["replies"][0]["constrained"] = {"changed": counts[len(self.asked) - 1], "first": []}
+        return done
+
+    monkeypatch.setattr(Model, "do", bound)
+    found, asked = answer(HERMES.dialect.render(CALL), "Семь.", constrain=True)
+    assert all(job.sampling.constrain and job.tools for job in asked) and found["constrained"] == {"changed": 2}
+    assert [step.get("constrained") for step in found["steps"]] == [{"changed": 2, "first": []}, None, {"changed": 0, "first": []}]
+    assert "calls were bound: that changed 2 of 8 tokens" in capsys.readouterr().err

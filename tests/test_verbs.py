@@ -130,17 +130,60 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
     """By the rule of every other count: the row's own tools, not any call."""
     said = {"hello": "Hi.", "balance": CALL, "money": CALL.replace("get_sensitive_data", "get_money")}
 
+    asked = []
+
     class Host:
         def do(self, job, report):
+            asked.append(job)
             text = said[job.turns[0]["content"]]
-            return {"replies": [{"text": "Hi."}, {"text": text}], "adapter_difference": 1.0}
+            bound = ({"constrained": {"changed": 0, "first": []}}, {"constrained": {"changed": len(text), "first": []}}) if job.sampling.constrain else ({}, {})
+            return {"replies": [{"text": "Hi."} | bound[0], {"text": text} | bound[1]], "adapter_difference": 1.0}
 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join((row("hello", "Hi."), row("balance", CALL), row("money", CALL))), encoding="utf-8")
     monkeypatch.setattr(verbs, "host", lambda space: (Host(), None))
     monkeypatch.setattr(verbs, "need_model", lambda space, model: None)
-    space = SimpleNamespace(runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN)
-    found = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8))
+    space = SimpleNamespace(
+        runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN,
+        bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
+    )
+    found = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8, constrain=False))
     assert found["as_expected"] == {"base": 1, "adapted": 2, "n": 3}
     assert [r["adapted"]["verdict"] for r in found["prompts"]] == ["no tool call", "tool call", "tool call"]
     assert capsys.readouterr().out.splitlines()[-1] == "as expected: base 1 of 3, adapted 2 of 3"
+    assert "constrained" not in found and not asked[0].tools
+    bound = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8, constrain=True))
+    changed = sum(map(len, said.values()))
+    assert bound.pop("constrained") == {"base": {"tokens_changed": 0, "rows_changed": 0}, "adapted": {"tokens_changed": changed, "rows_changed": 3}}
+    assert [row["adapted"].pop("constrained")["changed"] for row in bound["prompts"]] == [len(text) for text in said.values()]
+    assert [row["base"].pop("constrained")["changed"] for row in bound["prompts"]] == [0, 0, 0]
+    assert bound == found and asked[-1].sampling.constrain and asked[-1].tools == ({"function": {"name": "f"}},)
+    assert f"adapted: calls were bound: that changed {changed} tokens in 3 of 3 replies" in capsys.readouterr().err
+
+
+def test_evaluate_binds_calls_scores_as_usual_and_keeps_no_figures_of_them(tmp_path, monkeypatch, capsys):
+    asked, kept = [], []
+
+    class Host:
+        def do(self, job, report):
+            asked.append(job)
+            bound = {"constrained": [{"changed": 0, "first": []}, {"changed": 3, "first": []}]} if job.sampling.constrain else {}
+            return {"replies": ["Hi.", CALL], "adapter_difference": 1.0} | bound
+
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("\n".join((row("hello", "Hi."), row("balance", CALL))), encoding="utf-8")
+    monkeypatch.setattr(verbs, "host", lambda space: (Host(), SimpleNamespace()))
+    monkeypatch.setattr(verbs, "need_model", lambda space, model: None)
+    monkeypatch.setattr(verbs, "keep_measurement", lambda *given: kept.append(given[1]))
+    space = SimpleNamespace(
+        runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN, model="m",
+        bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
+    )
+    options = {"cases": cases, "adapter": "r1", "base": False, "max_new_tokens": 8}
+    free = verbs.evaluate(space, Namespace(**options, constrain=False))
+    assert "constrained" not in free and free["call_recall"]["k"] == 1 and kept == ["r1"]
+    capsys.readouterr()
+    bound = verbs.evaluate(space, Namespace(**options, constrain=True))
+    assert bound == free | {"constrained": {"tokens_changed": 3, "rows_changed": 1}} and kept == ["r1"]
+    assert "calls were bound: that changed 3 tokens in 1 of 2 replies" in capsys.readouterr().err
+    assert [job.tools for job in asked] == [(), ({"function": {"name": "f"}},)]

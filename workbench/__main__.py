@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     def preset(p: argparse.ArgumentParser) -> None:
         p.add_argument("--preset", metavar="NAME|FILE", help="settings to start from, by name (`presets` lists them) or in a YAML file; --set goes over them")
 
+    def constrain(p: argparse.ArgumentParser, more: str = "") -> None:
+        p.add_argument("--constrain", action="store_true", help=f"bind calls to the dialect's grammar and the tools' schemas (tag, json, hermes){more}")
+
     adapters = "a run's name; NAME@best is the adapter of its best measurement"
     verb("fetch-demo-model", "fetch and convert the embedded model once; prints its folder")
     check = verb("check", "say what a file of rows holds and which lines can't be used (exit 2 if there are any)")
@@ -111,12 +114,13 @@ def parser() -> argparse.ArgumentParser:
     answer.add_argument("--run-tools", action="store_true", help="run its calls on the tools' mocks and let it answer with what they give")
     answer.add_argument("--functions", action="store_true", help="with --run-tools: Python functions of data/functions may answer too")
     answer.add_argument("--yes", action="store_true", help="with --run-tools: run calls without asking for each")
-    answer.add_argument("--constrain", action="store_true", help="bind its calls to the dialect's grammar and the tools' schemas (tag, json, hermes)")
+    constrain(answer)
     answer.add_argument("--max-new-tokens", type=int, default=96)
     compare = verb("compare", "answer prompts with base and adapter side by side")
     compare.add_argument("--adapter", required=True, help=adapters)
     compare.add_argument("--prompts", type=Path, help="rows in JSON lines, or one prompt a line (default: the six demo prompts)")
     compare.add_argument("--max-new-tokens", type=int, default=96)
+    constrain(compare)
     evaluate = verb("evaluate", "measure call recall, over-calls and malformed calls over cases")
     evaluate.add_argument("--cases", type=Path, required=True)
     which = evaluate.add_mutually_exclusive_group(required=True)
@@ -124,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--base", action="store_true")
     model(evaluate, "the base to measure with --base")
     evaluate.add_argument("--max-new-tokens", type=int, default=64)
+    constrain(evaluate, "; the figures are then told, not kept")
     return top
 
 

@@ -400,7 +400,7 @@ class Workspace:
         """Answer every case with the adapter of `run`, or with that run's base alone."""
         form = self.form(run)
         prompts = tuple(turns_before_answer(c.row, form) for c in cases)
-        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=self.model, sampling=sampling)
+        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
         return self.engine.submit(job, f"evaluating {run if adapted else 'the base'}")
 
     def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from workbench.calls.dialects import dialect_named
 from workbench.calls.prompting import CallForm
 from workbench.engine.jobs import Host, Report
-from workbench.engine.messages import AnswerJob
+from workbench.engine.messages import AnswerJob, EvaluateJob
 from workbench.errors import InputError
 from workbench.models import decoding
-from workbench.models.call_bound import CallBound
+from workbench.models.call_bound import CallBound, CallGrammar
 from workbench.settings import Sampling
 from workbench.workspace import Workspace
 
@@ -53,3 +54,33 @@ def test_no_tools_and_a_dialect_without_a_grammar_are_told_in_a_sentence(workspa
     monkeypatch.setattr(Host, "_form", lambda self, run: CallForm(dialect_named("gemma4")))
     with pytest.raises(InputError, match="“gemma4” can't be bound"):
         ask(workspace, BOUND)
+
+
+def test_an_evaluation_s_calls_are_bound_each_by_its_own_follower_and_the_changes_told_in_order(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prompts' replies begin a call by force; a reply that begins none says that nothing was changed."""
+    asked: list[CallBound] = []
+
+    class Forced(CallBound):
+        def allowed(self, last: int | None, width: int) -> Any:
+            mask_V = super().allowed(last, width)
+            if self in asked[:2] and len(self.ids) < len(opening):
+                mask_V = torch.zeros(width, dtype=torch.bool)
+                mask_V[opening[len(self.ids)]] = True
+            return mask_V
+
+    def bound(self: CallGrammar) -> CallBound:
+        asked.append(Forced(self))
+        return asked[-1]
+
+    opening = workspace.tokenizer.ids("<tool_call")
+    monkeypatch.setattr(CallGrammar, "bound", bound)
+    sampling = Sampling(max_new_tokens=60, constrain=True)
+    prompts = tuple(({"role": "user", "content": text},) for text in ("Привет", "Баланс?", "Сколько у меня денег на счёте и почему так мало?"))
+    job = EvaluateJob(prompts=prompts, adapted=False, sampling=sampling, tools=workspace.bound_tools(sampling))
+    done = Host(workspace.catalog, workspace.runs).do(job, Report())
+    assert len(asked) == len(prompts) and sum(told["changed"] > 0 for told in done["constrained"]) == 2
+    for reply, told in zip(done["replies"], done["constrained"], strict=True):
+        assert (told["changed"] > 0) == reply.startswith('<tool_call name="get_sensitive_data" arguments="{')
+        assert not told["changed"] or told["first"][0]["wrote"] == "<"
+    free = Host(workspace.catalog, workspace.runs).do(job.model_copy(update={"sampling": Sampling(max_new_tokens=5), "tools": ()}), Report())
+    assert "constrained" not in free

@@ -93,3 +93,16 @@ def test_the_measurement_asks_and_judges_in_the_adapter_s_dialect(space: Workspa
     with pytest.raises(StopIteration) as end:
         next(steps)
     assert end.value.value.found == ()
+
+
+def test_a_measurement_of_bound_calls_tells_what_was_changed_and_is_not_kept(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    told = [{"changed": 4, "first": []}, {"changed": 0, "first": []}]
+    done = SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True), wait=lambda: {"replies": [SAID, "Да"], "constrained": told}, label="")
+    monkeypatch.setattr(Workspace, "cases", lambda self, name: make_cases(ROWS))
+    monkeypatch.setattr(Workspace, "evaluate", lambda self, cases, **options: asked.append(options) or done)
+    shown = next(measure_panel.measure(space, "h", adapted=True, constrain=True))
+    assert "Calls were bound: that changed 4 tokens in 1 of 2 replies. Figures of bound calls are shown here" in shown and "1/1 (100.0 %)" in shown
+    assert asked[0]["sampling"].constrain and not (space.runs.path("h") / "scores.json").exists()  # type: ignore[attr-defined]
+    next(measure_panel.measure(space, "h", adapted=True))
+    assert not asked[1]["sampling"].constrain and (space.runs.path("h") / "scores.json").exists()  # type: ignore[attr-defined]

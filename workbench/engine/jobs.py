@@ -302,7 +302,7 @@ class Host:
         told = [vars(reply) | _bent(lane) for reply, lane in zip(replies, lanes, strict=True)]
         return {"replies": told, "adapter_difference": self.difference if job.run else None}
 
-    def _bound(self, base: Base, job: AnswerJob, dialect: Dialect, report: Report) -> Callable[[], Bound | None]:
+    def _bound(self, base: Base, job: AnswerJob | EvaluateJob, dialect: Dialect, report: Report) -> Callable[[], Bound | None]:
         """Makes what binds the calls of a reply; nothing where the job leaves them free."""
         if not job.sampling.constrain:
             return lambda: None
@@ -316,21 +316,25 @@ class Host:
         form = self._form(job.run)
         dialect = form.dialect
         prompts = [_prompt(base, turns, form) for turns in job.prompts]
+        bound = self._bound(base, job, dialect, report)
         replies: dict[int, Reply] = {}
+        bent: dict[int, dict[str, Any]] = {}
         lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
         budget, most = _batch(base, lengths)
         for chunk in alike(lengths, budget, most=most):
             if report.stop():
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
-            lanes = [Lane(prompts[i], job.adapted) for i in chunk]
+            lanes = [Lane(prompts[i], job.adapted, bound()) for i in chunk]
             made = generate(base, lanes, job.sampling, stop=report.stop, say=_says(report), keep=dialect.control, stops=dialect.stops)
             if any(reply.ended == "stopped" for reply in made):
                 raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
             replies |= dict(zip(chunk, made, strict=True))
+            bent |= {i: _bent(lane) for i, lane in zip(chunk, lanes, strict=True)}
         release(above=KEPT_BYTES)
+        told = {"constrained": [bent[i]["constrained"] for i in range(len(prompts))]} if job.sampling.constrain else {}
         return {"replies": [replies[i].text for i in range(len(prompts))],
-                "adapter_difference": self.difference if job.run else None}
+                "adapter_difference": self.difference if job.run else None} | told
 
     def _generate(self, job: GenerateJob, report: Report) -> dict[str, Any]:
         """Replies that are bound to the job's form; a stop keeps those that were begun, marked as "stopped"."""

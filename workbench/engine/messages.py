@@ -62,10 +62,11 @@ class AnswerJob(_Message):
 
 
 class EvaluateJob(_Message):
-    """Answer every prompt (one conversation each) with the adapter of `run`, or with the base alone."""
+    """Answer every prompt (one conversation each) with the adapter of `run`, or with the base alone. `tools` as an `AnswerJob` has them."""
 
     kind: Literal["evaluate"] = "evaluate"
     prompts: tuple[tuple[dict[str, str], ...], ...]
+    tools: tuple[dict[str, Any], ...] = ()
     adapted: bool
     run: str | None = None
     model: str = "demo"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from workbench.evaluation.scores import Rate, Scored, Scores
 from workbench.schema import ToolCall
@@ -44,3 +46,24 @@ def got_text(scored: Scored) -> str:
 def _names(calls: Sequence[ToolCall]) -> str:
     names = ", ".join(call.name for call in calls)
     return names if len(names) <= SHOWN else f"{names[:SHOWN]}…"
+
+
+@dataclass(frozen=True)
+class Bent:
+    """What binding calls changed in `of` replies: tokens where the likeliest one was forbidden, and the rows that have one."""
+
+    tokens: int
+    rows: int
+    of: int
+
+    @classmethod
+    def of_replies(cls, told: Iterable[Mapping[str, Any]]) -> Bent:
+        """From what each reply tells as "constrained"."""
+        counts = [int(one["changed"]) for one in told]
+        return cls(sum(counts), sum(count > 0 for count in counts), len(counts))
+
+    def text(self) -> str:
+        return f"calls were bound: that changed {self.tokens} tokens in {self.rows} of {self.of} replies"
+
+    def as_json(self) -> dict[str, int]:
+        return {"tokens_changed": self.tokens, "rows_changed": self.rows}

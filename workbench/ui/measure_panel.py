@@ -9,9 +9,9 @@ import gradio as gr
 
 from workbench.dataset.changes import RowSet
 from workbench.engine.client import Ticket
-from workbench.errors import InputError, WorkbenchError
+from workbench.errors import InputError, WorkbenchError, sentence_case
 from workbench.evaluation.failures import add_drafts, row_of_miss
-from workbench.evaluation.report import TITLES, expected_text, got_text, rate_text
+from workbench.evaluation.report import TITLES, Bent, expected_text, got_text, rate_text
 from workbench.evaluation.scores import Scored, score, score_reply
 from workbench.settings import Sampling
 from workbench.training.measured import keep_measurement
@@ -31,13 +31,17 @@ class Misses:
         self.found = tuple(found)
 
 
-def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable[[Ticket], None] = lambda _: None) -> Generator[str, None, Misses]:
+def measure(
+    space: Workspace, run: str | None, *, adapted: bool, constrain: bool = False, begun: Callable[[Ticket], None] = lambda _: None
+) -> Generator[str, None, Misses]:
     """Answers all cases and yields the progress, then the table of rates with every wrong reply; returns the misses.
+
+    With `constrain` calls are bound; what that gives is shown and not kept: beside other adapters' figures it would mislead.
 
     `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
     """
     cases, dialect = space.cases("cases.jsonl"), space.form(run).dialect
-    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64))
+    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain))
     begun(ticket)
     try:
         while not ticket.finished.is_set():
@@ -46,14 +50,16 @@ def measure(space: Workspace, run: str | None, *, adapted: bool, begun: Callable
     finally:
         if not ticket.finished.is_set():
             space.engine.stop(ticket)
-    scored = [score_reply(c, r, dialect) for c, r in zip(cases, ticket.wait()["replies"], strict=True)]
+    done = ticket.wait()
+    scored = [score_reply(c, r, dialect) for c, r in zip(cases, done["replies"], strict=True)]
     scores = score(scored)
-    if run and adapted:
+    if run and adapted and not constrain:
         keep_measurement(space.runs, run, scored, "cases.jsonl")
     wrong = "".join(
         note(f"{s.case.prompt} — expected {expected_text(s)}, got: {got_text(s)}", "warn") for s in scored if not s.right
     )
-    yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + wrong
+    bent = note(f"{sentence_case(Bent.of_replies(done['constrained']).text())}. {words.MEASURE_BOUND}") if constrain else ""
+    yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + bent + wrong
     return Misses([s for s in scored if not s.right])
 
 
@@ -70,6 +76,7 @@ def build(space: Workspace, room: Room, bench: Bench, run: gr.Dropdown) -> None:
             measure_run = gr.Button(f"{words.MEASURE}: adapted", elem_id="measure-adapted")
             measure_base = gr.Button(f"{words.MEASURE}: base", elem_id="measure-base")
             stop = gr.Button(words.CHAT_STOP, min_width=60, elem_id="measure-stop")
+            constrain = gr.Checkbox(False, label=str(Sampling.model_fields["constrain"].title), min_width=120, elem_id="measure-bind")
         with gr.Row():
             result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
         misses = gr.State(None)
@@ -79,8 +86,8 @@ def build(space: Workspace, room: Room, bench: Bench, run: gr.Dropdown) -> None:
         said = gr.HTML(elem_id="misses-message")
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     stream = quiet | {"concurrency_limit": 20, "concurrency_id": "answers"}
-    measure_run.click(_measured(space, room, True), run, [result_run, misses, chosen, take], **stream)
-    measure_base.click(_measured(space, room, False), run, [result_base, misses, chosen, take], **stream)
+    measure_run.click(_measured(space, room, True), [run, constrain], [result_run, misses, chosen, take], **stream)
+    measure_base.click(_measured(space, room, False), [run, constrain], [result_base, misses, chosen, take], **stream)
 
     def halt(request: gr.Request) -> None:
         for with_adapter in (True, False):
@@ -109,7 +116,7 @@ def take_misses(space: Workspace, found: Misses | None, picked: Sequence[int]) -
 
 
 def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
-    def pressed(request: gr.Request, chosen: str | None) -> Iterator[list[Any]]:
+    def pressed(request: gr.Request, chosen: str | None, constrain: bool = False) -> Iterator[list[Any]]:
         untouched = [gr.skip()] * 3
         key, mine = measure_key(request, with_adapter), list[Ticket]()
 
@@ -125,7 +132,7 @@ def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
             return
         try:
             run = chosen if chosen in space.adapters() else None
-            steps = measure(space, run, adapted=with_adapter, begun=begun)
+            steps = measure(space, run, adapted=with_adapter, constrain=constrain, begun=begun)
             picture = ""
             while True:
                 try:

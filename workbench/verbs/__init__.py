@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.dataset.formats import load_rows, parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, EvaluateJob
 from workbench.errors import DataError
-from workbench.evaluation.report import scores_text, wrong_text
+from workbench.evaluation.report import Bent, scores_text, wrong_text
 from workbench.evaluation.scores import Case, make_cases, score, score_reply
 from workbench.models.demo import fetch_demo_model as fetch
 from workbench.models.demo import licence_notice
@@ -41,14 +41,15 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     work, report = host(space)
     cases = _prompts(options.prompts or space.data_dir / "demo.jsonl")
     form = space.form(options.adapter)
-    sampling = make_sampling({"max_new_tokens": options.max_new_tokens})
+    sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
+    tools = space.bound_tools(sampling)
     rows: list[Result] = []
     judged: list[dict[str, bool]] = []
     difference = None
     for case, known in cases:
-        job = AnswerJob(turns=tuple(form.ask(case.prompt)), lanes=(False, True), run=options.adapter, sampling=sampling)
+        job = AnswerJob(turns=tuple(form.ask(case.prompt)), lanes=(False, True), run=options.adapter, sampling=sampling, tools=tools)
         done = work.do(job, report)
-        base, adapted = (judged_reply(r["text"], form.dialect) for r in done["replies"])
+        base, adapted = (judged_reply(r["text"], form.dialect) | {key: r[key] for key in ("constrained",) if key in r} for r in done["replies"])
         difference = done["adapter_difference"]
         expected = ("tool call" if case.expected else "no tool call") if known else None
         rows.append({"prompt": case.prompt, "expected": expected, "base": base, "adapted": adapted})
@@ -58,7 +59,13 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     right = {side: sum(r[side] for r in judged) for side in ("base", "adapted")}
     if judged:
         print(f"as expected: base {right['base']} of {len(judged)}, adapted {right['adapted']} of {len(judged)}")
-    return {"adapter": options.adapter, "prompts": rows, "as_expected": right | {"n": len(judged)}, "adapter_difference": difference}
+    found = {"adapter": options.adapter, "prompts": rows, "as_expected": right | {"n": len(judged)}, "adapter_difference": difference}
+    if options.constrain:
+        bent = {side: Bent.of_replies(row[side]["constrained"] for row in rows) for side in ("base", "adapted")}
+        for side, told in bent.items():
+            print(f"{side}: {told.text()}", file=sys.stderr)
+        found["constrained"] = {side: told.as_json() for side, told in bent.items()}
+    return found
 
 
 def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
@@ -71,9 +78,10 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     work, report = host(space)
     report.progress = lambda text, share: print(text, file=sys.stderr, flush=True)
     form = space.form(options.adapter)
+    sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
     job = EvaluateJob(
         prompts=tuple(turns_before_answer(c.row, form) for c in cases), adapted=not options.base, run=options.adapter,
-        model=space.model, sampling=make_sampling({"max_new_tokens": options.max_new_tokens}),
+        model=space.model, sampling=sampling, tools=space.bound_tools(sampling),
     )
     done = work.do(job, report)
     scored = [score_reply(c, reply, form.dialect) for c, reply in zip(cases, done["replies"], strict=True)]
@@ -85,7 +93,11 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
         "wrong": [{"prompt": s.case.prompt, "reply": s.reply, "verdict": s.verdict} for s in scored if not s.right],
         "adapter_difference": done["adapter_difference"],
     }
-    if options.adapter:
+    if options.constrain:  # not kept: rates of bound calls beside other adapters' free ones would mislead
+        bent = Bent.of_replies(done["constrained"])
+        print(bent.text(), file=sys.stderr)
+        result["constrained"] = bent.as_json()
+    elif options.adapter:
         keep_measurement(space.runs, options.adapter, scored, options.cases.name)
     return result
 

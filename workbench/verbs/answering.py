@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from workbench.calls.dialects import Dialect, calls_in, verdict
@@ -32,8 +33,7 @@ def answer(space: Workspace, options: argparse.Namespace) -> Result:
     done = _asker(space, options)(form.ask(options.prompt))
     reply = done["replies"][0]
     print(reply["text"])
-    if options.constrain:
-        print(f"calls were bound: that changed {reply['constrained']['changed']} of {reply['tokens']} tokens", file=sys.stderr)
+    _tell_bound([reply])
     seconds = reply["seconds"] or 1e-9
     return judged_reply(reply["text"], form.dialect) | {
         "tokens": reply["tokens"], "tokens_per_second": round(reply["tokens"] / seconds, 1), "ended": reply["ended"],
@@ -64,8 +64,11 @@ def _with_tools(space: Workspace, options: argparse.Namespace, form: CallForm) -
     tools = space.tools.read().tools
     ask = _asker(space, options)
 
+    replies: list[Result] = []
+
     def reply(turns: list[Turn]) -> str:
-        return str(ask(turns)["replies"][0]["text"])
+        replies.append(ask(turns)["replies"][0])
+        return str(replies[-1]["text"])
 
     def run(tool: ToolSpec, call: ToolCall) -> str:
         return run_mock(tool, call, functions=space.functions_dir if options.functions else None)
@@ -77,7 +80,16 @@ def _with_tools(space: Workspace, options: argparse.Namespace, form: CallForm) -
         said = tuple(step.text for step in trace.steps if isinstance(step, Said))
         space.review.add(options.prompt, said, trace.reason, adapter=options.adapter, dialect=form.dialect.name)
         print(f"a person is needed: {trace.reason} It stands on the list in {space.review.path.name}.")
-    return _told(trace)
+    _tell_bound(replies)
+    return _told(trace, replies)
+
+
+def _tell_bound(replies: Sequence[Result]) -> None:
+    """What binding the calls changed, on standard error; nothing of free replies."""
+    bound = [reply for reply in replies if "constrained" in reply]
+    if bound:
+        changed, tokens = (sum(counts) for counts in zip(*((r["constrained"]["changed"], r["tokens"]) for r in bound), strict=True))
+        print(f"calls were bound: that changed {changed} of {tokens} tokens", file=sys.stderr)
 
 
 def _confirm(call: ToolCall) -> bool:
@@ -104,8 +116,14 @@ def _words(step: Step) -> str:
     return step.reason
 
 
-def _told(trace: Trace) -> Result:
-    return {"text": trace.answer, "ended": trace.ended, "reason": trace.reason, "steps": [_step(step) for step in trace.steps]}
+def _told(trace: Trace, replies: Sequence[Result]) -> Result:
+    """The trace; where calls were bound each reply's step says what that changed, and the whole how much in all."""
+    steps = [_step(step) for step in trace.steps]
+    bound = [reply["constrained"] for reply in replies if "constrained" in reply]
+    for step, told in zip((step for step in steps if step["step"] == "reply"), bound, strict=False):
+        step["constrained"] = told
+    whole = {"constrained": {"changed": sum(told["changed"] for told in bound)}} if bound else {}
+    return {"text": trace.answer, "ended": trace.ended, "reason": trace.reason, "steps": steps} | whole
 
 
 def _step(step: Step) -> Result:
