@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         found.add_argument("--json", action="store_true", help="print one JSON object as the last line")
         return found
 
-    def model(p: argparse.ArgumentParser, text: str = "a local folder, a hub name, or demo (the embedded model)") -> None:
+    def model(p: argparse.ArgumentParser, text: str = "a local folder, a hub name, merged:NAME, or demo (the embedded model)") -> None:
         p.add_argument("--model", default=os.environ.get("MODEL") or DEMO, help=text)
 
     def settings(p: argparse.ArgumentParser) -> None:
@@ -121,6 +121,9 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--prompts", type=Path, help="rows in JSON lines, or one prompt a line (default: the six demo prompts)")
     compare.add_argument("--max-new-tokens", type=int, default=96)
     constrain(compare)
+    merge = verb("merge", "merge an adapter into its base: a model of its own in models/NAME, which --model takes as merged:NAME")
+    merge.add_argument("--adapter", required=True, help=adapters)
+    merge.add_argument("--name", required=True, help="the new model's folder: letters, digits, '.', '_' and '-'")
     evaluate = verb("evaluate", "measure call recall, over-calls and malformed calls over cases")
     evaluate.add_argument("--cases", type=Path, required=True)
     which = evaluate.add_mutually_exclusive_group(required=True)

@@ -19,12 +19,13 @@ from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, TrainJob, UnloadJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, MergeJob, TrainJob, UnloadJob
 from workbench.engine.sweeping import Sweeps
 from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError, sentence_case
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
+from workbench.models.merge_plan import free_target, plan_merge
 from workbench.models.modules import default_modules, module_tree
 from workbench.models.room import Room, find_room
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
@@ -35,6 +36,7 @@ from workbench.schema import Example, RowProblem, ToolSpec
 from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
 from workbench.training.call_form import may_tell, settle
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
+from workbench.training.merged import model_form, voice_form
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import check_resumable
 from workbench.training.review import ReviewList
@@ -107,6 +109,10 @@ class Workspace:
         """The adapters of runs that are no longer training, newest first; NAME@best where the best is not the last."""
         return self.runs.adapters()
 
+    def voices(self) -> list[str]:
+        """What may answer beside the base: the adapters, then the merged models as merged:NAME."""
+        return [*self.adapters(), *self.catalog.merged()]
+
     @cached_property
     def sweeps(self) -> Sweeps:
         return Sweeps(SweepStore(self.root / "sweeps"), lambda: self.engine)
@@ -161,9 +167,11 @@ class Workspace:
     def _teachable(self) -> Teachable:
         return Teachable(self.tokenizer, Training().max_row_tokens)
 
-    def form(self, adapter: str | None) -> CallForm:
-        """How the conversations and calls of an adapter are written; without one, the tag form without a word about tools."""
-        return self.runs.form(adapter) if adapter else PLAIN
+    def form(self, voice: str | None) -> CallForm:
+        """How the conversations and calls of an adapter or of merged:NAME are written; without one, those of the model that is open:
+        the tag form without a word about tools, unless it is a merged one.
+        """
+        return voice_form(self.runs, self.catalog, voice) if voice else model_form(self.catalog, self.model)
 
     def form_of(self, settings: RunSettings, tokenizer: ChatTokenizer, model: str | None = None) -> CallForm:
         """The form that a run with these settings would learn; raises `SettingsError` where the model has no dialect of its own."""
@@ -385,23 +393,40 @@ class Workspace:
         return self.engine.submit(job, "an answer")
 
     def answer_each(
-        self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = ()
+        self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = (),
+        model: str | None = None, form_of: str | None = None,
     ) -> Ticket:
-        """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`."""
-        asked = tuple(tuple(turns) for turns in prompts)
-        job = AnswerJob(prompts=asked, stops=stops, lanes=lanes, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
+        """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`.
+
+        Without a `run` another `model` may answer, and in the form of another voice.
+        """
+        job = AnswerJob(
+            prompts=tuple(tuple(turns) for turns in prompts), stops=stops, lanes=lanes, run=run, form_of=form_of, model=model or self.model,
+            sampling=sampling, tools=self.bound_tools(sampling),
+        )
         return self.engine.submit(job, "an answer")
 
     def bound_tools(self, sampling: Sampling) -> tuple[dict[str, Any], ...]:
         """The tools that calls are bound to, as OpenAI's interface describes them; none where the sampling leaves calls free."""
         return tuple(openai_of(tool) for tool in self.tools.read().tools.values()) if sampling.constrain else ()
 
-    def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling) -> Ticket:
-        """Answer every case with the adapter of `run`, or with that run's base alone."""
-        form = self.form(run)
+    def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling, model: str | None = None) -> Ticket:
+        """Answer every case with the adapter of `run`, with that run's base alone, or without a run with `model`, a merged one."""
+        form = self.form(run or model)
         prompts = tuple(turns_before_answer(c.row, form) for c in cases)
-        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
-        return self.engine.submit(job, f"evaluating {run if adapted else 'the base'}")
+        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=model or self.model, sampling=sampling, tools=self.bound_tools(sampling))
+        return self.engine.submit(job, f"evaluating {run if adapted else display_name(model) if model else 'the base'}")
+
+    def merge(self, adapter: str, name: str) -> Ticket:
+        """Merge an adapter into its base as merged:`name`; raises `InputError` at once for what can be seen to be impossible."""
+        view, _ = self.runs.adapter(adapter)
+        free_target(self.catalog, name)
+        source = None
+        with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
+            source = self.catalog.find(view.info.model)
+        if source is not None:
+            plan_merge(self.catalog, source, name)
+        return self.engine.submit(MergeJob(run=adapter, name=name.strip()), f"merging {adapter}")
 
     def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:
         """Write one reply per prompt that is JSON of `form` (a JSON schema), with the adapter of `run` or with the base alone."""

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.dataset.formats import load_rows
-from workbench.engine import jobs
+from workbench.engine import bases, jobs
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
 from workbench.errors import AdapterError, ModelError, RowError, RunError, WorkbenchError
@@ -259,7 +259,7 @@ def test_why_a_model_can_t_be_loaded_is_told_on_a_full_disk_too(
     def unreadable(*args: Any, **kwargs: Any) -> None:
         raise ModelError("The model is broken.")
 
-    monkeypatch.setattr(jobs, "load_base", unreadable)
+    monkeypatch.setattr(bases, "load_base", unreadable)
     monkeypatch.setattr(host.runs, "append", full)
     with pytest.raises(ModelError, match="^The model is broken"):
         host.do(job, Report())

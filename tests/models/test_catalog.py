@@ -240,3 +240,14 @@ def test_the_architecture_is_named(tmp_path, config, name):
 def test_a_broken_config_is_named(tmp_path):
     folder = make_model(tmp_path / "m", "{")
     assert refusal(lambda: describe(folder)) == f"{folder / 'config.json'} is not readable JSON: fetch the model again."
+
+
+def test_a_merged_model_is_found_by_its_name_while_it_is_there(catalog, tmp_path):
+    assert catalog.merged() == [] and refusal(lambda: catalog.find("merged:mine")).startswith("There is no merged model mine any more")
+    folder = make_model(tmp_path / "models" / "mine")
+    assert refusal(lambda: catalog.fetch("merged:mine", print)).startswith("There is no merged model mine any more"), "a folder of another kind"
+    (folder / "merged.json").write_text("{}")
+    (make_model(tmp_path / "models" / ".merging-7") / "merged.json").write_text("{}")
+    assert catalog.merged() == ["merged:mine"] and catalog.find("merged:mine") == folder and display_name("merged:mine") == "mine"
+    for name in ("merged:../mine", "merged:", "merged:a/b"):
+        assert "can't be used" in refusal(lambda name=name: catalog.find(name))

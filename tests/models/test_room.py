@@ -9,6 +9,7 @@ import pytest
 
 from workbench.models import room
 from workbench.models.hardware import Card
+from workbench.settings import Quantization
 
 
 def test_without_a_card_it_is_the_machine_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +37,10 @@ def test_never_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_card_that_vanished_leaves_the_machine_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "card", lambda: None)
     assert room.find_room(True).where == "this machine's memory"
+
+
+def test_a_second_base_must_leave_room_to_load_and_to_answer() -> None:
+    shapes = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.self_attn.q_proj.weight": (64, 64)}
+    assert room.weights_gib(shapes, Quantization(mode="none"), False) * 2**30 == 4 * (64_000 + 4096)
+    assert room.weights_gib(shapes, Quantization(mode="8-bit"), True) * 2**30 == 2 * 64_000 + 4096
+    assert room.fits_beside(1.0, 2.71) and not room.fits_beside(1.0, 2.69)

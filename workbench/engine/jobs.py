@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +14,25 @@ from workbench.calls.dialect import Dialect
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.calls.tools import parse_specs
 from workbench.dataset.formats import load_rows, refuse_problems
-from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Holds, Job, LoadJob, Phase, TrainJob, UnloadJob
-from workbench.errors import AdapterError, DataError, EngineError, InputError, ModelError, WorkbenchError
-from workbench.models.catalog import Catalog, display_name
+from workbench.engine.bases import Bases, Report, computing, no_sign, weigh
+from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, GenerateJob, Job, LoadJob, MergeJob, TrainJob, UnloadJob
+from workbench.errors import AdapterError, DataError, EngineError, InputError, WorkbenchError
+from workbench.models.catalog import display_name
 from workbench.models.decoding import Bound, Lane, Reply, generate, release, room_for
 from workbench.models.faults import accelerator_fault, lets_go
-from workbench.models.fingerprint import fingerprint
-from workbench.models.loading import Base, load_base, put_saved_adapter, take_off_adapter
-from workbench.models.passes import watch_passes
-from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
-from workbench.settings import Quantization
+from workbench.models.loading import Base, put_saved_adapter, take_off_adapter
+from workbench.models.watched import StoppedLoadingError
 from workbench.training import events
 from workbench.training.batching import alike
 from workbench.training.call_form import settle
 from workbench.training.fold import run_fold
 from workbench.training.job import follow_training, run_training, stopped_words
+from workbench.training.merged import model_form, voice_form
 from workbench.training.ranks import ALONE, Ranks
 from workbench.training.resuming import alone_in_training, take
 from workbench.training.runs import RunInfo, RunStore
+
+__all__ = ["FaultError", "Host", "Report"]
 
 MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
 BATCH = 10  # prompts answered at once in an evaluation, at most
@@ -46,6 +44,7 @@ OUT_OF_MEMORY = (
     "The memory ran out: choose 4-bit base weights, a lower token budget or gradient checkpointing "
     "(Tune), or close what else uses the card."
 )
+TWO_TOO_MANY = "The memory ran out with two models loaded. From now on there is one at a time: ask again."
 
 
 class FaultError(EngineError):
@@ -57,45 +56,12 @@ class FaultError(EngineError):
 
 
 @dataclass
-class Report:
-    """Where a job tells how it goes, and asks whether it should stop.
+class Host(Bases):
+    """Does the jobs, one at a time, on the bases that it holds."""
 
-    `sign` is called whenever the job has really got on, with what it is at: a watchdog may wait for it.
-    """
-
-    progress: Callable[[str, float | None], None] = lambda text, share: None
-    texts: Callable[[list[str]], None] = lambda texts: None
-    holds: Callable[[Holds], None] = lambda holds: None
-    event: Callable[[events.Event], None] = lambda event: None
-    stop: Callable[[], bool] = lambda: False
-    left: Callable[[], bool] = lambda: False
-    """Whether a stop is nobody's wish: whoever handed the job in is gone."""
-    sign: Callable[[Phase], None] = lambda phase: None
-
-
-def _no_sign(phase: Phase) -> None:
-    """Nobody watches."""
-
-
-@dataclass
-class Host:
-    """Owns the loaded base: one copy of the weights for every job, and one adapter on it at most."""
-
-    catalog: Catalog
     runs: RunStore
-    base: Base | None = None
     ranks: Ranks = ALONE
     """Its place among the processes of one run, where a launcher started several."""
-    difference: float | None = None
-    written: int | None = None
-    """When the file of the adapter that is on was written, ns."""
-    key: tuple[str, Quantization] | None = field(default=None)
-    weighed: str = ""
-    """`models.fingerprint` of the base as it was loaded; "" where its folder can't be weighed."""
-    _sign: Callable[[Phase], None] = field(default=_no_sign, repr=False)
-    _phase: Phase = "computing"
-    _watching: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
-    """Takes the hooks off the base that tell of every layer's pass."""
 
     def do(self, job: Job, report: Report) -> dict[str, Any]:
         """Do one job and return its result as plain values.
@@ -107,7 +73,7 @@ class Host:
             self._got_on()
             return report.stop()
 
-        self._sign, self._phase = report.sign, _computing()
+        self._sign, self._phase = report.sign, computing()
         self._got_on()
         try:
             return self._do(job, replace(report, stop=stop))
@@ -125,7 +91,9 @@ class Host:
                     self.drop()
                     self.tell(report)
                 raise
-            reason = OUT_OF_MEMORY if cause == "memory" else (
+            two = cause == "memory" and self.beside is not None
+            self.one_only = self.one_only or two
+            reason = TWO_TOO_MANY if two else OUT_OF_MEMORY if cause == "memory" else (
                 f"The card failed ({str(exc).splitlines()[0][:200]}), and what was on it is lost. The next job gets a fresh process."
             )
             if cause == "memory":
@@ -138,7 +106,7 @@ class Host:
             raise FaultError(reason, cause) from exc
         finally:
             self._watching.close()
-            self._sign = _no_sign
+            self._sign = no_sign
 
     def _do(self, job: Job, report: Report) -> dict[str, Any]:
         if isinstance(job, LoadJob):
@@ -157,77 +125,11 @@ class Host:
             return self._generate(job, report)
         if isinstance(job, FoldJob):
             return self._fold(job, report)
+        if isinstance(job, MergeJob):
+            from workbench.engine.merging import run_merge
+
+            return run_merge(self, job, report)
         return self._evaluate(job, report)
-
-    def _got_on(self) -> None:
-        self._sign(self._phase)
-
-    def ensure_base(self, model: str, quantization: Quantization, report: Report) -> Base:
-        """The base that a job needs, loaded unless it is already there."""
-        resolved = quantization.resolved(torch.cuda.is_available())
-        if self.base is not None and self.key == (model, resolved):
-            return self._watched(self.base)
-        if self.base is not None:
-            self.drop()
-            self.tell(report)
-        self._phase = "loading"
-        self.base = self._load(model, resolved, report)
-        self._phase = _computing()
-        self.key = (model, resolved)
-        self.tell(report)
-        return self._watched(self.base)
-
-    def _watched(self, base: Base) -> Base:
-        """The base, giving a sign after every layer of every pass until the job is over: training, validation and decoding alike."""
-        self._watching.close()
-        self._watching.callback(watch_passes(base.raw, self._got_on))
-        return base
-
-    def _load(self, model: str, resolved: Quantization, report: Report) -> Base:
-        """Load a base; a stop is obeyed between two tensors, and between two blocks of a download."""
-        what, doing = display_name(model), f"looking for {display_name(model)}"
-
-        def say(text: str) -> None:
-            nonlocal doing
-            doing = text
-            heed(report.stop, what)
-            report.progress(text, None)
-
-        def downloaded(text: str, share: float | None) -> None:
-            report.progress(f"downloading {what}: {text}", share)
-
-        def read(share: float) -> None:
-            if int(50 * share) != int(50 * told[0]) or not share:  # some hundred tensors a second: not every one is worth a message
-                told[0] = share
-                report.progress(doing, share)
-
-        told = [0.0]
-        say(doing)
-        folder = self.catalog.fetch(model, say, download_bar(downloaded, report.stop, what))
-        self.weighed = _weigh(folder)
-        with watched_weights(read, report.stop, what):
-            return load_base(folder, resolved, say=say)
-
-    def drop(self) -> None:
-        """Forget the base and give its memory back."""
-        self._watching.close()
-        self.base, self.key, self.difference = None, None, None
-        release()  # the decoder's cache and graphs hold the layers
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        _return_to_system()
-
-    def tell(self, report: Report) -> None:
-        """Report what is loaded now, or that nothing is."""
-        if self.base is None or self.key is None:
-            report.holds(Holds())
-            return
-        device = self.base.device
-        report.holds(Holds(
-            model=display_name(self.key[0]), quantization=self.key[1].mode, adapter=self.base.adapter,
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        ))
 
     def _train(self, job: TrainJob, report: Report) -> dict[str, Any]:
         info = take(self.runs, job.run, resume=job.resume).info  # a refusal leaves the run as it is
@@ -263,35 +165,46 @@ class Host:
         if job.run is None:
             if isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes):
                 raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
-            return self.ensure_base(job.model, job.quantization, report)
-        view, folder = self.runs.adapter(job.run)
-        if view.live:
-            raise AdapterError(f"The run {view.info.name} is still training: wait for its end or stop it first.")
-        base = self.ensure_base(view.info.model, view.info.settings.quantization, report)
+            return self.ensure_base(job.model, job.quantization, report, beside=True)
+        info, folder = self.finished_adapter(job.run)
+        base = self.ensure_base(info.model, info.settings.quantization, report, beside=True)
         written = _written(folder)  # another process may have trained the run on, or a new one of that name
         if base.adapter != job.run or self.difference is None or self.written != written:
             report.progress(f"putting the adapter {job.run} on", None)
-            self._refuse_other_base(base, view.info, job.run)
+            self.refuse_other_base(base.folder, info, job.run, self.weighed)
             self.difference = None
             self.difference, self.written = put_saved_adapter(base, folder, job.run), written
             self.tell(report)
         return base
 
-    def _refuse_other_base(self, base: Base, info: RunInfo, adapter: str) -> None:
-        """Raise `AdapterError` for an adapter that was trained on other weights: it would answer, and wrongly. Older runs did not note theirs."""
-        if info.base_fingerprint and self.weighed and info.base_fingerprint != self.weighed:
+    def finished_adapter(self, adapter: str) -> tuple[RunInfo, Path]:
+        """The run of an adapter, and the folder that holds it; raises `AdapterError` while it is being trained, `RunError` for an unknown one."""
+        view, folder = self.runs.adapter(adapter)
+        if view.live:
+            raise AdapterError(f"The run {view.info.name} is still training: wait for its end or stop it first.")
+        return view.info, folder
+
+    def refuse_other_base(self, base: Path, info: RunInfo, adapter: str, weighed: str | None = None) -> str:
+        """The fingerprint of the base in a folder (`weighed`, where it is known).
+
+        Raises `AdapterError` for an adapter that was trained on other weights: it would answer, and wrongly. Older runs did not note theirs.
+        """
+        weighed = weigh(base) if weighed is None else weighed
+        if info.base_fingerprint and weighed and info.base_fingerprint != weighed:
             raise AdapterError(
                 f"The adapter {adapter} was trained on another base: {info.model_name} (fingerprint {info.base_fingerprint[:8]}), and what is there now is "
-                f"{base.folder.name} ({self.weighed[:8]}), with other weights. Bring the old model's files back, or train a new run on this one."
+                f"{base.name} ({weighed[:8]}), with other weights. Bring the old model's files back, or train a new run on this one."
             )
+        return weighed
 
-    def _form(self, run: str | None) -> CallForm:
-        """How the conversations of an adapter are written, or of a base that nothing was taught."""
-        return self.runs.form(run) if run is not None else PLAIN
+    def _form(self, job: AnswerJob | EvaluateJob) -> CallForm:
+        """How the conversations of a job are written: as its adapter, its merged model or the voice that it names was taught, or as a base that nothing was."""
+        voice = job.run or (job.form_of if isinstance(job, AnswerJob) else None)
+        return voice_form(self.runs, self.catalog, voice) if voice is not None else model_form(self.catalog, job.model)
 
     def _answer(self, job: AnswerJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        form = self._form(job.run)
+        form = self._form(job)
         dialect = form.dialect
         prompts = [_prompt(base, turns, form) for turns in job.prompts] or [_prompt(base, job.turns, form)] * len(job.lanes)
         bound = self._bound(base, job, dialect, report)
@@ -313,7 +226,7 @@ class Host:
 
     def _evaluate(self, job: EvaluateJob, report: Report) -> dict[str, Any]:
         base = self.ensure_adapter(job, report)
-        form = self._form(job.run)
+        form = self._form(job)
         dialect = form.dialect
         prompts = [_prompt(base, turns, form) for turns in job.prompts]
         bound = self._bound(base, job, dialect, report)
@@ -383,12 +296,6 @@ def _bent(lane: Lane) -> dict[str, Any]:
     return {"constrained": {"changed": count, "first": [vars(change) for change in first]}}
 
 
-def _weigh(folder: Path) -> str:
-    with contextlib.suppress(ModelError):  # whether it can be loaded, the loading tells
-        return fingerprint(folder)
-    return ""
-
-
 def _written(folder: Path) -> int | None:
     try:
         return (folder / "adapter_model.safetensors").stat().st_mtime_ns
@@ -422,14 +329,3 @@ def _batch(base: Base, lengths: Sequence[int]) -> tuple[int, int]:
 def _says(report: Report) -> Callable[[str], None]:
     """Where decoding says that it goes a slower way: in the job's progress."""
     return lambda text: report.progress(text, None)
-
-
-def _computing() -> Phase:
-    return "computing" if torch.cuda.is_available() else "computing on a CPU"
-
-
-def _return_to_system() -> None:
-    """Ask the C library to hand freed memory on to the system: glibc keeps what small tensors lay in."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)

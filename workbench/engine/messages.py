@@ -46,7 +46,8 @@ class AnswerJob(_Message):
 
     `run` names the adapter; without it only the base lane can be asked, on `model`. Where the lanes are asked different conversations,
     `prompts` holds one for each, and `turns` none. A reply also ends before one of the texts in `stops`. `tools` are those that calls are
-    bound to where the sampling says so, as OpenAI's interface describes them.
+    bound to where the sampling says so, as OpenAI's interface describes them. `form_of` names the voice (an adapter, or merged:NAME) in
+    whose form of calls all of it is written, where that is not the form of `run`, or else of `model`.
     """
 
     kind: Literal["answer"] = "answer"
@@ -56,6 +57,7 @@ class AnswerJob(_Message):
     tools: tuple[dict[str, Any], ...] = ()
     lanes: tuple[bool, ...]
     run: str | None = None
+    form_of: str | None = None
     model: str = "demo"
     quantization: Quantization = Quantization()
     sampling: Sampling = Sampling()
@@ -102,7 +104,18 @@ class FoldJob(_Message):
     tools: tuple[dict[str, Any], ...] = ()
 
 
-Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob | FoldJob, Field(discriminator="kind")]
+class MergeJob(_Message):
+    """Merge the adapter `run` (NAME or NAME@best) into its own base, as the model merged:`name`.
+
+    Its result: `model` (merged:NAME), `folder`, `bytes`, `adapter_difference` and `rounding` (see `MergedRecord`).
+    """
+
+    kind: Literal["merge"] = "merge"
+    run: str
+    name: str
+
+
+Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob | FoldJob | MergeJob, Field(discriminator="kind")]
 
 
 class Do(_Message):
@@ -163,6 +176,8 @@ class Holds(_Message):
     quantization: str = ""
     adapter: str | None = None
     device: str = ""
+    also: str = ""
+    """A second model that stays loaded beside it."""
 
 
 class Done(_Message):

@@ -1,7 +1,8 @@
-"""From a model's name to its folder: the embedded one, a local folder, or a hub name already on this machine."""
+"""From a model's name to its folder: the embedded one, a merged one, a local folder, or a hub name already on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -10,26 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import ModelError
+from workbench.files import safe_name
 from workbench.models.tokenizer import read_json
 from workbench.models.watched import StoppedLoadingError
 
 DEMO = "demo"
 DEMO_FOLDER = "gemma-3-270m"
+MERGED = "merged:"  # merged:NAME is the model that an adapter was merged into, in the models folder; no adapter can have such a name
+MERGED_RECORD = "merged.json"  # in its folder: what it was merged from
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Finds models. `models_dir` holds the embedded one."""
+    """Finds models. `models_dir` holds the embedded one and those that adapters were merged into."""
 
     models_dir: Path
 
     def demo_folder(self) -> Path:
         return self.models_dir / DEMO_FOLDER
 
+    def merged(self) -> list[str]:
+        """The merged models, as merged:NAME, the newest first."""
+        found: list[tuple[float, str]] = []
+        with contextlib.suppress(OSError):
+            for path in self.models_dir.glob(f"[!.]*/{MERGED_RECORD}"):
+                with contextlib.suppress(OSError):  # taken away between the look and the question
+                    found.append((path.stat().st_mtime, path.parent.name))
+        return [MERGED + name for _, name in sorted(found, reverse=True)]
+
+    def merged_folder(self, model: str) -> Path:
+        """The folder of merged:NAME, whether it is there or not; raises `ModelError` for a name that can be none."""
+        return self.models_dir / safe_name(model.removeprefix(MERGED), what="name of the merged model", error=ModelError)
+
     def find(self, model: str) -> Path:
         """The folder of a model that is on this machine; raises `ModelError` that says how to get it."""
+        if is_merged(model):
+            folder = self.merged_folder(model)
+            if not (folder / MERGED_RECORD).is_file():
+                raise ModelError(f"There is no merged model {folder.name} any more: choose another model, or merge an adapter under that name.")
+            return _checked(folder)
         if model == DEMO:
             folder = self.demo_folder()
             if not (folder / "config.json").is_file():
@@ -56,10 +78,15 @@ class Catalog:
         try:
             return self.find(model)
         except ModelError:
-            if model == DEMO or not is_hub_name(model) or Path(model).exists():
+            if model == DEMO or is_merged(model) or not is_hub_name(model) or Path(model).exists():
                 raise
         say(f"downloading {model} from the hub")
         return _checked(_snapshot(model, offline=False, bar=bar))
+
+
+def is_merged(model: str | None) -> bool:
+    """Whether `model` has the form merged:NAME."""
+    return model is not None and model.startswith(MERGED)
 
 
 def is_hub_name(model: str) -> bool:
@@ -71,6 +98,8 @@ def display_name(model: str, folder: Path | None = None) -> str:
     """A short name for the screen and the files: never a machine's path."""
     if model == DEMO:
         return DEMO_FOLDER
+    if is_merged(model):
+        return model.removeprefix(MERGED)
     return model if _HUB_NAME.fullmatch(model) and folder is None else Path(model).name or model
 
 

@@ -104,6 +104,12 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     return Base(model, tokenizer, folder, resolved)
 
 
+def load_unquantized(folder: Path, dtype: torch.dtype, device: torch.device, *, say: Callable[[str], None] = lambda _: None) -> Base:
+    """The weights in `folder` as they are, to be worked on there; raises `ModelError` as `load_base` does."""
+    whole = Quantization(mode="none")
+    return Base(_settled(_from_weights(folder, whole, dtype, device, say)), ChatTokenizer.load(folder), folder, whole)
+
+
 def _from_copy(copy: QuantizedCopy, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> Any:
     """The model as it was kept, or None (and a sentence) where that can't be read."""
     say("loading the quantized copy kept beside the model")
@@ -300,15 +306,22 @@ def prove_active(base: Base) -> float:
     """
     model, was_training = base.model, base.model.training
     model.eval()
-    ids = torch.tensor([base.tokenizer.prompt_ids([{"role": "user", "content": "Проверка: 1, 2, 3."}])], device=base.device)
-    adapted = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
+    adapted = probe_logits(base)
     with model.disable_adapter():
-        plain = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
+        plain = probe_logits(base)
     model.train(was_training)
     difference = float((adapted - plain).abs().max())
     if not difference > 0:
         raise AdapterError(f"The adapter {base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
     return difference
+
+
+@torch.no_grad()
+def probe_logits(base: Base) -> torch.Tensor:
+    """The last logits (fp32) of what is loaded now, on the probe that adapters are proven on."""
+    ids = torch.tensor([base.tokenizer.prompt_ids([{"role": "user", "content": "Проверка: 1, 2, 3."}])], device=base.device)
+    logits: torch.Tensor = base.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
+    return logits
 
 
 def _first_line(exc: BaseException) -> str:

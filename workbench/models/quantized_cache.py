@@ -189,11 +189,11 @@ class QuantizedCopy:
             manifest = origin | {"bytes": (new / WEIGHTS).stat().st_size, "tensors": len(tensors)}
             (new / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             for path in (new / WEIGHTS, new / MANIFEST, new):
-                _make_last(path)
+                make_last(path)
             with contextlib.suppress(FileNotFoundError):
                 self.folder.replace(Path(made) / "old")
             new.replace(self.folder)
-            _make_last(home)
+            make_last(home)
         except (OSError, SafetensorError) as exc:
             say(self._excuse(exc))
         finally:
@@ -274,7 +274,7 @@ def _sweep(home: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _make_last(path: Path) -> None:
+def make_last(path: Path) -> None:
     """fsync a file or (where the system can) a folder."""
     try:
         handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants the right to write

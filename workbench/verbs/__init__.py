@@ -19,6 +19,7 @@ from workbench.training.encode import turns_before_answer
 from workbench.training.measured import keep_measurement
 from workbench.verbs.answering import answer, judged_reply
 from workbench.verbs.data import Result, check, convert, generate
+from workbench.verbs.merging import merge
 from workbench.verbs.planning import plan, presets
 from workbench.verbs.runs import runs
 from workbench.verbs.sweeps import JSON_HELP as SWEEP_JSON
@@ -26,7 +27,10 @@ from workbench.verbs.sweeps import sweep
 from workbench.verbs.training import host, need_model, resume, train
 from workbench.workspace import Workspace
 
-__all__ = ["SWEEP_JSON", "Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "plan", "presets", "resume", "runs", "sweep", "train"]
+__all__ = [
+    "SWEEP_JSON", "Result", "answer", "check", "compare", "convert", "evaluate", "fetch_demo_model", "generate", "merge", "plan", "presets", "resume", "runs",
+    "sweep", "train",
+]  # fmt: skip
 
 
 def fetch_demo_model(space: Workspace, options: argparse.Namespace) -> Result:
