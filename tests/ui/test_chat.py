@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 
-from workbench.calls.dialects import TAG
+from workbench.calls.dialects import DIALECTS, TAG
 from workbench.calls.loop import Failed, FellBack, Ran, Refused, Said
+from workbench.calls.prompting import CallForm
 from workbench.engine.client import Ticket
 from workbench.engine.messages import AnswerJob
 from workbench.errors import InputError, WorkbenchError
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 from workbench.settings import RunSettings, Sampling
 from workbench.training import events
+from workbench.training.call_form import CallRecord
+from workbench.training.merged import MergedRecord
 from workbench.ui.chat import asking, panel, shown
 from workbench.ui.chat.asking import Manner
 from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
+from workbench.ui.chat.voices import choice_words, chosen_now
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
@@ -342,3 +346,121 @@ def test_an_error_is_a_sentence_and_the_box_keeps_its_text(workspace: Workspace,
 
     (only,) = list(steps("page", Chat(), "(base)", None, begin))
     assert "So &lt;it&gt; is." in only[6] and not isinstance(only[7], str)
+
+
+# -- voices that come and go --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def merged(workspace: Workspace, engine: Script) -> str:
+    """A merged model beside the adapters, which speaks the Hermes form."""
+    folder = workspace.catalog.models_dir / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
+    record = MergedRecord(adapter="a", base="m", calls=CallRecord.of(CallForm(DIALECTS["hermes"])))
+    (folder / "merged.json").write_text(record.model_dump_json())
+    return "merged:mine"
+
+
+def ways(engine: Script) -> list[tuple[Any, ...]]:
+    return [(job.run, job.model, job.form_of, job.lanes) for job in engine.jobs]
+
+
+def test_a_merged_model_is_a_voice_like_any_other(workspace: Workspace, engine: Script, merged: str) -> None:
+    engine.replies = [("Да",), ("Нет",)] * 2 + [("x", "y"), ("Один",), ("Два",)]
+    chat = Chat()
+    exchange = talk(workspace, chat, "Привет", ("", merged))
+    assert ways(engine) == [(None, "demo", merged, (False,)), (None, merged, None, (False,))], "the base in the form of the voice beside it"
+    assert [side.dialect_name for side in exchange.asked()] == ["hermes", "hermes"] and [side.moved for side in exchange.asked()] == [None, None]
+    assert "Merged · mine" in shown.title_html(merged)
+    talk(workspace, chat, "Ещё?", ("a", merged))
+    assert ways(engine)[2:] == [("a", "demo", None, (True,)), (None, merged, None, (False,))]
+    assert said(engine.jobs[3]) == [[("user", "Привет"), ("assistant", "Нет"), ("user", "Ещё?")]], "it goes on with what it said itself"
+    talk(workspace, Chat(), "Привет", (merged, merged))
+    assert ways(engine)[4:] == [(None, merged, None, (False, False))]
+
+
+def test_the_second_of_two_bases_shows_that_it_is_next(workspace: Workspace, engine: Script, merged: str) -> None:
+    engine.replies = [("Да",), ("Нет",)]
+    asked = asking.ask(workspace, Chat(), "Привет", ("a", merged), Manner())
+    next(asking.follow(asked))
+    assert asked.exchange.right is not None and asked.exchange.right.state == words.NEXT_TO_ANSWER
+
+
+def test_a_call_of_a_merged_model_is_run_and_answered_by_it(workspace: Workspace, engine: Script, merged: str) -> None:
+    call = DIALECTS["hermes"].render(ToolCall("get_sensitive_data"))
+    engine.replies = [("Да",), (call,), ("У вас 12",)]
+    exchange = talk(workspace, Chat(), "Баланс?", ("", merged), Manner(way="run"))
+    assert exchange.right is not None and exchange.right.loop == "answered" and ways(engine)[2] == (None, merged, None, (False,))
+
+
+def test_a_voice_that_is_not_there_is_refused_by_name(workspace: Workspace, engine: Script, merged: str) -> None:
+    for voice, told in (("merged:other", "The merged model other is not there any more"), ("merged:../x", "The merged model"), ("nope", "The adapter nope")):
+        with pytest.raises(InputError, match=told):
+            asking.ask(workspace, Chat(), "Привет", ("", voice), Manner())
+    (workspace.catalog.models_dir / "mine" / "merged.json").unlink()
+    with pytest.raises(InputError, match="The merged model mine is not there any more"):
+        asking.ask(workspace, Chat(), "Привет", (merged, ""), Manner())
+    assert engine.jobs == []
+
+
+def test_an_adapter_that_is_deleted_while_its_call_waits_ends_the_way_with_a_sentence(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Не знаю", CALL)]
+    talk(workspace, chat, "Баланс?")
+    workspace.runs.remove("a")
+    run_call(workspace, chat, "1/1/0/0")
+    side = chat.exchanges[0].right
+    assert side is not None and (side.loop, len(side.pieces)) == ("stopped", 1)
+    html = shown.live_html(chat, 1, {}, "a")
+    assert "There is no run named a; there are: b." in html and "data-run" not in html and words.WAITS_FOR_YOU not in html
+
+
+def test_the_boxes_follow_the_voices_until_a_chat_has_begun() -> None:
+    begun, base = Chat([Exchange("x")]), words.BASE
+    there = ["b", "merged:mine"]
+    assert chosen_now(Chat(), None, None, [], None) == (base, None)
+    assert chosen_now(Chat(), base, None, there, None) == (base, "b")
+    assert chosen_now(Chat(), base, base, there, ["b"]) == (base, base), "a merged model pushes nobody aside"
+    assert chosen_now(Chat(), base, "b", ["c", *there], there) == (base, "c"), "a new adapter is shown"
+    assert chosen_now(Chat(), "a", "a", there, ["a", *there]) == (base, "b"), "one that is gone is chosen no more"
+    assert chosen_now(Chat(), base, "a", [], ["a"]) == (base, None)
+    assert chosen_now(begun, "a", "a", there, ["a", *there]) == ("a", "a"), "in a chat that goes on the voice is not changed unasked"
+    assert chosen_now(begun, base, "b", ["c", *there], there) == (base, "b")
+    assert [choice_words(voice) for voice in there] == ["b", "merged: mine"]
+
+
+# -- a new conversation -------------------------------------------------------------------------------
+
+
+def test_a_new_conversation_leaves_the_old_one_to_be_seen_and_not_to_be_read(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", CALL), ("У вас 12",), ("x", "y"), ("z", "w")]
+    talk(workspace, chat, "Баланс?", manner=Manner(way="run"))
+    cache = chat.cache
+    asked = asking.ask(workspace, chat, "Погода?", ("", "a"), Manner(), fresh=True)
+    list(asking.follow(asked))
+    assert said(engine.jobs[2]) == [[("user", "Погода?")]] * 2 and chat.cache is not cache
+    talk(workspace, chat, "Ещё?")
+    assert said(engine.jobs[3])[1] == [("user", "Погода?"), ("assistant", "y"), ("user", "Ещё?")]
+    past = shown.past_html(chat, 1, {})
+    assert past.count('class="wb-turn old"') == 1 and past.count(words.NEW_CONVERSATION) == 1 and "У вас 12" in past
+    assert [exchange.fresh for exchange in chat.exchanges] == [False, True, False] and [e.prompt for e in chat.current()] == ["Погода?", "Ещё?"]
+
+
+def test_the_way_of_a_call_in_a_new_conversation_knows_nothing_of_the_old_one(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", "Нет"), ("Да", CALL), ("У вас 12",)]
+    talk(workspace, chat, "Привет")
+    asked = asking.ask(workspace, chat, "Баланс?", ("", "a"), Manner(way="run"), fresh=True)
+    list(asking.follow(asked))
+    assert [role for role, _ in said(engine.jobs[2])[0]] == ["user", "assistant", "user"] and said(engine.jobs[2])[0][0] == ("user", "Баланс?")
+
+
+def test_the_first_request_of_a_chat_begins_nothing_new(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Да", "Нет")]
+    asked = asking.ask(workspace, chat, "Привет", ("", "a"), Manner(), fresh=True)
+    list(asking.follow(asked))
+    assert not chat.exchanges[0].fresh and words.NEW_CONVERSATION not in shown.live_html(chat, 1, {}, "a")

@@ -14,6 +14,7 @@ from workbench.errors import DataError, InputError, WorkbenchError
 from workbench.schema import ToolCall
 from workbench.ui.chat import human_panel, keep_panel, kept, shown
 from workbench.ui.chat.talk import Chat, Exchange, Piece, Side
+from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
 CALL = ToolCall("get_weather", {"city": "Тверь", "days": [1, 2]})
@@ -67,6 +68,27 @@ def test_a_file_that_is_no_chat_is_named(tmp_path: Path, text: str) -> None:
         kept.read(tmp_path, "x")
     with pytest.raises(DataError, match="There is no kept chat 'y'"):
         kept.read(tmp_path, "y")
+
+
+def test_a_deleted_chat_goes_to_the_bin_and_its_name_is_free(tmp_path: Path) -> None:
+    kept.keep(tmp_path, "one", a_chat(), "m")
+    assert kept.delete(tmp_path, " one ") == "one" and kept.names(tmp_path) == []
+    assert [path.name for path in tmp_path.glob(".trash/*/*")] == ["one.json"]
+    kept.keep(tmp_path, "one", a_chat(), "m")
+    kept.delete(tmp_path, "one")
+    with pytest.raises(DataError, match="There is no kept chat 'one' any more"):
+        kept.delete(tmp_path, "one")
+    with pytest.raises(InputError, match="can't be used"):
+        kept.delete(tmp_path, "../one")
+    assert len(list(tmp_path.glob(".trash/*/one.json"))) == 2
+
+
+def test_a_chat_keeps_where_a_new_conversation_began(tmp_path: Path) -> None:
+    chat = a_chat()
+    chat.take_up(Exchange("Заново", Side(pieces=[Piece("Да", "stop token")]), fresh=True))
+    kept.keep(tmp_path, "one", chat, "m")
+    found = kept.read(tmp_path, "one")
+    assert [exchange.prompt for exchange in found.current()] == ["Заново"] and words.NEW_CONVERSATION in kept.chat_html(found, "m", {})
 
 
 class Seen(HTMLParser):

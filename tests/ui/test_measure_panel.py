@@ -3,6 +3,7 @@
 import threading
 from types import SimpleNamespace
 
+from workbench.calls.prompting import PLAIN
 from workbench.ui import measure_panel
 from workbench.ui.room import Room
 
@@ -37,3 +38,18 @@ def test_a_measurement_leaves_the_room_when_it_ends_and_a_second_press_stops_the
     space.tickets[1].finished.set()
     list(second)
     assert room.tickets == {}
+
+
+def test_a_merged_model_is_measured_in_its_own_form_and_keeps_nothing_beside_a_run(workspace, monkeypatch):
+    asked = []
+    done = {"replies": ["x"] * len(workspace.cases("cases.jsonl")), "adapter_difference": None}
+    ticket = SimpleNamespace(finished=threading.Event(), label="evaluating", wait=lambda: done)
+    ticket.finished.set()
+    monkeypatch.setattr(type(workspace), "voices", lambda self: ["merged:mine"])
+    monkeypatch.setattr(type(workspace), "form", lambda self, voice: asked.append(voice) or PLAIN)
+    monkeypatch.setattr(type(workspace), "evaluate", lambda self, cases, **how: asked.append(how) or ticket)
+    monkeypatch.setattr(measure_panel, "keep_measurement", None)
+    press = measure_panel._measured(workspace, Room(), True)
+    shown = list(press(SimpleNamespace(session_hash="page"), "merged:mine"))
+    assert "<b>mine</b>" in shown[0][0] and asked[0] == "merged:mine"
+    assert (asked[1]["run"], asked[1]["adapted"], asked[1]["model"]) == (None, False, "merged:mine")

@@ -8,7 +8,7 @@ import gradio as gr
 
 from workbench.errors import WorkbenchError
 from workbench.ui import measure_panel, words
-from workbench.ui.chat import human_panel, keep_panel
+from workbench.ui.chat import human_panel, keep_panel, merge_panel
 from workbench.ui.chat import panel as chat_panel
 from workbench.ui.chat.rows import row_from
 from workbench.ui.chat.talk import Chat
@@ -31,10 +31,11 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
     panel, _, known = chat_panel.build(space, _demo_prompts(space), between)
     seen, listed, draw_list = human_panel.build(space)
     keep_panel.build(space, panel)
+    merge_panel.build(space, panel)
     measure_panel.build(space, Room(), bench, panel.right)
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    choices, drawn = [panel.left, panel.right, last, panel.chat, seen], [panel.left, panel.right, last, panel.pieces[5], *listed]
+    choices, drawn = [panel.left, panel.right, last, panel.chat, seen], [panel.left, panel.right, last, panel.pieces[5], panel.change, *listed]
 
     def look(*so_far: Any) -> list[Any]:
         return [*known(*so_far[:-1]), *draw_list(so_far[-1])]

@@ -13,6 +13,7 @@ from workbench.errors import InputError, WorkbenchError, sentence_case
 from workbench.evaluation.failures import add_drafts, row_of_miss
 from workbench.evaluation.report import TITLES, Bent, expected_text, got_text, rate_text
 from workbench.evaluation.scores import Scored, score, score_reply
+from workbench.models.catalog import display_name, is_merged
 from workbench.settings import Sampling
 from workbench.training.measured import keep_measurement
 from workbench.ui import words
@@ -32,16 +33,18 @@ class Misses:
 
 
 def measure(
-    space: Workspace, run: str | None, *, adapted: bool, constrain: bool = False, begun: Callable[[Ticket], None] = lambda _: None
+    space: Workspace, run: str | None, *, adapted: bool, constrain: bool = False, begun: Callable[[Ticket], None] = lambda _: None, model: str | None = None
 ) -> Generator[str, None, Misses]:
     """Answers all cases and yields the progress, then the table of rates with every wrong reply; returns the misses.
+
+    Without a `run` a merged `model` may be measured.
 
     With `constrain` calls are bound; what that gives is shown and not kept: beside other adapters' figures it would mislead.
 
     `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
     """
-    cases, dialect = space.cases("cases.jsonl"), space.form(run).dialect
-    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain))
+    cases, dialect = space.cases("cases.jsonl"), space.form(run or model).dialect
+    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain), model=model)
     begun(ticket)
     try:
         while not ticket.finished.is_set():
@@ -59,7 +62,8 @@ def measure(
         note(f"{s.case.prompt} — expected {expected_text(s)}, got: {got_text(s)}", "warn") for s in scored if not s.right
     )
     bent = note(f"{sentence_case(Bent.of_replies(done['constrained']).text())}. {words.MEASURE_BOUND}") if constrain else ""
-    yield f"<b>{escape(run if run and adapted else words.BASE)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + bent + wrong
+    name = run if run and adapted else display_name(model) if model else words.BASE
+    yield f"<b>{escape(name)}</b>" + facts((title, rate_text(getattr(scores, name))) for name, title in TITLES.items()) + bent + wrong
     return Misses([s for s in scored if not s.right])
 
 
@@ -127,12 +131,13 @@ def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
             mine.append(ticket)
             room.enter(key, ticket)
 
-        if with_adapter and (not chosen or chosen not in space.adapters()):
+        if with_adapter and (not chosen or chosen not in space.voices()):
             yield [note(words.CHAT_NO_ADAPTER, "warn"), *untouched]
             return
         try:
             run = chosen if chosen in space.adapters() else None
-            steps = measure(space, run, adapted=with_adapter, constrain=constrain, begun=begun)
+            merged = chosen if with_adapter and is_merged(chosen) else None
+            steps = measure(space, run, adapted=with_adapter and not merged, constrain=constrain, begun=begun, model=merged)
             picture = ""
             while True:
                 try:

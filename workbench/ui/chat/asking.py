@@ -15,6 +15,7 @@ from workbench.schema import ToolCall, ToolSpec
 from workbench.settings import Sampling
 from workbench.ui import words as common
 from workbench.ui.chat.talk import Chat, Exchange, Piece, Side, call_key, conversation
+from workbench.ui.chat.voices import gone_words
 from workbench.ui.errors import sentence
 from workbench.ui.header import waiting_words
 from workbench.ui.words import chat as words
@@ -55,9 +56,11 @@ class Asked:
             if not ticket.finished.is_set():
                 self.space.engine.stop(ticket)
 
-    def submit(self, prompts: list[list[Turn]], run: str | None, lanes: tuple[bool, ...]) -> Ticket:
-        """Hand a job in; one that comes after the stop is taken back at once."""
-        ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=self.manner.sampling, stops=self.manner.stops)
+    def submit(self, prompts: list[list[Turn]], sides: Sequence[Side]) -> Ticket:
+        """Hand in a job for sides of one `weights`; one that comes after the stop is taken back at once."""
+        run, model, form_of = sides[0].weights
+        lanes = tuple(side.adapted for side in sides)
+        ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=self.manner.sampling, stops=self.manner.stops, model=model, form_of=form_of)
         self.tickets.append(ticket)
         if self.halted:
             self.stop()
@@ -94,35 +97,34 @@ def read_stops(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None], manner: Manner) -> Asked:
+def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None], manner: Manner, *, fresh: bool = False) -> Asked:
     """Hand a request to the engine, for the voices of the left and the right pane ("" is the base, None asks nobody).
 
-    Raises `InputError` for an empty or endless request and for an adapter that is not there, `WorkbenchError` where its calls can't be written.
+    With `fresh` it begins a new conversation: what was said before stays to be seen, and the models are not told of it.
+    Raises `InputError` for an empty or endless request and for a voice that is not there, `WorkbenchError` where its calls can't be written.
     """
     text = prompt.strip()
     if not text:
         raise InputError(common.NO_PROMPT)
     if len(text) > MAX_PROMPT:
         raise InputError(words.TOO_LONG.format(count=len(text), most=MAX_PROMPT))
-    there = space.adapters()
-    for voice in voices:
-        if voice and voice not in there:
-            raise InputError(words.GONE.format(name=voice[:60]))
-    runs = [run for run in dict.fromkeys(voices) if run]
-    asked = Asked(space, chat, Exchange(text, None, None), manner)
+    if gone := gone_words(voices, space.voices()):
+        raise InputError(gone)
+    others = [voice for voice in voices if voice]
+    asked = Asked(space, chat, Exchange(text, None, None, fresh=fresh and bool(chat.exchanges)), manner)
     sides: list[Side | None] = []
     for voice in voices:
-        # The base is asked in the form that the adapter beside it learned: the same words for both.
-        run = None if voice is None else voice or (runs[0] if runs else None)
+        # The base is asked in the form that the voice beside it learned: the same words for both.
+        run = None if voice is None else voice or (others[0] if others else None)
         sides.append(None if voice is None else Side(voice, run, space.form(run).dialect.name, [Piece(limit=manner.sampling.max_new_tokens)]))
     asked.exchange.left, asked.exchange.right = sides
-    jobs: list[tuple[str | None, list[Side], list[list[Turn]]]] = []
-    for run in dict.fromkeys(side.run for side in asked.exchange.asked()):
-        form = space.form(run)
-        places = [(pane, side) for pane, side in enumerate(sides) if side is not None and side.run == run]
-        jobs.append((run, [side for _, side in places], [conversation(chat, pane, side.voice, form, text) for pane, side in places]))
-    for run, own, prompts in jobs:
-        asked.parts.append((asked.submit(prompts, run, tuple(bool(side.voice) for side in own)), own))
+    jobs: list[tuple[list[Side], list[list[Turn]]]] = []
+    before = Chat() if asked.exchange.fresh else chat
+    for weights in dict.fromkeys(side.weights for side in asked.exchange.asked()):
+        places = [(pane, side) for pane, side in enumerate(sides) if side is not None and side.weights == weights]
+        jobs.append(([side for _, side in places], [conversation(before, pane, side.voice, space.form(side.run), text) for pane, side in places]))
+    for own, prompts in jobs:
+        asked.parts.append((asked.submit(prompts, own), own))
     chat.take_up(asked.exchange)
     return asked
 
@@ -209,7 +211,7 @@ def carry_on(asked: Asked, side: Side) -> Iterator[None]:
         yield
         worker.join(PAUSE)
     for fault in faults:
-        side.loop, side.state = "stopped", sentence(fault)
+        side.loop, side.trouble = "stopped", sentence(fault)
     yield
 
 
@@ -251,7 +253,7 @@ def _walk(asked: Asked, side: Side) -> None:
         side.steps = tuple(heard)
 
     pane = 0 if asked.exchange.left is side else 1  # two sides that said the same are equal
-    earlier = Chat(asked.chat.exchanges[: asked.chat.place(asked.exchange.key)])
+    earlier = Chat([] if asked.exchange.fresh else asked.chat.exchanges[: asked.chat.place(asked.exchange.key)])
     turns = conversation(earlier, pane, side.voice, form, asked.exchange.prompt)
     trace = ToolLoop(form, tools, answer, run, LoopLimits(), asked.chat.cache, confirm, tell=tell, stop=lambda: asked.halted)(turns)
     side.loop = trace.ended
@@ -263,7 +265,7 @@ def _walk(asked: Asked, side: Side) -> None:
 def _another(asked: Asked, side: Side, turns: list[Turn]) -> str:
     """The model's reply to what its tools answered."""
     side.pieces.append(Piece(limit=asked.manner.sampling.max_new_tokens))
-    ticket = asked.submit([turns], side.run, (bool(side.voice),))
+    ticket = asked.submit([turns], [side])
     for _ in _answers(asked.space, ticket, [side]):
         pass
     if not side.pieces[-1].judged:

@@ -1,7 +1,8 @@
-"""The panel that keeps a chat, opens a kept one, and exports it."""
+"""The panel that keeps a chat, opens or deletes a kept one, and exports it."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,8 @@ from workbench.ui.highlight import note
 from workbench.ui.quiet import QUIET
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
+
+SURE_SECONDS = 10.0  # for which a first press is remembered
 
 
 def export(space: Workspace, chat: Chat, form: str) -> str:
@@ -44,10 +47,12 @@ def build(space: Workspace, panel: ChatPanel) -> None:
             save = gr.Button(words.KEEP, size="sm", min_width=110, scale=1, elem_id="chat-keep-save")
             chosen = gr.Dropdown([], label=words.KEPT_CHATS, scale=2, min_width=140, elem_id="chat-kept", allow_custom_value=True)
             load = gr.Button(words.OPEN, size="sm", min_width=80, scale=1, elem_id="chat-keep-open")
+            remove = gr.Button(words.DELETE, size="sm", min_width=80, scale=1, elem_id="chat-kept-delete")
             exports = {form: gr.Button(title, size="sm", min_width=110, scale=1, elem_id=f"chat-export-{form}") for form, title in
                        (("json", words.EXPORT_JSON), ("html", words.EXPORT_HTML))}  # fmt: skip
         said = gr.HTML(elem_id="chat-keep-message", elem_classes="wb-tight")
         file = gr.DownloadButton(visible="hidden", elem_id="chat-export-file")
+        sure = gr.State(None)  # the chat that a first press meant, and when
 
     def kept_now(chat: Chat, wanted: str | None) -> list[Any]:
         try:
@@ -76,8 +81,30 @@ def build(space: Workspace, panel: ChatPanel) -> None:
 
         return shown(made)
 
+    def deleted(chat: Chat, wanted: str | None, first: tuple[str, float] | None) -> list[Any]:
+        """The first press asks, the second deletes."""
+        if not wanted:
+            return [note(words.CHOOSE_KEPT, "warn"), gr.skip(), *calm()]
+        if wanted not in kept.names(folder):
+            return [note(words.NO_SUCH_CHAT.format(name=wanted), "warn"), gr.Dropdown(choices=kept.names(folder), value=None), *calm()]
+        if first is None or first[0] != wanted or time.monotonic() - first[1] > SURE_SECONDS:
+            return [note(words.DELETE_ASKED.format(name=wanted), "warn"), gr.skip(), gr.Button(words.SURE_DELETE, variant="stop"), (wanted, time.monotonic())]
+        try:
+            gone = kept.delete(folder, wanted)
+        except WorkbenchError as exc:
+            return [note(str(exc), "warn"), gr.Dropdown(choices=kept.names(folder), value=None), *calm()]
+        if chat.name == gone:  # the chat on the screen is kept no more: its name is free
+            chat.name = ""
+        return [note(words.DELETED.format(name=gone), "ok"), gr.Dropdown(choices=kept.names(folder), value=None), *calm()]
+
+    def calm() -> list[Any]:
+        """The button as it was before a first press."""
+        return [gr.Button(words.DELETE, variant="secondary"), None]
+
     save.click(shown(kept_now), [panel.chat, name], [said, chosen], **QUIET)
     chosen.focus(shown(lambda: gr.Dropdown(choices=kept.names(folder))), None, chosen, **QUIET)
     load.click(shown(opened), [panel.chat, panel.left, panel.right, chosen], [said, *panel.outputs, panel.chat, name], **QUIET)
+    remove.click(shown(deleted), [panel.chat, chosen, sure], [said, chosen, remove, sure], **QUIET)
+    chosen.input(shown(calm), None, [remove, sure], **QUIET)
     for form, button in exports.items():
         fetched(button.click(exporting(form), panel.chat, [file, said], **QUIET), file)

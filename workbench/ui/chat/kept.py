@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from workbench.errors import DataError, InputError, SettingsError
-from workbench.files import explain_os_error, safe_name, write_atomic
+from workbench.files import explain_os_error, into_bin, safe_name, write_atomic
 from workbench.ui.chat import shown
 from workbench.ui.chat.talk import KEPT, Chat, Exchange
 from workbench.ui.highlight import escape
@@ -19,6 +19,7 @@ from workbench.ui.theme import CSS
 from workbench.ui.words import chat as words
 
 FORMAT = 1
+BIN = ".trash"  # under the folder of kept chats: BIN/WHEN/NAME.json
 LARGEST = 32 * 2**20  # bytes of a file that is opened
 _EXCHANGES: TypeAdapter[list[Exchange]] = TypeAdapter(list[Exchange])
 # No script, no picture, no address is allowed, whatever a model wrote.
@@ -89,6 +90,19 @@ def read(folder: Path, name: str) -> Chat:
         chat.take_up(exchange)
     chat.name = safe
     return chat
+
+
+def delete(folder: Path, name: str) -> str:
+    """Put a kept chat into the bin; returns its name. Raises `InputError` for a name that can be none, `DataError` for a chat that is gone."""
+    safe = safe_name(name, what="name of the chat")
+    path = folder / f"{safe}.json"
+    try:
+        into_bin(path, folder / BIN)
+    except FileNotFoundError as exc:
+        raise DataError(words.NO_SUCH_CHAT.format(name=safe)) from exc
+    except OSError as exc:
+        raise DataError(explain_os_error(exc, Path(exc.filename or path))) from exc
+    return safe
 
 
 def chat_html(chat: Chat, model: str, tools: shown.Tools, *, dark: bool = False) -> str:

@@ -14,6 +14,7 @@ from workbench.ui.chat import asking, shown
 from workbench.ui.chat.asking import Asked, Desk, Manner
 from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.chat.talk import Chat
+from workbench.ui.chat.voices import choice_words, chosen_now, gone_words, voice_of
 from workbench.ui.errors import sentence
 from workbench.ui.errors import shown as guarded
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
@@ -42,11 +43,6 @@ class ChatPanel:
     @property
     def outputs(self) -> list[Any]:
         return [*self.pieces, self.change]
-
-
-def voice_of(chosen: str | None) -> str | None:
-    """The voice that a box names: "" for the base, None where nothing is chosen."""
-    return "" if chosen == words.BASE else chosen or None
 
 
 def read_manner(values: Sequence[Any]) -> Manner:
@@ -174,7 +170,9 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         leave = gr.Button(words.LEAVE_EDIT, size="sm", min_width=100, scale=0, visible=False, elem_id="chat-leave-edit")
         between()
     with gr.Row(equal_height=True):
-        prompt = gr.Textbox(show_label=False, placeholder=common.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True)
+        prompt = gr.Textbox(
+            label=words.PROMPT, show_label=False, placeholder=common.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True
+        )
         send = gr.Button(common.CHAT_SEND, variant="primary", min_width=80, scale=1, elem_id="send")
         stop = gr.Button(common.CHAT_STOP, min_width=60, scale=1, elem_id="stop-answer")
         clear = gr.Button(common.CHAT_CLEAR, min_width=60, scale=1, elem_id="clear-chat")
@@ -183,13 +181,16 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
     outputs = [*panel.outputs, prompt, chat, editing, leave]
     steps = answering(space, desk, draw)
 
-    def sent(request: gr.Request, text: str, talk: Chat, first: str | None, second: str | None, edited: int | None, *values: Any) -> Iterator[list[Any]]:
+    def sent(
+        request: gr.Request, text: str, talk: Chat, first: str | None, second: str | None, edited: int | None, *values: Any, fresh: bool = False
+    ) -> Iterator[list[Any]]:
         def begin() -> tuple[Asked, Iterator[None], str]:
             how, place, before = read_manner(values), talk.place(edited), list(talk.exchanges)
             if place is not None:
                 talk.cut(place)
+            begins = fresh or place is not None and before[place].fresh
             try:
-                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how)
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins)
             except WorkbenchError:
                 talk.exchanges[:] = before
                 raise
@@ -200,9 +201,10 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
     def repeated(request: gr.Request, talk: Chat, first: str | None, second: str | None, *values: Any) -> Iterator[list[Any]]:
         def begin() -> tuple[Asked, Iterator[None], str]:
             before = list(talk.exchanges)
+            begins = bool(before) and before[-1].fresh
             try:
                 text, how, said = again(talk, read_manner(values))
-                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how)
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins)
             except WorkbenchError:
                 talk.exchanges[:] = before
                 raise
@@ -259,22 +261,28 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         box.change(guarded(lambda chosen: shown.title_html(voice_of(chosen))), box, pieces[place], **QUIET)
 
     def known(first: str | None, second: str | None, before: list[str] | None, talk: Chat) -> list[Any]:
-        """[left, right, the adapters there are, the invitation of the right pane]; a new adapter takes the right pane of a chat that has not begun."""
-        names = space.adapters()
-        if names == before:
-            return [gr.skip()] * 4
-        fresh = bool(names) and (not second or (not talk.exchanges and (second not in names or (before is not None and names[0] not in before))))
-        now = names[0] if fresh else second
-        told = [(words.BASE_TITLE, words.BASE), *((name, name) for name in names)]
-        invitation = gr.skip() if talk.exchanges else shown.live_html(talk, 1, None, voice_of(now))
-        return [gr.Dropdown(choices=told, value=first or words.BASE), gr.Dropdown(choices=told, value=now), names, invitation]
+        """[left, right, the voices there are, the invitation of the right pane, the line between]; told is only what has changed.
+
+        A new adapter takes the right pane of a chat that has not begun. In one that has, a voice that is gone stays chosen, and is named as gone.
+        """
+        there = space.voices()
+        if there == before:
+            return [gr.skip()] * 5
+        left_now, right_now = chosen_now(talk, first, second, there, before)
+        told = [(words.BASE_TITLE, words.BASE), *((choice_words(name), name) for name in there)]
+        invitation = gr.skip() if talk.exchanges else shown.live_html(talk, 1, None, voice_of(right_now))
+        gone = gone_words((voice_of(left_now), voice_of(right_now)), there) if before is not None else ""
+        line = shown.changed_html(talk) + note(gone, "warn") if gone else gr.skip()
+        return [gr.Dropdown(choices=told, value=left_now), gr.Dropdown(choices=told, value=right_now), there, invitation, line]
 
     return panel, manner, known
 
 
 def _with_text(sent: Any, text: str) -> Any:
+    """A handler that sends a prompt of the deck: it begins a new conversation."""
+
     def pressed(request: gr.Request, talk: Chat, first: str | None, second: str | None, *values: Any) -> Iterator[list[Any]]:
-        for step in sent(request, text, talk, first, second, None, *values):
+        for step in sent(request, text, talk, first, second, None, *values, fresh=True):
             yield [*step[:7], gr.skip(), *step[8:]]  # the box keeps what is typed into it
 
     return pressed

@@ -25,4 +25,4 @@ def row_from(space: Workspace, chat: Chat, should: str) -> tuple[RowSet, str]:
         raise InputError(common.NO_REPLY_YET)
     tools = list(space.tools.read().tools)
     rows, said = add_drafts(space.rows, [row_of_reply(last.prompt, replies, should=should, tools=tools, dialect=dialect)])
-    return rows, f"{said} {words.ROW_ALONE}" if len(chat.exchanges) > 1 else said
+    return rows, f"{said} {words.ROW_ALONE}" if len(chat.current()) > 1 else said

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from workbench.calls.dialects import verdict
 from workbench.calls.loop import Failed, FellBack, Ran, Refused, Step
+from workbench.models.catalog import display_name, is_merged
 from workbench.schema import ToolSpec
 from workbench.ui import words as common
 from workbench.ui.chat.cards import difference_html, reply_html, visible
@@ -26,6 +27,8 @@ watch('value', () => requestAnimationFrame(() => { if (last && pane) pane.scroll
 
 def pane_title(voice: str | None) -> str:
     """Whose pane it is."""
+    if is_merged(voice):
+        return words.MERGED_TITLE.format(name=display_name(voice or ""))
     return common.ADAPTED if voice is None else words.ADAPTED_TITLE.format(name=voice) if voice else words.BASE_TITLE
 
 
@@ -36,7 +39,8 @@ def title_html(voice: str | None) -> str:
 
 def past_html(chat: Chat, pane: int, tools: Tools) -> str:
     """All exchanges of a pane but the newest, the oldest first."""
-    return "".join(exchange_html(exchange, pane, tools) for exchange in chat.exchanges[:-1])
+    going = {exchange.key for exchange in chat.current()}
+    return "".join(exchange_html(exchange, pane, tools, old=exchange.key not in going) for exchange in chat.exchanges[:-1])
 
 
 def live_html(chat: Chat, pane: int, tools: Tools, voice: str | None) -> str:
@@ -46,17 +50,18 @@ def live_html(chat: Chat, pane: int, tools: Tools, voice: str | None) -> str:
     return exchange_html(chat.newest, pane, tools, live=True)
 
 
-def exchange_html(exchange: Exchange, pane: int, tools: Tools, *, live: bool = False, buttons: bool = True) -> str:
-    """A request and all that a pane said to it; calls that wait in the newest one have their button."""
+def exchange_html(exchange: Exchange, pane: int, tools: Tools, *, live: bool = False, buttons: bool = True, old: bool = False) -> str:
+    """A request and all that a pane said to it; calls that wait in the newest one have their button. With `old` it is of an earlier conversation."""
     edit = (
         f'<button type="button" class="wb-small wb-edit" data-do="edit" data-key="{exchange.key}" title="{escape(words.EDIT_TITLE)}">{escape(words.EDIT)}</button>'
         if buttons else ""
     )  # fmt: skip
-    ask = f'<div class="wb-ask" dir="auto">{edit}{visible(exchange.prompt)}</div>'
+    fresh = f'<div class="wb-fresh">{escape(words.NEW_CONVERSATION)}</div>' if exchange.fresh else ""
+    ask = f'{fresh}<div class="wb-ask" dir="auto">{edit}{visible(exchange.prompt)}</div>'
     side = exchange.sides[pane]
     if side is None:
-        return f'<div class="wb-turn">{ask}<div class="wb-dim">{escape(common.CHAT_NO_ADAPTER)}</div></div>'
-    return f'<div class="wb-turn">{ask}{side_html(side, tools, key=f"{exchange.key}/{pane}" if live and buttons else None)}</div>'
+        return f'<div class="wb-turn{" old" if old else ""}">{ask}<div class="wb-dim">{escape(common.CHAT_NO_ADAPTER)}</div></div>'
+    return f'<div class="wb-turn{" old" if old else ""}">{ask}{side_html(side, tools, key=f"{exchange.key}/{pane}" if live and buttons else None)}</div>'
 
 
 def side_html(side: Side, tools: Tools, *, key: str | None = None) -> str:
@@ -69,6 +74,8 @@ def side_html(side: Side, tools: Tools, *, key: str | None = None) -> str:
         parts += [_step(step) for step in (rounds[i] if i < len(rounds) else ())]
         if waits and key is not None:
             parts.append(f'<div class="wb-step wait">{escape(words.WAITS_FOR_YOU)}</div>')
+    if side.trouble:
+        parts.append(f'<div class="wb-step bad">{visible(side.trouble, 1000)}</div>')
     if side.listed:
         parts.append(f'<div class="wb-step human">{chip(words.FELL_BACK, "warn")} {escape(words.LISTED)}</div>')
     return "".join(parts)

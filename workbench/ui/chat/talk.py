@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from workbench.calls.dialects import Dialect, calls_in, dialect_named
 from workbench.calls.loop import Ran, ResultCache, Said, Step
 from workbench.calls.prompting import CallForm, Turn
+from workbench.models.catalog import is_merged
 from workbench.schema import ToolCall
 
 KEPT = 40  # exchanges that a chat keeps
@@ -51,7 +52,8 @@ class Piece:
 class Side:
     """What one pane said to a request: one reply, or several with the answers of tools between them.
 
-    `voice` is the adapter's name, "" for the base; `run` names the adapter whose base and form of calls were used, None for none.
+    `voice` is the adapter's name, merged:NAME, or "" for the base; `run` names the voice whose form of calls was used, None for none:
+    of an adapter its base was taken too.
     `loop` is how the loop behind a call stands: "", "waits", "answered", "stopped" or "needs a human".
     """
 
@@ -66,6 +68,20 @@ class Side:
     moved: float | None = None
     """By how much the adapter was measured to move the logits."""
     confirmed: set[str] = field(default_factory=set)
+    trouble: str = ""
+    """Why the way of its calls broke off, as a sentence."""
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter answers."""
+        return bool(self.voice) and not is_merged(self.voice)
+
+    @property
+    def weights(self) -> tuple[str | None, str | None, str | None]:
+        """What a job for it names: (an adapter's run, a model that is not the open one, the voice in whose form that one is asked)."""
+        if not is_merged(self.run):
+            return self.run, None, None
+        return (None, self.voice, None) if self.voice else (None, None, self.run)
 
     @property
     def dialect(self) -> Dialect:
@@ -102,6 +118,8 @@ class Exchange:
     left: Side | None = field(default_factory=Side)
     right: Side | None = None
     key: int = 0
+    fresh: bool = False
+    """Whether a new conversation begins with it."""
 
     @property
     def sides(self) -> tuple[Side | None, Side | None]:
@@ -133,6 +151,8 @@ class Chat:
     def take_up(self, exchange: Exchange) -> None:
         """Add an exchange under a key of its own; beyond `KEPT` the oldest goes."""
         exchange.key = next(self._keys)
+        if exchange.fresh:
+            self.cache = ResultCache()
         self.exchanges.append(exchange)
         del self.exchanges[:-KEPT]
 
@@ -143,6 +163,11 @@ class Chat:
     def cut(self, place: int) -> None:
         """Let go of the exchange at a place and all after it."""
         del self.exchanges[place:]
+
+    def current(self) -> list[Exchange]:
+        """The exchanges of the conversation that goes on."""
+        begun = max((i for i, exchange in enumerate(self.exchanges) if exchange.fresh), default=0)
+        return self.exchanges[begun:]
 
     def clear(self) -> None:
         self.exchanges.clear()
@@ -156,7 +181,7 @@ def conversation(chat: Chat, pane: int, voice: str, form: CallForm, prompt: str)
     What another voice said in that pane is not put into its mouth. Raises `RowError` for a request that can't be written.
     """
     turns: list[Turn] = []
-    for exchange in chat.exchanges:
+    for exchange in chat.current():
         side = exchange.sides[pane]
         said = spoken(side, form) if side is not None and side.voice == voice else []
         if said:

@@ -15,13 +15,17 @@ MORE_SIGNS = "…{count:,} more characters are not shown here"
 
 # The chat
 BASE, BASE_TITLE = "(base)", "Base"
-LEFT, RIGHT, ADAPTED_TITLE = "Left pane", "Right pane", "Adapted · {name}"
+LEFT, RIGHT, ADAPTED_TITLE, MERGED_TITLE = "Left pane", "Right pane", "Adapted · {name}", "Merged · {name}"
+MERGED_CHOICE = "merged: {name}"
+PROMPT = "Your message"
+NEW_CONVERSATION = "New conversation: the models are not told what stands above."
 REGENERATE, EDIT, EDIT_TITLE, LEAVE_EDIT = "Regenerate", "Edit", "Put this message into the box below, to send it again", "Don't edit"
 EDITING = "Sending replaces message {number} and all that came after it."
 NO_ANSWER = "No answer is being written."
 NOTHING_TO_REPEAT = "There is nothing to answer again yet: ask something first."
 GREEDY_REPEATS = "Greedy decoding gives the same reply again: switch Greedy off under “Sampling and calls” for another one."
 GONE = "The adapter {name} is not there any more (deleted, or its run is training again): choose another one."
+MERGED_GONE = "The merged model {name} is not there any more (deleted or renamed): choose another voice."
 NEXT_TO_ANSWER = "answers when the other pane has ended…"
 ACTIVE = "adapter active: moves the logits by up to {moved:.1f}"
 CUT = "cut at the length limit of {limit:,} tokens: raise “Longest reply” under “Sampling and calls”"
@@ -47,6 +51,10 @@ RUNNING = "running {name}…"
 
 # Keeping a chat
 KEEP_TITLE, KEEP, OPEN, KEEP_NAME, KEPT_CHATS = "Keep and export", "Keep this chat", "Open", "Name", "Kept chats"
+DELETE, SURE_DELETE = "Delete", "Sure? Delete it"
+DELETE_ASKED = "Press again to delete the kept chat {name}. What is on the screen stays."
+DELETED = "The kept chat {name} was deleted. It stays in the bin (data/chats/.trash) until you empty that."
+CHOOSE_KEPT = "Choose a kept chat first."
 EXPORT_JSON, EXPORT_HTML = "Export as JSON", "Export as HTML"
 KEPT_AS = "Kept as data/chats/{name}.json."
 NAME_TAKEN = "There is a kept chat {name} already: choose another name, or open that one first."
@@ -58,6 +66,15 @@ CHAT_TOO_LARGE = "The file {name}.json is larger than {most} MiB: it can't be op
 OPENED = "Opened {name}: {count} messages."
 EXPORTED = "The file is ready."
 HTML_TITLE, HTML_HEAD = "Chat with {model}", "{count} messages · saved {when}"
+
+# Merging
+MERGE_TITLE, MERGE, MERGE_NAME = "Merge into a model", "Merge", "Name of the new model"
+MERGE_HELP = "Makes a model of its own of the right pane's adapter and its base, in models/: both panes then offer it, and --model merged:NAME takes it."
+MERGE_WHICH = "Choose an adapter in the right pane: it is merged into its own base, and stays as it is."
+MERGE_LEFT = "It goes on if this page is closed; the button on top stops it."
+MERGED_NOW = (
+    "{adapter} is merged: “{choice}” can be chosen in both panes now ({size:.1f} GiB in models/{name}). Its logits are the adapter's to within {rounding:.2g}."
+)
 
 # Answers for a person
 HUMAN_TITLE, HUMAN_SOME = "Needs a human", "Needs a human ({count})"
