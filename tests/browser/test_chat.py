@@ -19,6 +19,8 @@ from workbench.engine.messages import AnswerJob
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 from workbench.settings import RunSettings
 from workbench.training import events
+from workbench.training.call_form import CallRecord
+from workbench.training.merged import MergedRecord
 from workbench.ui.theme import CSS, theme
 from workbench.ui.workbench import build
 from workbench.workspace import Workspace
@@ -132,9 +134,11 @@ class Script:
         self.pieces = 3
         space.engine.submit = self.submit  # type: ignore[method-assign]
         self.stopped: list[Ticket] = []
+        self.jobs: list[AnswerJob] = []
 
     def submit(self, job: Any, label: str) -> Ticket:
         assert isinstance(job, AnswerJob)
+        self.jobs.append(job)
         ticket = Ticket(1, job, label, begun=time.time(), progress="answering")
         threading.Thread(target=self._answer, args=(ticket, self.replies.pop(0)), daemon=True).start()
         return ticket
@@ -268,3 +272,67 @@ def test_an_adapter_that_is_deleted_in_mid_chat_is_named(scripted: tuple[Page, S
     expect(page.locator("#pane-change")).to_contain_text("The adapter a is not there any more", timeout=20_000)
     expect(page.locator("#prompt textarea")).to_have_value("Ещё?")
     expect(page.locator("#pane-right .wb-reply")).to_contain_text("Нет")
+
+
+def merged_model(space: Workspace) -> None:
+    """A folder that the catalog takes for a merged model; the scripted engine loads nothing."""
+    folder = space.catalog.models_dir / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
+    (folder / "merged.json").write_text(MergedRecord(adapter="a", base="m", calls=CallRecord(dialect="tag")).model_dump_json())
+
+
+def test_a_merged_model_is_chosen_answers_and_is_named_once_it_is_gone(scripted: tuple[Page, Script, Workspace]) -> None:
+    page, script, space = scripted
+    merged_model(space)
+    script.replies = [("Да",), ("Нет",)]
+    page.locator("#chat-left input").click()
+    page.get_by_role("option", name="merged: mine").click()
+    expect(page.locator("#pane-left .wb-voice")).to_have_text("Merged · mine")
+    page.get_by_label("Your message").fill("Привет")
+    page.locator("#send").click()
+    expect(page.locator("#pane-left .wb-reply")).to_have_text("Да", timeout=30_000)
+    expect(page.locator("#pane-right .wb-reply")).to_have_text("Нет", timeout=30_000)
+    expect(page.locator("#chat-left input")).to_have_value("merged: mine")
+    (space.catalog.models_dir / "mine" / "merged.json").unlink()
+    expect(page.locator("#pane-change")).to_contain_text("The merged model mine is not there any more", timeout=20_000)
+    page.locator("#chat-merge > button").click()
+    page.locator("#chat-merge-name input, #chat-merge-name textarea").first.fill("../x")
+    page.locator("#chat-merge-begin").click()
+    expect(page.locator("#chat-merge-message")).to_contain_text("can't be used: take 1 to 64 letters")
+
+
+def test_a_prompt_of_the_deck_begins_a_new_conversation_and_a_kept_chat_is_deleted(scripted: tuple[Page, Script, Workspace]) -> None:
+    page, script, space = scripted
+    script.replies = [("Да", "Нет"), ("Один", "Два"), ("Три", "Четыре")]
+    asked = script.jobs
+    say(page, "Привет")
+    expect(replies(page)).to_have_count(1, timeout=30_000)
+    page.wait_for_timeout(500)
+    deck = page.locator("#demo-0").inner_text()
+    page.locator("#demo-0").click()
+    expect(replies(page)).to_have_count(2, timeout=30_000)
+    expect(page.locator("#pane-left .wb-fresh")).to_have_text("New conversation: the models are not told what stands above.")
+    expect(page.locator("#pane-left .wb-turn.old")).to_contain_text("Привет")
+    page.wait_for_timeout(500)
+    say(page, "Ещё?")
+    expect(replies(page)).to_have_count(3, timeout=30_000)
+    assert [[turn["content"] for turn in job.prompts[0]] for job in asked] == [["Привет"], [deck], [deck, "Один", "Ещё?"]]
+
+    page.wait_for_timeout(500)
+    page.locator("#chat-keep > button").click()
+    page.locator("#chat-keep-name input, #chat-keep-name textarea").first.fill("первый")
+    page.locator("#chat-keep-save").click()
+    expect(page.locator("#chat-keep-message")).to_contain_text("Kept as data/chats/первый.json.")
+    page.locator("#chat-kept-delete").click()
+    expect(page.locator("#chat-keep-message")).to_contain_text("Press again to delete the kept chat первый. What is on the screen stays.")
+    expect(page.locator("#chat-kept-delete")).to_have_text("Sure? Delete it")
+    assert (space.data_dir / "chats" / "первый.json").is_file()
+    page.locator("#chat-kept-delete").click()
+    expect(page.locator("#chat-keep-message")).to_contain_text("The kept chat первый was deleted. It stays in the bin")
+    expect(page.locator("#chat-kept-delete")).to_have_text("Delete")
+    assert not (space.data_dir / "chats" / "первый.json").exists() and list(space.data_dir.glob("chats/.trash/*/первый.json"))
+    expect(page.locator("#pane-left .wb-ask")).to_have_count(3)
+    page.locator("#chat-kept-delete").click()
+    expect(page.locator("#chat-keep-message")).to_contain_text("Choose a kept chat first.")

@@ -64,7 +64,7 @@ def header_html(space: Workspace) -> str:
     holds = status.holds
     held = {"": said.NOT_LOADED, "none": "not quantized"}.get(holds.quantization, holds.quantization)
     adapter = f"adapter {holds.adapter}" if holds.adapter else said.NO_ADAPTER
-    model = holds.model or space.model_name
+    model = (holds.model or space.model_name) + (f" + {holds.also}" if holds.also else "")
     whole = " · ".join(word for word in (model, held, adapter, holds.device) if word)
     return (
         f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'
