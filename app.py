@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["GRADIO_TEMP_DIR"] = str(cache.resolve())
     from workbench.errors import WorkbenchError
     from workbench.models.catalog import is_hub_name
+    from workbench.ui.quiet import THREADS
     from workbench.ui.theme import CSS, theme
     from workbench.ui.workbench import build
     from workbench.workspace import ROOT, Workspace
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     space.load_model()  # in the background: the page is up meanwhile and shows how far it is
     launch: dict[str, Any] = {"server_name": options.host, "server_port": options.port, "auth": login, "theme": theme(), "css": CSS}
     page.queue(default_concurrency_limit=40).launch(
-        **launch, share=False, quiet=True, prevent_thread_lock=True, show_error=True, max_file_size="64mb",
+        **launch, max_threads=THREADS, share=False, quiet=True, prevent_thread_lock=True, show_error=True, max_file_size="64mb",
         strict_cors=True, allowed_paths=[str(space.root / ".cache" / "export")], footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False,
     )
     print(f"Tool-Call Workbench on {space.model_name}: http://{options.host}:{options.port}   (Ctrl+C ends it)", flush=True)

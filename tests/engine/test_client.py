@@ -16,6 +16,7 @@ import pytest
 from workbench.dataset.formats import load_rows
 from workbench.engine.client import Engine, Limits, Ticket
 from workbench.engine.messages import LoadJob, TrainJob, UnloadJob
+from workbench.engine.turns import asked_by
 from workbench.errors import BusyError, EngineError, RunError, WorkbenchError
 from workbench.settings import RunSettings
 from workbench.training import events
@@ -148,6 +149,26 @@ def test_jobs_are_done_one_by_one_in_their_order(engine: Engine) -> None:
     assert first.wait(DEADLINE) == {"slow": True}
     assert len({t.wait(DEADLINE)["pid"] for t in rest}) == 1
     begun = [t.begun for t in (first, *rest)]
+    assert None not in begun and begun == sorted(begun)  # type: ignore[type-var]
+
+
+def test_every_page_has_its_turn_before_one_has_its_second(engine: Engine) -> None:
+    first = load(engine, "slow")
+    until(lambda: first.progress == "slow")
+    tickets = {}
+    for page, name in (("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"), ("b", "b2"), ("", "nobody's")):
+        with asked_by(page):
+            tickets[name] = load(engine, name)
+    order = ["a1", "b1", "c1", "nobody's", "a2", "b2", "a3"]
+    assert [t.label.removeprefix("loading ") for t in engine.queue()] == ["slow", *order]
+    assert [engine.place(tickets[name]) for name in order] == [1, 2, 3, 4, 5, 6, 7]
+    engine.stop(tickets["b1"])
+    assert engine.place(tickets["c1"]) == 2
+    engine.stop(first)
+    done = [name for name in order if name != "b1"]
+    for name in done:
+        tickets[name].wait(DEADLINE)
+    begun = [tickets[name].begun for name in done]
     assert None not in begun and begun == sorted(begun)  # type: ignore[type-var]
 
 

@@ -6,6 +6,7 @@ next job starts a fresh one.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import signal
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from workbench.engine.messages import Beat, Do, Done, Failed, FromEngine, Holds, Job, LoadJob, Progress, Ready, Stop, Texts, TrainJob, UnloadJob
 from workbench.engine.process import MOST_NOISE, WorkerProcess
 from workbench.engine.ticket import Ticket
+from workbench.engine.turns import Turns
 from workbench.engine.watch import Limits, Watch
 from workbench.errors import BusyError, EngineError, WorkbenchError, sentence_case
 from workbench.training.events import Cause, Notice
@@ -45,7 +47,7 @@ class Status:
 
 
 class Engine:
-    """Hands jobs to the worker one by one, first come, first served. `submit` returns at once."""
+    """Hands jobs to the worker one by one, in their `turns`. `submit` returns at once."""
 
     def __init__(
         self, models_dir: Path, adapters_dir: Path, runs: RunStore, *, python: str = sys.executable, limits: Limits | None = None
@@ -58,7 +60,8 @@ class Engine:
         self._handed_in = threading.Condition(self._lock)
         self._process: WorkerProcess | None = None
         self._current: Ticket | None = None
-        self._waiting: list[Ticket] = []
+        self._waiting: list[Ticket] = []  # in the order in which they come
+        self._turns = Turns()
         self._holds = Holds()
         self._last_fault = ""
         self._closed = False
@@ -74,10 +77,18 @@ class Engine:
                 held = [t.job.run for t in self._all() if isinstance(t.job, TrainJob)]
                 if held:
                     raise BusyError(f"The run {held[0]} is still going on: stop it or wait for its end, then start the next.")
-            ticket = Ticket(next(self._numbers), job, label)
-            self._waiting.append(ticket)
+            ticket = Ticket(next(self._numbers), job, label, turn=self._turns.settle())
+            bisect.insort(self._waiting, ticket, key=lambda t: (t.turn, t.number))
             self._handed_in.notify()
+        self._tell_places()
         return ticket
+
+    def _tell_places(self) -> None:
+        """Wake whoever waits for a job that waits: its place may be another now."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for ticket in waiting:
+            ticket.touch()
 
     def status(self) -> Status:
         with self._lock:
@@ -124,6 +135,7 @@ class Engine:
                 with contextlib.suppress(WorkbenchError, OSError):
                     self._runs.mark_stopped(ticket.job.run, reason)
             self._end(ticket, error=WorkbenchError(reason))
+            self._tell_places()
         elif process is not None:
             process.send(Stop(number=ticket.number))
         ticket.touch()
@@ -167,6 +179,7 @@ class Engine:
                     return None
                 self._handed_in.wait()
             self._current = self._waiting.pop(0)
+            self._turns.begin(self._current.turn)
             return self._current
 
     def _follow(self) -> None:
@@ -179,6 +192,7 @@ class Engine:
             ticket.begun = time.time()
             ticket.progress = "starting the engine" if self.worker_pid() is None else "starting"
             ticket.touch()
+            self._tell_places()
             try:
                 self._do(ticket)
             except Exception as exc:  # the thread must live: the next job needs it

@@ -19,6 +19,8 @@ class Ticket:
     number: int
     job: Job
     label: str
+    turn: int = 0
+    """The round of the queue in which it is served (see `turns`)."""
     submitted: float = field(default_factory=time.time)
     begun: float | None = None
     progress: str = "waiting"

@@ -9,6 +9,7 @@ import gradio as gr
 
 from workbench.dataset.changes import RowSet
 from workbench.engine.client import Ticket
+from workbench.engine.turns import asked_by
 from workbench.errors import InputError, WorkbenchError, sentence_case
 from workbench.evaluation.failures import add_drafts, row_of_miss
 from workbench.evaluation.report import TITLES, Bent, expected_text, got_text, rate_text
@@ -21,6 +22,7 @@ from workbench.ui.data.bench import Bench
 from workbench.ui.errors import sentence, shown
 from workbench.ui.header import waiting_words
 from workbench.ui.highlight import escape, facts, note
+from workbench.ui.quiet import STREAM
 from workbench.ui.room import Room
 from workbench.workspace import Workspace
 
@@ -33,7 +35,8 @@ class Misses:
 
 
 def measure(
-    space: Workspace, run: str | None, *, adapted: bool, constrain: bool = False, begun: Callable[[Ticket], None] = lambda _: None, model: str | None = None
+    space: Workspace, run: str | None, *, adapted: bool, constrain: bool = False, begun: Callable[[Ticket], None] = lambda _: None,
+    model: str | None = None, page: str = "",
 ) -> Generator[str, None, Misses]:
     """Answers all cases and yields the progress, then the table of rates with every wrong reply; returns the misses.
 
@@ -41,10 +44,11 @@ def measure(
 
     With `constrain` calls are bound; what that gives is shown and not kept: beside other adapters' figures it would mislead.
 
-    `begun` gets the job, for a Stop button. Closing the generator (the page was closed) stops the job too.
+    `begun` gets the job, for a Stop button; `page` is whose turn it takes. Closing the generator (the page was closed) stops the job too.
     """
     cases, dialect = space.cases("cases.jsonl"), space.form(run or model).dialect
-    ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain), model=model)
+    with asked_by(page):
+        ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain), model=model)
     begun(ticket)
     try:
         while not ticket.finished.is_set():
@@ -89,9 +93,8 @@ def build(space: Workspace, room: Room, bench: Bench, run: gr.Dropdown) -> None:
             take = gr.Button(words.TAKE_MISSES, visible=False, scale=1, min_width=180, elem_id="take-misses")
         said = gr.HTML(elem_id="misses-message")
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    stream = quiet | {"concurrency_limit": 20, "concurrency_id": "answers"}
-    measure_run.click(_measured(space, room, True), [run, constrain], [result_run, misses, chosen, take], **stream)
-    measure_base.click(_measured(space, room, False), [run, constrain], [result_base, misses, chosen, take], **stream)
+    measure_run.click(_measured(space, room, True), [run, constrain], [result_run, misses, chosen, take], **STREAM)
+    measure_base.click(_measured(space, room, False), [run, constrain], [result_base, misses, chosen, take], **STREAM)
 
     def halt(request: gr.Request) -> None:
         for with_adapter in (True, False):
@@ -137,7 +140,7 @@ def _measured(space: Workspace, room: Room, with_adapter: bool) -> Any:
         try:
             run = chosen if chosen in space.adapters() else None
             merged = chosen if with_adapter and is_merged(chosen) else None
-            steps = measure(space, run, adapted=with_adapter and not merged, constrain=constrain, begun=begun, model=merged)
+            steps = measure(space, run, adapted=with_adapter and not merged, constrain=constrain, begun=begun, model=merged, page=str(request.session_hash))
             picture = ""
             while True:
                 try:

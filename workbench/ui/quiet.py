@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Any
 
 import gradio as gr
@@ -9,6 +11,12 @@ from gradio.blocks import Block
 from gradio.state_holder import SessionState
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}  # quick verbs answer the click itself, without the detour over the queue
+
+# What streams until an answer is whole. Such a handler only waits, and takes a thread for that: a page that found none free would
+# see nothing, not even its place among those that wait for the engine.
+MOST_STREAMS = 100
+STREAM: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": MOST_STREAMS, "concurrency_id": "answers"}
+THREADS = MOST_STREAMS + 40  # for `launch`: the quick verbs' own beside them
 
 # Gradio's page notes, when an event ends, its state at each of the event's inputs (it means streams from a microphone
 # or a camera), never forgets one, and from then on updates every component noted at every step of every event, each
@@ -32,6 +40,7 @@ async () => {
 def quieten(page: gr.Blocks) -> None:
     """Tell the progress of every event that shows none to no component, take no notes at inputs (see `QUIET_JS`), and keep every component's number."""
     keep_numbers()
+    look_for_no_library()
     page.load(None, js=QUIET_JS)
     for event in page.fns.values():
         if event.show_progress == "hidden":
@@ -57,3 +66,9 @@ def keep_numbers() -> None:
 
     kept.keeps_numbers = True  # type: ignore[attr-defined]
     SessionState.__setitem__ = kept  # type: ignore[method-assign]
+
+
+def look_for_no_library() -> None:
+    """Let gradio not look for matplotlib twice at each event where it is not installed: the search through all folders is a fifth of a quick event."""
+    if "matplotlib" not in sys.modules and importlib.util.find_spec("matplotlib") is None:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]

@@ -13,14 +13,16 @@ from workbench.ui.quiet import QUIET, quieten
 from workbench.ui.words import demo as demo_words
 from workbench.workspace import Workspace
 
-FOLLOWING = ("train", "chat")  # tabs that show what changes by itself
+NEWS = 2.0  # seconds between two looks of the Chat tab for new adapters and answers that wait for a person
 
 
 def build(space: Workspace) -> gr.Blocks:
     """All pages over one workspace."""
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as page:
         header.build(space, gr.Timer(1.0))
-        timer = gr.Timer(1.0, active=False)  # for the tabs that follow what goes on: while none of them is open, nothing asks
+        # For the tabs that follow what goes on: while one is not open, nothing asks for it. Of each its own: ten browsers at one tab's
+        # timer would have all that listens to it asked, a core's worth, and that beside an engine which computes on the same cores.
+        timer, news = gr.Timer(1.0, active=False), gr.Timer(NEWS, active=False)
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
@@ -30,12 +32,12 @@ def build(space: Workspace) -> gr.Blocks:
             with gr.Tab(words.TAB_TRAIN, id="train") as train:
                 runs, wire_sweeps = train_tab.build(space, timer, train, current)
             with gr.Tab(words.TAB_CHAT, id="chat") as chat:
-                chat_tab.build(space, chat, timer, current, bench)
+                chat_tab.build(space, chat, news, current, bench)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
             wire_sweeps(tune_tab.build(space, page, tabs, tune, runs, current, timer))
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
-            tab.select(functools.partial(_open, name), None, [current, timer], **QUIET)
+            tab.select(functools.partial(_open, name), None, [current, timer, news], **QUIET)
         quieten(page)
     with page.route(demo_words.TITLE, demo.PATH, show_in_navbar=False):
         demo.build(space)
@@ -45,4 +47,4 @@ def build(space: Workspace) -> gr.Blocks:
 
 
 def _open(name: str) -> list[Any]:
-    return [name, gr.Timer(active=name in FOLLOWING)]
+    return [name, gr.Timer(active=name == "train"), gr.Timer(active=name == "chat")]

@@ -10,6 +10,7 @@ from workbench.calls.loop import LoopLimits, Step, ToolLoop
 from workbench.calls.mocks import run_mock
 from workbench.calls.prompting import Turn
 from workbench.engine.client import Ticket
+from workbench.engine.turns import asked_by
 from workbench.errors import InputError, WorkbenchError
 from workbench.schema import ToolCall, ToolSpec
 from workbench.settings import Sampling
@@ -39,12 +40,13 @@ class Manner:
 
 @dataclass
 class Asked:
-    """What goes on for one page: an exchange, the jobs for it, and whether it was told to stop."""
+    """What goes on for one page: an exchange, the jobs for it, and whether it was told to stop. `page` is whose turns its jobs take."""
 
     space: Workspace
     chat: Chat
     exchange: Exchange
     manner: Manner
+    page: str = ""
     parts: list[tuple[Ticket, list[Side]]] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
     halted: bool = False
@@ -60,7 +62,9 @@ class Asked:
         """Hand in a job for sides of one `weights`; one that comes after the stop is taken back at once."""
         run, model, form_of = sides[0].weights
         lanes = tuple(side.adapted for side in sides)
-        ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=self.manner.sampling, stops=self.manner.stops, model=model, form_of=form_of)
+        sampling, stops = self.manner.sampling, self.manner.stops
+        with asked_by(self.page):
+            ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=sampling, stops=stops, model=model, form_of=form_of)
         self.tickets.append(ticket)
         if self.halted:
             self.stop()
@@ -97,8 +101,8 @@ def read_stops(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None], manner: Manner, *, fresh: bool = False) -> Asked:
-    """Hand a request to the engine, for the voices of the left and the right pane ("" is the base, None asks nobody).
+def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None], manner: Manner, *, fresh: bool = False, page: str = "") -> Asked:
+    """Hand a request of a page to the engine, for the voices of the left and the right pane ("" is the base, None asks nobody).
 
     With `fresh` it begins a new conversation: what was said before stays to be seen, and the models are not told of it.
     Raises `InputError` for an empty or endless request and for a voice that is not there, `WorkbenchError` where its calls can't be written.
@@ -111,7 +115,7 @@ def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None],
     if gone := gone_words(voices, space.voices()):
         raise InputError(gone)
     others = [voice for voice in voices if voice]
-    asked = Asked(space, chat, Exchange(text, None, None, fresh=fresh and bool(chat.exchanges)), manner)
+    asked = Asked(space, chat, Exchange(text, None, None, fresh=fresh and bool(chat.exchanges)), manner, page)
     sides: list[Side | None] = []
     for voice in voices:
         # The base is asked in the form that the voice beside it learned: the same words for both.
@@ -185,7 +189,7 @@ class _BrokeOffError(Exception):
     """A reply was broken off: the loop can't go on with it."""
 
 
-def press(space: Workspace, chat: Chat, key: str, manner: Manner) -> tuple[Asked, Side]:
+def press(space: Workspace, chat: Chat, key: str, manner: Manner, page: str = "") -> tuple[Asked, Side]:
     """Confirm the call that a card's button names (exchange/pane/reply/call); raises `InputError` for one that can't be run any more."""
     try:
         exchange_key, pane, piece, place = (int(part) for part in key.split("/"))
@@ -199,7 +203,7 @@ def press(space: Workspace, chat: Chat, key: str, manner: Manner) -> tuple[Asked
     if side is None or call is None or side.loop != "waits":
         raise InputError(words.NOT_RUNNABLE)
     side.confirmed.add(call_key(call))
-    return Asked(space, chat, exchange, manner), side
+    return Asked(space, chat, exchange, manner, page), side
 
 
 def carry_on(asked: Asked, side: Side) -> Iterator[None]:

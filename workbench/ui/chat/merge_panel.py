@@ -9,11 +9,12 @@ import gradio as gr
 from workbench.errors import InputError
 from workbench.models.catalog import display_name
 from workbench.models.merge_plan import GIB
-from workbench.ui.chat.panel import STREAM, ChatPanel
+from workbench.ui.chat.panel import ChatPanel
 from workbench.ui.chat.voices import choice_words, voice_of
 from workbench.ui.errors import sentence
 from workbench.ui.header import waiting_words
 from workbench.ui.highlight import note, plain
+from workbench.ui.quiet import STREAM
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 

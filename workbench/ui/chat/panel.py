@@ -19,11 +19,9 @@ from workbench.ui.errors import sentence
 from workbench.ui.errors import shown as guarded
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
 from workbench.ui.highlight import note, plain
-from workbench.ui.quiet import QUIET
+from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
-
-STREAM: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 20, "concurrency_id": "answers"}
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
                 talk.cut(place)
             begins = fresh or place is not None and before[place].fresh
             try:
-                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins)
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins, page=str(request.session_hash))
             except WorkbenchError:
                 talk.exchanges[:] = before
                 raise
@@ -204,7 +202,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
             begins = bool(before) and before[-1].fresh
             try:
                 text, how, said = again(talk, read_manner(values))
-                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins)
+                asked = asking.ask(space, talk, text, (voice_of(first), voice_of(second)), how, fresh=begins, page=str(request.session_hash))
             except WorkbenchError:
                 talk.exchanges[:] = before
                 raise
@@ -226,7 +224,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
             return
 
         def begin() -> tuple[Asked, Iterator[None], str]:
-            asked, side = asking.press(space, talk, str(told["run"]), read_manner(values))
+            asked, side = asking.press(space, talk, str(told["run"]), read_manner(values), str(request.session_hash))
             return asked, asking.carry_on(asked, side), ""
 
         for step in steps(str(request.session_hash), talk, first, second, begin):

@@ -17,7 +17,7 @@ from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import sentence, shown
 from workbench.ui.forms import read_sampling, sampling_components
 from workbench.ui.highlight import escape, note
-from workbench.ui.quiet import QUIET
+from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.words import demo as words
 from workbench.workspace import Workspace
 
@@ -161,9 +161,8 @@ def build(space: Workspace) -> None:
             return [gr.skip(), picture(now, str(exc))]
         return [gr.DownloadButton(value=str(path)), picture(now)]
 
-    stream: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 20, "concurrency_id": "answers"}
-    one.click(play_one, [show, *sampling], stage, **stream)
-    everything.click(play_all, [show, *sampling], stage, **stream)
+    one.click(play_one, [show, *sampling], stage, **STREAM)
+    everything.click(play_all, [show, *sampling], stage, **STREAM)
     halt.click(shown(stopped), show, stage, **QUIET)
     previous.click(shown(moved(-1)), show, stage, **QUIET)
     following.click(shown(moved(1)), show, stage, **QUIET)

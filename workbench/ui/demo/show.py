@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.calls.dialects import Dialect, Verdict, dialect_named, verdict
 from workbench.engine.client import Ticket
+from workbench.engine.turns import asked_by
 from workbench.errors import InputError, WorkbenchError
 from workbench.evaluation.deck import Deck, DeckStore, Entry, Tally, deck_of, tally
 from workbench.schema import ToolSpec
@@ -157,7 +158,8 @@ def _one(space: Workspace, show: Show, place: int) -> Generator[None, None, None
     played = Played(entry, form.dialect.name)
     show.played[place] = played
     try:
-        ticket = show.ticket = space.answer(form.ask(entry.prompt), run=show.run, lanes=(False, True), sampling=show.sampling)
+        with asked_by(f"demonstration {id(show)}"):  # each page has a show of its own
+            ticket = show.ticket = space.answer(form.ask(entry.prompt), run=show.run, lanes=(False, True), sampling=show.sampling)
         yield from _follow(space, ticket, played, show)
         result = ticket.wait()
         for side, reply in zip((played.base, played.adapted), result["replies"], strict=True):

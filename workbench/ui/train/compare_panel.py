@@ -19,7 +19,7 @@ from workbench.ui import words as common
 from workbench.ui.errors import sentence, shown
 from workbench.ui.highlight import chip, empty, escape, note, reply_html, verdict_chip, verdict_of
 from workbench.ui.measure_panel import measure
-from workbench.ui.quiet import QUIET
+from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.room import Room
 from workbench.ui.train import live_plot
 from workbench.ui.train.live_plot import pushed
@@ -297,7 +297,7 @@ def build(space: Workspace, names: Callable[[], list[str]]) -> Compare:
             if ticket is not None:
                 space.engine.stop(ticket)
 
-        measure_it.click(measuring, [query, known], [told, stop, *outputs], show_progress="hidden", concurrency_limit=20, concurrency_id="answers")
+        measure_it.click(measuring, [query, known], [told, stop, *outputs], **STREAM)
         stop.click(shown(halt), None, None, **QUIET)
 
     return Compare(known, outputs, refresh, wire)
