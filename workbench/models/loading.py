@@ -15,10 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
-from workbench.models.overlap import import_bitsandbytes, read_ahead, wake
+from workbench.models.overlap import import_bitsandbytes, no_sweeps, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
@@ -77,13 +78,15 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     copy = copy_of(folder, resolved, dtype, device) if keep else None
     kept = copy if copy is not None and copy.ready(say) else None
     beside = ThreadPoolExecutor(2)
+    arrival = Arrival(kept.weights, device) if kept is not None and _apart(device) else None
     try:
         if device.type == "cuda":
             beside.submit(wake, device)
         words = beside.submit(lambda: tokenizer.backend)  # read now, so that the first answer does not wait for it
-        with read_ahead([kept.weights] if kept is not None else sorted(folder.glob("*.safetensors"))):
+        files = [] if arrival is not None else [kept.weights] if kept is not None else sorted(folder.glob("*.safetensors"))
+        with read_ahead(files), no_sweeps():
             import_bitsandbytes()
-            model = _from_copy(kept, resolved, dtype, device, say) if kept is not None else None
+            model = _from_copy(kept, resolved, dtype, device, say, arrival) if kept is not None else None
             fresh = model is None
             into = torch.device("cpu") if resolved.shard else device
             model = model if model is not None else _from_weights(folder, resolved, dtype, into, say)
@@ -91,6 +94,8 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
             say("reading the tokenizer")
         words.result()
     finally:
+        if arrival is not None:
+            arrival.stop()
         beside.shutdown(wait=False, cancel_futures=True)
     if fresh and copy is not None:
         copy.keep(model, say)
@@ -104,17 +109,24 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     return Base(model, tokenizer, folder, resolved)
 
 
+def _apart(device: torch.device) -> bool:
+    """Whether a file's bytes have to go somewhere else than the host's memory, where they are mapped."""
+    return device.type == "cuda"
+
+
 def load_unquantized(folder: Path, dtype: torch.dtype, device: torch.device, *, say: Callable[[str], None] = lambda _: None) -> Base:
     """The weights in `folder` as they are, to be worked on there; raises `ModelError` as `load_base` does."""
     whole = Quantization(mode="none")
     return Base(_settled(_from_weights(folder, whole, dtype, device, say)), ChatTokenizer.load(folder), folder, whole)
 
 
-def _from_copy(copy: QuantizedCopy, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None]) -> Any:
+def _from_copy(
+    copy: QuantizedCopy, quantization: Quantization, dtype: torch.dtype, device: torch.device, say: Callable[[str], None], arrival: Arrival | None = None,
+) -> Any:
     """The model as it was kept, or None (and a sentence) where that can't be read."""
     say("loading the quantized copy kept beside the model")
     try:
-        return copy.load(_bitsandbytes(quantization, dtype), **_how(dtype, device))
+        return copy.load(_bitsandbytes(quantization, dtype), arrival, **_how(dtype, device))
     except UnusableCopyError as exc:
         say(copy.passed_over(exc))
         return None

@@ -6,17 +6,19 @@ Importing the libraries keeps one core busy for seconds; none of this needs that
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from workbench.models.hardware import host_memory_gib
+
+if TYPE_CHECKING:
+    import torch
 
 READERS = 4  # threads
 BLOCK = 8 * 2**20  # bytes read at a time
@@ -58,9 +60,34 @@ def _read(blocks: list[tuple[Path, int]], turn: Iterator[int], ended: threading.
 
 
 def wake(device: torch.device) -> None:
-    """Make the card's context now; it takes some tenths of a second. Whoever computes first will say what is wrong."""
+    """Make the card's context and load its matrix products now; it takes some tenths of a second. Whoever computes first will say what is wrong."""
+    import torch
+
     with contextlib.suppress(RuntimeError):
-        torch.zeros(1, device=device)
+        square = torch.zeros((16, 16), device=device, dtype=torch.bfloat16)
+        square @ square  # noqa: B018
+
+
+def wake_card() -> None:
+    """Import torch, and `wake` the card that a base would be loaded on, if there is one."""
+    try:
+        import torch
+    except ImportError:  # who needs it will say so
+        return
+    if torch.cuda.is_available():
+        wake(torch.device("cuda", torch.cuda.current_device()))
+
+
+@contextlib.contextmanager
+def no_sweeps() -> Iterator[None]:
+    """Within, Python looks for no cycles of garbage: imports make a million objects that stay, and looking at them takes a sixth of the time."""
+    looking = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looking:
+            gc.enable()
 
 
 def import_bitsandbytes() -> None:
@@ -68,6 +95,8 @@ def import_bitsandbytes() -> None:
 
     On import it compiles what it does on devices that it has no kernels for; CPUs and NVIDIA cards are not among them.
     """
+    import torch
+
     if "bitsandbytes" in sys.modules:
         return
     compiler = torch.compile

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workbench.errors import ModelError
+from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.fingerprint import fingerprint
 from workbench.models.hardware import host_memory_gib
@@ -108,20 +109,24 @@ class QuantizedCopy:
             raise UnusableCopyError("its file is cut off")
         return True
 
-    def load(self, quantization_config: Any, **how: Any) -> Any:
+    def load(self, quantization_config: Any, arrival: Arrival | None = None, **how: Any) -> Any:
         """The model, read from the copy; `how` goes to from_pretrained. Raises `UnusableCopyError` if the file is broken.
 
-        A fault of the card and a stop pass through.
+        With `arrival` its tensors are on their way to the device already. A fault of the card and a stop pass through.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
         config = AutoConfig.from_pretrained(str(self.model), trust_remote_code=False, local_files_only=True)
         config.quantization_config = quantization_config.to_dict()  # the form it has in the config of a quantized checkpoint
+        how |= {"config": config, "generation_config": GenerationConfig(), "output_loading_info": True}
         try:
             with _one_quantizer():
-                model, report = AutoModelForCausalLM.from_pretrained(
-                    str(self.folder), config=config, generation_config=GenerationConfig(), output_loading_info=True, **how
-                )
+                kind = _class_of(config) if arrival is not None else None
+                if arrival is not None and kind is not None:
+                    with _nothing_to_warm_up():
+                        model, report = kind.from_pretrained(None, state_dict=arrival.tensors(), **how)
+                else:
+                    model, report = AutoModelForCausalLM.from_pretrained(str(self.folder), **how)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
             if accelerator_fault(exc):
                 raise
@@ -235,6 +240,31 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
         seen.add(tensor.data_ptr())
         found[name] = tensor
     return found
+
+
+def _class_of(config: Any) -> Any | None:
+    """The class that transformers has for a causal model of that config; None where it takes only a part of the config."""
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return kind if kind is not None and getattr(kind, "config_class", None) is type(config) else None
+
+
+@contextlib.contextmanager
+def _nothing_to_warm_up() -> Iterator[None]:
+    """Keep transformers from making room on the card for tensors that lie there already: it would be twice the memory."""
+    from transformers import modeling_utils
+
+    name = "caching_allocator_warmup"
+    before = getattr(modeling_utils, name, None)
+    if before is None:
+        yield
+        return
+    setattr(modeling_utils, name, lambda *args, **kwargs: None)
+    try:
+        yield
+    finally:
+        setattr(modeling_utils, name, before)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.models.catalog import is_hub_name
+from workbench.models.overlap import no_sweeps, wake_card
 from workbench.training import events
 from workbench.training.resuming import reopen
 from workbench.training.runs import AT_BEST
@@ -60,7 +62,11 @@ def resume(space: Workspace, options: argparse.Namespace) -> Result:
 def _together(space: Workspace, begin: Callable[[], TrainJob]) -> Result:
     """Begin a run and do it. Where a launcher started several processes the first one begins it, and the others train along and say nothing."""
     if os.environ.get("WORLD_SIZE", "1") == "1":  # the usual case need not wait for torch to hear of a wrong name
-        return _followed(space, begin())
+        # Planning reads a tokenizer, which takes as long as importing torch and needs no Python.
+        threading.Thread(target=wake_card, name="importing torch", daemon=True).start()
+        with no_sweeps():
+            job = begin()
+        return _followed(space, job)
     from workbench.training.ranks import launched, leave
 
     ranks = launched()
@@ -107,7 +113,8 @@ def need_model(space: Workspace, model: str) -> None:
 def host(space: Workspace, ranks: Ranks | None = None) -> tuple[Any, Any]:
     """(host, report) of this process; the report says on standard error what the job is doing."""
     # Imported here: the verbs that need no model answer without waiting for torch.
-    from workbench.engine.jobs import Host, Report
+    with no_sweeps():
+        from workbench.engine.jobs import Host, Report
 
     last = ""
 
