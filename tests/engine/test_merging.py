@@ -89,7 +89,7 @@ def test_its_folder_is_a_whole_model_and_says_what_it_was_made_of(host: Host, wo
     assert left_in(folder) == [
         "chat_template.jinja", "config.json", "generation_config.json", "merged.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    assert left_in(folder.parent) == [DEMO_FOLDER, "mine"] and folder.stat().st_mode & 0o055, "others may read it"
+    assert left_in(folder.parent) == [DEMO_FOLDER, "mine"] and folder.stat().st_mode & 0o055 and (folder / "model.safetensors").stat().st_mode & 0o044
     source = workspace.catalog.demo_folder()
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json"):
         assert (folder / name).read_bytes() == (source / name).read_bytes()

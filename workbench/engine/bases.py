@@ -15,6 +15,7 @@ import torch
 from workbench.engine.messages import Holds, Phase
 from workbench.errors import ModelError, WorkbenchError
 from workbench.models.catalog import MERGED_RECORD, Catalog, display_name, is_merged
+from workbench.models.decode_static import Kept, set_aside, take_up
 from workbench.models.decoding import release
 from workbench.models.fingerprint import fingerprint
 from workbench.models.hardware import host_memory_gib
@@ -59,6 +60,8 @@ class Beside:
     difference: float | None
     written: int | None
     weighed: str
+    decoder: Kept | None
+    """Its cache and the graphs over it, which took time to capture."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ class Bases:
         what = display_name(self.key[0])
         if stay and self._fits_beside(wanted):
             self._watching.close()
-            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed)
+            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
             self.base, self.key, self.difference = None, None, None
             report.progress(f"{what} stays loaded beside it", None)
             return
@@ -152,8 +155,9 @@ class Bases:
         assert put is not None
         self._watching.close()
         if self.base is not None and self.key is not None:
-            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed)
+            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
         self.base, self.key, self.difference, self.written, self.weighed = put.base, put.key, put.difference, put.written, put.weighed
+        take_up(put.decoder)
 
     def _drop_beside(self, report: Report) -> None:
         """Give the memory of the base that was put aside back, if there is one."""

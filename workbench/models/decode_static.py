@@ -246,7 +246,8 @@ class _Loop:
         self.live, self.rows = [self.live[row] for row in still], rows
 
 
-_kept: tuple[weakref.ref[Any], Decoder] | None = None
+Kept = tuple[weakref.ref[Any], Decoder]
+_kept: Kept | None = None
 
 
 def _decoder(base: Base, say: Say) -> Decoder:
@@ -259,8 +260,27 @@ def _decoder(base: Base, say: Say) -> Decoder:
         return _kept[1]
     release()
     made = Decoder(base, say)
-    _kept = (weakref.ref(base.model, lambda _: release()), made)
+    _kept = (weakref.ref(base.model, _forget), made)
     return made
+
+
+def _forget(model: weakref.ref[Any]) -> None:
+    """A model is gone: its decoder goes too, unless another one is kept by now."""
+    if _kept is not None and _kept[0] is model:
+        release()
+
+
+def set_aside() -> Kept | None:
+    """Take the kept decoder out, if there is one: its base lets another one have its turn. It goes with what is returned."""
+    global _kept
+    put, _kept = _kept, None
+    return put
+
+
+def take_up(kept: Kept | None) -> None:
+    """Keep a decoder that was set aside again, in the place of the one that is kept now."""
+    global _kept
+    _kept = kept
 
 
 def release(above: int = 0) -> None:

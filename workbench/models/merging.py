@@ -91,6 +91,7 @@ def save_merged(base: Base, plan: MergePlan, record: str, *, say: Say, heed: Cal
             _without_paths(made / "config.json")
             (made / MERGED_RECORD).write_text(record, encoding="utf-8")
             for path in sorted(made.iterdir()):
+                path.chmod(0o644)  # the library's weights are its writer's alone
                 make_last(path)
             make_last(made)
             heed()
