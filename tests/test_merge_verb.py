@@ -40,10 +40,16 @@ def test_merge_then_evaluate_by_its_name(workspace: Workspace, capsys: pytest.Ca
     assert status == 0 and {k: v for k, v in merged.items() if k not in ("adapter", "adapter_difference")} == {
         k: v for k, v in adapted.items() if k not in ("adapter", "adapter_difference")
     }
+    short = ("--prompt", "Мой баланс?", "--max-new-tokens", "8", "--json")
+    asked = {by: told("answer", "--adapter", by, *short)[1] for by in ("one", "merged:mine")}
+    assert asked["merged:mine"]["text"] == asked["one"]["text"] and asked["merged:mine"]["adapter_difference"] is None
+    status, base, _ = told("answer", "--adapter", "merged:mine", "--base", *short)
+    assert status == 0 and base["text"] == told("answer", "--adapter", "one", "--base", *short)[1]["text"]
     for arguments, said in (
         (("merge", "--adapter", "one", "--name", "mine"), "There is already a model named mine: choose another name"),
         (("merge", "--adapter", "nobody", "--name", "x"), "There is no run named nobody"),
         (("merge", "--adapter", "one", "--name", "../x"), "The name of the merged model '../x' can't be used"),
+        (("answer", "--adapter", "merged:nobody", "--prompt", "x"), "There is no merged model nobody any more"),
         (("evaluate", "--cases", str(cases), "--base", "--model", "merged:nobody"), "There is no merged model nobody any more"),
     ):
         status, _, err = told(*arguments)

@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     model(compare_settings)
     settings(compare_settings)
     answer = verb("answer", "answer one prompt with an adapter, or with its base")
-    answer.add_argument("--adapter", required=True, help=adapters)
+    answer.add_argument("--adapter", required=True, help=f"{adapters}; merged:NAME is a model that `merge` made")
     answer.add_argument("--prompt", required=True)
     answer.add_argument("--base", action="store_true", help="the base without the adapter")
     answer.add_argument("--run-tools", action="store_true", help="run its calls on the tools' mocks and let it answer with what they give")

@@ -14,6 +14,7 @@ from workbench.calls.mocks import run_mock
 from workbench.calls.prompting import CallForm, Turn
 from workbench.engine.messages import AnswerJob
 from workbench.errors import InputError
+from workbench.models.catalog import is_merged
 from workbench.schema import ToolCall, ToolSpec
 from workbench.settings import make_sampling
 from workbench.verbs.data import Result
@@ -26,7 +27,7 @@ SHOWN = 300  # characters of a tool's answer that are printed
 def answer(space: Workspace, options: argparse.Namespace) -> Result:
     if (options.functions or options.yes) and not options.run_tools:
         raise InputError("--functions and --yes go with --run-tools: give that too.")
-    need_model(space, space.runs.adapter(options.adapter)[0].info.model)
+    need_model(space, options.adapter if is_merged(options.adapter) else space.runs.adapter(options.adapter)[0].info.model)
     form = space.form(options.adapter)
     if options.run_tools:
         return _with_tools(space, options, form)
@@ -53,11 +54,18 @@ def _asker(space: Workspace, options: argparse.Namespace) -> Any:
     tools = space.bound_tools(sampling)
 
     def ask(turns: list[Turn]) -> Result:
-        job = AnswerJob(turns=tuple(turns), lanes=(not options.base,), run=options.adapter, sampling=sampling, tools=tools)
+        job = AnswerJob(turns=tuple(turns), sampling=sampling, tools=tools, **_voice(space, options))
         done: Result = work.do(job, report)
         return done
 
     return ask
+
+
+def _voice(space: Workspace, options: argparse.Namespace) -> dict[str, Any]:
+    """What a job names for the adapter, or for the merged model and with --base for the base in its form."""
+    if not is_merged(options.adapter):
+        return {"lanes": (not options.base,), "run": options.adapter}
+    return {"lanes": (False,)} | ({"model": space.model, "form_of": options.adapter} if options.base else {"model": options.adapter})
 
 
 def _with_tools(space: Workspace, options: argparse.Namespace, form: CallForm) -> Result:
