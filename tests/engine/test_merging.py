@@ -306,3 +306,23 @@ def test_the_workspace_refuses_before_it_queues(workspace: Workspace, train: Cal
                 workspace.merge(adapter, name)
     finally:
         del vars(workspace)["engine"]
+
+
+def test_through_the_engine_s_process_both_panes_answer_and_a_deleted_adapter_is_named(workspace: Workspace, train: Callable[..., str]) -> None:
+    train("one")
+    done = workspace.merge("one", "mine").wait(120)
+    assert done["model"] == "merged:mine" and workspace.voices() == ["one", "merged:mine"]
+    turns = [[dict(turn) for turn in TURNS]]
+    adapted = workspace.answer_each(turns, run="one", lanes=(True,), sampling=SHORT)
+    merged = workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:mine")
+    beside = workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, form_of="merged:mine")
+    texts = [ticket.wait(120)["replies"][0]["text"] for ticket in (adapted, merged, beside)]
+    assert texts[0] == texts[1] != texts[2]
+    holds = workspace.engine.status().holds
+    assert (holds.model, holds.also) == (DEMO_FOLDER, "mine")
+    workspace.runs.remove("one")
+    gone = [workspace.answer_each(turns, run="one", lanes=(True,), sampling=SHORT), workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:x")]
+    for ticket in gone:
+        with pytest.raises(WorkbenchError, match="There is no (run named one|merged model x)"):
+            ticket.wait(60)
+    assert workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:mine").wait(60)["replies"][0]["text"] == texts[1]
