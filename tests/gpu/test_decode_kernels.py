@@ -59,6 +59,45 @@ def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(tiny_mod
             assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("adapted", [[False, True, True], [False] * 3])
+def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
+    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[bool],
+) -> None:
+    base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
+    model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.2)
+    model.eval()
+    with torch.inference_mode():
+        stack = read_stack(base)
+        stack.copy_adapter()
+        plain, fused = (Cache(stack, 4, COLUMNS) for _ in range(2))
+        plain_BV = prefill(stack, plain, PROMPTS, adapted)
+        fused_BV = decode_fused.prompt(stack, fused, PROMPTS, adapted)
+        assert torch.allclose(plain_BV, fused_BV, rtol=1e-3, atol=1e-3), float((plain_BV - fused_BV).abs().max())
+        for ours, theirs in zip(plain.keys + plain.values, fused.keys + fused.values, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+        assert torch.equal(plain.column, fused.column)
+
+
+@pytest.mark.parametrize("widths", [(40,), (130, 40), (130, 64, 300)])
+def test_the_adapter_s_products_are_added_in_one_launch_each_to_its_own(widths: tuple[int, ...]) -> None:
+    kernels: Any = decode_fused._kernels()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made = torch.Generator(device).manual_seed(0)
+    ranks = [3, 16, 5][: len(widths)]
+    delta_BR = torch.randn(2, sum(ranks), device=device, generator=made)
+    ys = [torch.randn(2, width, device=device, generator=made) for width in widths]
+    bs = [torch.randn(width, rank, device=device, generator=made) for width, rank in zip(widths, ranks, strict=True)]
+    wanted = [y + part @ b.t() for y, part, b in zip(ys, delta_BR.split(ranks, 1), bs, strict=True)]
+    kernels.widen_(ys, delta_BR, bs)
+    for y, right in zip(ys, wanted, strict=True):
+        assert torch.allclose(y, right, rtol=1e-4, atol=1e-4)
+
+
 def begun(stack: Stack, adapted: list[bool]) -> Cache:
     cache = Cache(stack, 4, COLUMNS)
     cache.ids_B[:3].copy_(prefill(stack, cache, PROMPTS, adapted).argmax(-1))
@@ -71,7 +110,7 @@ def test_a_lane_without_the_adapter_keeps_its_sums_to_the_bit() -> None:
     y_BN = torch.randn(2, 40, device=device)
     before_BN = y_BN.clone()
     delta_BR = kernels.narrow(torch.randn(2, 64, device=device), torch.randn(6, 64, device=device), torch.tensor([0.0, 1.0], device=device))
-    kernels.widen_(y_BN, delta_BR, 2, torch.randn(40, 4, device=device))
+    kernels.widen_([y_BN], delta_BR, [torch.randn(40, 6, device=device)])
     assert torch.equal(y_BN[0], before_BN[0]) and not torch.equal(y_BN[1], before_BN[1])
 
 

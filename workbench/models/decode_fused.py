@@ -1,9 +1,9 @@
-"""The step of one token with few kernels, for CUDA: the same sums as `decode_step.step`, some thirteen launches a layer instead of ninety."""
+"""The passes of decoding with few kernels, for CUDA: the same sums as `decode_step`'s, some fifteen launches a layer instead of ninety for a token."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models.decode_stack import Group, Stack
-from workbench.models.decode_step import Cache, signs
+from workbench.models.decode_step import Cache, opened, signs
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
 WIDEST = 16_384  # of the residual stream: one program norms a whole row
 OWN_PRODUCTS = 8  # rows; beyond them the adapter's products are left to cuBLAS
+OWN_RANK = 64  # and beyond that rank the second ones
 LIKE = 0.98  # cosine between the logits of both steps: bf16 noise is below 0.001, a wrong kernel is nowhere near
 
 
@@ -38,22 +39,46 @@ def usable(stack: Stack) -> bool:
 
 
 def _project(kernels: Any, group: Group, x_BK: Tensor, lane_B: Tensor | None) -> list[Tensor]:
-    delta_BR = None
+    made = [member.base(x_BK) for member in group.members]
+    if lane_B is None or group.a_RK is None:
+        return made
     own = x_BK.shape[0] <= OWN_PRODUCTS
-    if lane_B is not None and group.a_RK is not None:
-        delta_BR = kernels.narrow(x_BK, group.a_RK, lane_B) if own else F.linear(x_BK, group.a_RK) * lane_B[:, None]
-    made: list[Tensor] = []
+    delta_BR = kernels.narrow(x_BK, group.a_RK, lane_B) if own else F.linear(x_BK, group.a_RK) * lane_B[:, None]
+    adapted = [(y_BN, member) for y_BN, member in zip(made, group.members, strict=True) if member.rank]
+    if own and all(member.rank <= OWN_RANK for _, member in adapted):
+        kernels.widen_([y_BN for y_BN, _ in adapted], delta_BR, [member.b_NR for _, member in adapted])
+        return made
     begun = 0
-    for member in group.members:
-        y_BN = member.base(x_BK)
-        if delta_BR is not None and member.rank:
-            if own and member.rank <= 64:
-                kernels.widen_(y_BN, delta_BR, begun, member.b_NR)
-            else:
-                y_BN.addmm_(delta_BR[:, begun : begun + member.rank], member.b_NR.t())
-            begun += member.rank
-        made.append(y_BN)
+    for y_BN, member in adapted:
+        y_BN.addmm_(delta_BR[:, begun : begun + member.rank], member.b_NR.t())
+        begun += member.rank
     return made
+
+
+def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
+    """As `decode_step.prefill`."""
+    kernels = _kernels()
+    ids_BT, walk = opened(cache, prompts, adapted)
+    lanes, tokens = ids_BT.shape
+    lane_R = cache.lane_B11[:lanes, 0].expand(lanes, tokens).reshape(-1) if any(adapted) else None
+    positions_R = walk.positions_BT.reshape(-1)
+    eps, offset = stack.eps, stack.offset
+    x_RC = stack.embed(ids_BT).view(lanes * tokens, -1)
+    _, normed_RC = kernels.join_norm(x_RC, None, None, stack.layers[0].before_attention, eps, offset)
+    for place, layer in enumerate(stack.layers):
+        q, k, v = _project(kernels, layer.qkv, normed_RC, lane_R)
+        q, k = kernels.turn_prompt(layer, q, k, positions_R, cache.tables[layer.rope], eps, offset)
+        q, k, v = (part.view(lanes, tokens, -1, layer.head_dim).transpose(1, 2) for part in (q, k, v))
+        seen_RN = walk.attend(place, layer, q, k, v).reshape(lanes * tokens, -1)
+        [branch] = _project(kernels, layer.o, seen_RN, lane_R)
+        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_attention, layer.before_mlp, eps, offset)
+        gate, up = _project(kernels, layer.gate_up, normed_RC, lane_R)
+        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_R)
+        following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
+        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_mlp, following, eps, offset)
+        signs(layer, x_RC)
+    logits_BV: Tensor = stack.head(normed_RC.view(lanes, tokens, -1)[:, -1])
+    return logits_BV
 
 
 def step(stack: Stack, cache: Cache, rows: int, adapted: bool) -> Tensor:

@@ -6,6 +6,7 @@ dtype between two of its kernels is rounded here too, but for the rotation, whic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 MOST_SPLITS = 16  # parts of the columns that one head's attention is spread over
 COLUMN_BLOCK = 32
+WIDENED = 3  # products that one launch adds
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -109,6 +111,34 @@ def turn(layer: Any, q_BN: Tensor, k_BN: Tensor, v_BN: Tensor, cache: Any, place
         cache.keys[place].shape[2], HEADS=layer.heads, KV_HEADS=layer.kv_heads, NORM=normed, OFFSET=offset, HALF=layer.head_dim // 2, num_warps=1,
     )
     return out_BN
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _turn_prompt(  # type: ignore[no-untyped-def]
+    q, k, q_out, k_out, q_weight, k_weight, cos, sin, positions, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, NORM: tl.constexpr, OFFSET: tl.constexpr, HALF: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    turn = tl.load(positions + row) * (2 * HALF)
+    if head < HEADS:
+        place = (row * HEADS + head) * (2 * HALF)
+        _turned(q + place, q_weight, q_out + place, cos + turn, sin + turn, eps, NORM, OFFSET, HALF)
+    else:
+        place = (row * KV_HEADS + head - HEADS) * (2 * HALF)
+        _turned(k + place, k_weight, k_out + place, cos + turn, sin + turn, eps, NORM, OFFSET, HALF)
+
+
+def turn_prompt(layer: Any, q_RN: Tensor, k_RN: Tensor, positions_R: Tensor, tables: tuple[Tensor, Tensor], eps: float, offset: bool) -> tuple[Tensor, Tensor]:
+    """Queries and keys of R tokens at their positions, normed and rotated."""
+    cos, sin = tables
+    q_out, k_out = torch.empty_like(q_RN), torch.empty_like(k_RN)
+    normed = layer.q_norm is not None
+    _turn_prompt[(q_RN.shape[0], layer.heads + layer.kv_heads)](
+        q_RN, k_RN, q_out, k_out, layer.q_norm.weight if normed else q_RN, layer.k_norm.weight if normed else k_RN, cos, sin, positions_R, eps,
+        HEADS=layer.heads, KV_HEADS=layer.kv_heads, NORM=normed, OFFSET=offset, HALF=layer.head_dim // 2, num_warps=1,
+    )
+    return q_out, k_out
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -226,9 +256,8 @@ def narrow(x_BK: Tensor, a_RK: Tensor, lane_B: Tensor) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _widen(delta, b, y, width, ACROSS, begin, RANK: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+def _widened(delta, b, y, row, block, width, ACROSS, begin, RANK: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = block * BLOCK + tl.arange(0, BLOCK)
     rank = tl.arange(0, PADDED)
     inside = rank < RANK
     ok = at < width
@@ -238,10 +267,38 @@ def _widen(delta, b, y, width, ACROSS, begin, RANK: tl.constexpr, PADDED: tl.con
     tl.store(y + row * width + at, (old + tl.sum(right * left[None, :], 1)).to(y.dtype.element_ty), mask=ok)
 
 
-def widen_(y_BN: Tensor, delta_BR: Tensor, begin: int, b_NR: Tensor) -> None:
-    """Add the adapter's second product in place: y += delta[:, begin : begin + R] · Bᵀ. A row of zeros stays as it was, to the bit."""
-    rows, width = y_BN.shape
-    rank = b_NR.shape[1]
-    _widen[(rows, triton.cdiv(width, 128))](
-        delta_BR, b_NR, y_BN, width, delta_BR.shape[1], begin, RANK=rank, PADDED=triton.next_power_of_2(rank), BLOCK=128, num_warps=4,
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _widen(  # type: ignore[no-untyped-def]
+    delta, b0, y0, width0, b1, y1, width1, b2, y2, width2, ACROSS,
+    R0: tl.constexpr, P0: tl.constexpr, R1: tl.constexpr, P1: tl.constexpr, R2: tl.constexpr, P2: tl.constexpr, MEMBERS: tl.constexpr, BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1)
+    first = tl.cdiv(width0, BLOCK)
+    if MEMBERS == 1:
+        _widened(delta, b0, y0, row, block, width0, ACROSS, 0, R0, P0, BLOCK)
+    else:
+        second = first + tl.cdiv(width1, BLOCK)
+        if block < first:
+            _widened(delta, b0, y0, row, block, width0, ACROSS, 0, R0, P0, BLOCK)
+        elif block < second:
+            _widened(delta, b1, y1, row, block - first, width1, ACROSS, R0, R1, P1, BLOCK)
+        else:
+            _widened(delta, b2, y2, row, block - second, width2, ACROSS, R0 + R1, R2, P2, BLOCK)
+
+
+def widen_(ys: Sequence[Tensor], delta_BR: Tensor, bs: Sequence[Tensor]) -> None:
+    """Add the adapter's second products in place, up to three at once: y += its part of delta · Bᵀ. A row of zeros stays as it was, to the bit."""
+    members = len(ys)
+    widths = [y.shape[1] for y in ys]
+    ranks = [b.shape[1] for b in bs]
+    told: list[Any] = []
+    for place in range(WIDENED):  # what is beyond the last is named and never read
+        i = min(place, members - 1)
+        told += [bs[i], ys[i], widths[i]]
+    ranks += [ranks[-1]] * (WIDENED - members)
+    padded = [triton.next_power_of_2(rank) for rank in ranks]
+    _widen[(ys[0].shape[0], sum(triton.cdiv(width, 128) for width in widths))](
+        delta_BR, *told, delta_BR.shape[1], R0=ranks[0], P0=padded[0], R1=ranks[1], P1=padded[1], R2=ranks[2], P2=padded[2],
+        MEMBERS=members, BLOCK=128, num_warps=4,
     )

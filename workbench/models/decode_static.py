@@ -66,6 +66,7 @@ class Decoder:
         self.side: Any = None
         self.fused = decode_fused.usable(self.stack)
         self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
+        self.read_proven: set[bool] = set()  # and the fused reading of prompts
         reason = _hinders(base)
         self.whole = not reason  # whether a step can be captured at all
         if self.cuda and reason:
@@ -107,6 +108,23 @@ class Decoder:
         graph, logits_BV = self.graphs[rows, adapted]
         graph.replay()
         return logits_BV
+
+    def read(self, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
+        """Read all prompts into the cache; the logits that follow (B×V). The fused way is held against the plain one once, as the step's is."""
+        if self.fused and any(adapted) in self.read_proven:
+            return decode_fused.prompt(self.stack, cache, prompts, adapted)
+        plain_BV = prefill(self.stack, cache, prompts, adapted)
+        if not self.fused:
+            return plain_BV
+        made: list[Tensor] = []
+
+        def ours() -> Tensor:
+            made.append(decode_fused.prompt(self.stack, cache, prompts, adapted))
+            return made[0]
+
+        self.fused = decode_fused.agrees(ours, plain_BV, self.say)
+        self.read_proven.add(any(adapted))
+        return made[0] if self.fused else prefill(self.stack, cache, prompts, adapted)
 
     def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
         if self.fused:
@@ -195,7 +213,7 @@ class _Loop:
             decoder.stack.copy_adapter()
             cache = decoder.room(self.rows, self.width + self.sampling.max_new_tokens)
             choose = Chooser(self.sampling)
-            logits_BV = prefill(decoder.stack, cache, [lane.prompt_ids for lane in self.lanes], [lane.adapted for lane in self.lanes])
+            logits_BV = decoder.read(cache, [lane.prompt_ids for lane in self.lanes], [lane.adapted for lane in self.lanes])
             if decoder.cuda and last:
                 decoder.capture(self.rows, self.adapted)  # a fault must come before the first token is told
         self._choose(choose, logits_BV)

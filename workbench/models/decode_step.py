@@ -49,7 +49,7 @@ class Cache:
             held[: len(rows)].copy_(held.index_select(0, which))
 
 
-class _Prompt:
+class Prompt:
     """Attention of whole prompts among themselves; their keys and values go into the cache."""
 
     def __init__(self, cache: Cache, pad: Sequence[int], width: int) -> None:
@@ -60,6 +60,7 @@ class _Prompt:
         self.positions_BT = (self.at_T - self.pad_B[:, None]).clamp(min=0)
         self.padded = any(pad)
         self.masks: dict[int, Tensor | None] = {}
+        self.slots: dict[int, Tensor] = {}
 
     def rotation(self, kind: str | None) -> tuple[Tensor, Tensor]:
         cos, sin = self.cache.tables[kind]
@@ -79,11 +80,16 @@ class _Prompt:
             self.masks[window] = seen_BTT.unsqueeze(1) if self.padded or window else None
         return self.masks[window]
 
+    def into(self, slots: int) -> Tensor:
+        """The slots that the last columns go into."""
+        if slots not in self.slots:
+            self.slots[slots] = self.at_T[-slots:] % slots
+        return self.slots[slots]
+
     def attend(self, place: int, layer: Layer, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
         for held, new in ((self.cache.keys[place], k_BHTD), (self.cache.values[place], v_BHTD)):
             slots = held.shape[2]
-            kept = self.at_T[-slots:]
-            held[: self.rows].index_copy_(2, kept % slots, new[:, :, -slots:])
+            held[: self.rows].index_copy_(2, self.into(slots), new[:, :, -slots:])
         mask = self.mask(layer.window)
         shared = layer.heads // layer.kv_heads
         if shared > 1:
@@ -148,7 +154,7 @@ def _rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_BHTD * cos + torch.cat((-second, first), -1) * sin
 
 
-def _pass(place: int, layer: Layer, x_BTC: Tensor, walk: _Prompt | _Token, turn: tuple[Tensor, Tensor], lane_B11: Tensor | None) -> Tensor:
+def _pass(place: int, layer: Layer, x_BTC: Tensor, walk: Prompt | _Token, turn: tuple[Tensor, Tensor], lane_B11: Tensor | None) -> Tensor:
     lanes, tokens, _ = x_BTC.shape
     parts = project(layer.qkv, layer.before_attention(x_BTC), lane_B11)
     q, k, v = (part.view(lanes, tokens, -1, layer.head_dim) for part in parts)
@@ -171,7 +177,7 @@ def signs(layer: Layer, output: Tensor) -> None:
             hook(module, (), output)
 
 
-def _run(stack: Stack, ids_BT: Tensor, walk: _Prompt | _Token, lane_B11: Tensor | None) -> Tensor:
+def _run(stack: Stack, ids_BT: Tensor, walk: Prompt | _Token, lane_B11: Tensor | None) -> Tensor:
     x_BTC = stack.embed(ids_BT)
     turns = {kind: walk.rotation(kind) for kind in walk.cache.tables}
     for place, layer in enumerate(stack.layers):
@@ -183,11 +189,17 @@ def _run(stack: Stack, ids_BT: Tensor, walk: _Prompt | _Token, lane_B11: Tensor 
 
 def prefill(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
     """Read all prompts into the (emptied) cache; the logits of each lane's first new token (B×V)."""
+    ids_BT, walk = opened(cache, prompts, adapted)
+    return _run(stack, ids_BT, walk, cache.lane_B11[: len(prompts)] if any(adapted) else None)
+
+
+def opened(cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> tuple[Tensor, Prompt]:
+    """The emptied cache's way through these prompts, and their ids, padded on the left (B×T)."""
     width = max(map(len, prompts))
     pad = [width - len(prompt) for prompt in prompts]
     cache.begin(pad, adapted, width)
     ids_BT = torch.tensor([[0] * n + list(prompt) for n, prompt in zip(pad, prompts, strict=True)], device=cache.ids_B.device)
-    return _run(stack, ids_BT, _Prompt(cache, pad, width), cache.lane_B11[: len(pad)] if any(adapted) else None)
+    return ids_BT, Prompt(cache, pad, width)
 
 
 def step(stack: Stack, cache: Cache, rows: int, upto: int, adapted: bool) -> Tensor:
