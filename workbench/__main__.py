@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--preset", metavar="NAME|FILE", help="settings to start from, by name (`presets` lists them) or in a YAML file; --set goes over them")
 
     def constrain(p: argparse.ArgumentParser, more: str = "") -> None:
-        p.add_argument("--constrain", action="store_true", help=f"bind calls to the dialect's grammar and the tools' schemas (tag, json, hermes){more}")
+        p.add_argument("--constrain", action="store_true", help=f"bind calls to the dialect's grammar and the tools' schemas{more}")
 
     adapters = "a run's name; NAME@best is the adapter of its best measurement"
     verb("fetch-demo-model", "fetch and convert the embedded model once; prints its folder")

@@ -221,7 +221,7 @@ class Sampling(_Group):
     max_new_tokens: int = _field(96, "Longest reply", "A reply is cut here, and the screen says so.", "tokens", ge=1, le=8192)
     seed: int = _field(42, "Seed", "Repeats a sampled reply.", "", ge=0, le=2**31 - 1)
     constrain: bool = _field(
-        False, "Bind calls", "Holds a call that has begun to its dialect and the tool's schema; text stays free. For tag, json, hermes.",
+        False, "Bind calls", "Holds a call that has begun to its dialect and the tool's schema; text stays free.",
         effect="No call can be malformed; what the model would have written otherwise is told.",
     )
 

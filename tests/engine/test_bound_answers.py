@@ -14,6 +14,7 @@ from workbench.engine.messages import AnswerJob, EvaluateJob
 from workbench.errors import InputError
 from workbench.models import decoding
 from workbench.models.call_bound import CallBound, CallGrammar
+from workbench.models.call_forms import FORMS
 from workbench.settings import Sampling
 from workbench.workspace import Workspace
 
@@ -51,6 +52,7 @@ def test_each_lane_is_bound_by_a_follower_of_its_own_to_the_tools_of_the_book(wo
 def test_no_tools_and_a_dialect_without_a_grammar_are_told_in_a_sentence(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no tool that a call could be bound to"):
         ask(workspace, BOUND, tools=())
+    monkeypatch.delitem(FORMS, "gemma4")
     monkeypatch.setattr(Host, "_form", lambda self, run: CallForm(dialect_named("gemma4")))
     with pytest.raises(InputError, match="“gemma4” can't be bound"):
         ask(workspace, BOUND)

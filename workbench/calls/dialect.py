@@ -57,6 +57,14 @@ class Dialect(ABC):
         """A parser for a reply that comes in pieces."""
         return Stream(self.grammar)
 
+    def value_text(self, value: Any) -> str:
+        """A value among a call's arguments, as it is written there (in the tag before its attribute's escapes); raises `DialectError`."""
+        return self._json(value)
+
+    def key_text(self, key: Any) -> str:
+        """A name in an object among a call's arguments; raises `DialectError`."""
+        return self._json(str(key))
+
     # -- helpers ------------------------------------------------------------------------------------
 
     def _checked_name(self, name: str) -> str:

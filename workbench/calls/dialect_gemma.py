@@ -185,24 +185,24 @@ class _Gemma(Dialect):
     response: ClassVar[tuple[str, str]]
 
     def render(self, call: ToolCall) -> str:
-        return f"{self.grammar.open}call:{call.name}{self._written(self._checked(call))}{self.grammar.closing}"
+        return f"{self.grammar.open}call:{call.name}{self.value_text(self._checked(call))}{self.grammar.closing}"
 
     def render_result(self, call: ToolCall, result: str) -> str:
         value = value_or_text(result)
         told = value if isinstance(value, dict) else {"value": value}
         self._check_depth(told)
-        return f"{self.response[0]}response:{self._checked_name(call.name)}{self._written(told)}{self.response[1]}"
+        return f"{self.response[0]}response:{self._checked_name(call.name)}{self.value_text(told)}{self.response[1]}"
 
-    def _written(self, value: Any) -> str:
+    def value_text(self, value: Any) -> str:
         if isinstance(value, str):
             return f"{self.grammar.quote}{self._plain(value)}{self.grammar.quote}"
         if isinstance(value, Mapping):
-            return "{" + ",".join(f"{self._key(key)}:{self._written(item)}" for key, item in value.items()) + "}"
+            return "{" + ",".join(f"{self.key_text(key)}:{self.value_text(item)}" for key, item in value.items()) + "}"
         if isinstance(value, (list, tuple)):
-            return "[" + ",".join(map(self._written, value)) + "]"
+            return "[" + ",".join(map(self.value_text, value)) + "]"
         return self._json(value)
 
-    def _key(self, key: Any) -> str:
+    def key_text(self, key: Any) -> str:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise self._cannot(f"the name {str(key)[:40]!r}: an argument's name has letters, digits, '_', '.' or '-' only")
         return key
@@ -210,26 +210,26 @@ class _Gemma(Dialect):
     # -- declarations, in the order of the templates --------------------------------------------------
 
     def _declared(self, tool: ToolSpec) -> str:
-        said = f"description:{self._written(tool.description)}"
+        said = f"description:{self.value_text(tool.description)}"
         inner = []
         properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
         if isinstance(properties, Mapping) and properties:
             inner.append(f"properties:{{{self._properties(properties)}}}")
         if isinstance(required, list) and required:
-            inner.append(f"required:{self._written([str(name) for name in required])}")
+            inner.append(f"required:{self.value_text([str(name) for name in required])}")
         inner += self._type(tool.parameters)
         parameters = f",parameters:{{{','.join(inner)}}}" if tool.parameters else ""
         return f"{self.declaration[0]}declaration:{self._checked_name(tool.name)}{{{said}{parameters}}}{self.declaration[1]}"
 
     def _properties(self, properties: Mapping[str, Any]) -> str:
-        return ",".join(f"{self._key(key)}:{{{self._property(properties[key])}}}" for key in sorted(properties, key=str.lower))
+        return ",".join(f"{self.key_text(key)}:{{{self._property(properties[key])}}}" for key in sorted(properties, key=str.lower))
 
     def _property(self, schema: Any) -> str:
         schema = schema if isinstance(schema, Mapping) else {}
         types = schema.get("type") or ""
-        parts = [f"description:{self._written(str(schema['description']))}"] if schema.get("description") else []
+        parts = [f"description:{self.value_text(str(schema['description']))}"] if schema.get("description") else []
         if "string" in types and schema.get("enum"):
-            parts.append(f"enum:{self._written(schema['enum'])}")
+            parts.append(f"enum:{self.value_text(schema['enum'])}")
         elif "array" in types and isinstance(schema.get("items"), Mapping) and schema["items"]:
             parts.append(f"items:{{{self._items(schema['items'])}}}")
         if schema.get("nullable"):
@@ -238,7 +238,7 @@ class _Gemma(Dialect):
             if isinstance(schema.get("properties"), Mapping):
                 parts.append(f"properties:{{{self._properties(schema['properties'])}}}")
             if schema.get("required"):
-                parts.append(f"required:{self._written(schema['required'])}")
+                parts.append(f"required:{self.value_text(schema['required'])}")
         return ",".join(parts + self._type(schema))
 
     def _items(self, items: Mapping[str, Any]) -> str:
@@ -249,22 +249,22 @@ class _Gemma(Dialect):
             elif key == "type":
                 parts += self._type(items)
             elif items[key] is not None:
-                parts.append(f"{self._key(key)}:{self._escaped(items[key])}")
+                parts.append(f"{self.key_text(key)}:{self._escaped(items[key])}")
         return ",".join(parts)
 
     def _escaped(self, value: Any) -> str:
         """A value of a schema: there the templates put names between quotes too."""
         if isinstance(value, Mapping):
-            return "{" + ",".join(f"{self._written(str(key))}:{self._escaped(value[key])}" for key in sorted(value, key=str.lower)) + "}"
+            return "{" + ",".join(f"{self.value_text(str(key))}:{self._escaped(value[key])}" for key in sorted(value, key=str.lower)) + "}"
         if isinstance(value, list):
             return "[" + ",".join(map(self._escaped, value)) + "]"
-        return self._written(value)
+        return self.value_text(value)
 
     def _type(self, schema: Mapping[str, Any]) -> list[str]:
         types = schema.get("type")
         if not types:
             return []
-        return [f"type:{self._written([str(t).upper() for t in types] if isinstance(types, list) else str(types).upper())}"]
+        return [f"type:{self.value_text([str(t).upper() for t in types] if isinstance(types, list) else str(types).upper())}"]
 
 
 class FunctionGemmaDialect(_Gemma):

@@ -272,15 +272,20 @@ class GemmaPythonDialect(Dialect):
     def _call(self, call: ToolCall) -> str:
         arguments = self._checked(call)
         for name in [*call.name.split("."), *arguments]:
-            if not _is_word(name) or not re.fullmatch(_WORD, name):
-                raise self._cannot(f"the name {str(name)[:40]!r}, as it is none in Python: rename it, or choose another dialect")
-        return f"{call.name}({', '.join(f'{key}={self._written(value)}' for key, value in arguments.items())})"
+            self.word_text(name)
+        return f"{call.name}({', '.join(f'{key}={self.value_text(value)}' for key, value in arguments.items())})"
 
-    def _written(self, value: Any) -> str:
+    def word_text(self, name: Any) -> str:
+        """The name of an argument, or a part of a tool's; raises `DialectError` for one that Python knows none by."""
+        if not isinstance(name, str) or not _is_word(name) or not re.fullmatch(_WORD, name):
+            raise self._cannot(f"the name {str(name)[:40]!r}, as it is none in Python: rename it, or choose another dialect")
+        return name
+
+    def value_text(self, value: Any) -> str:
         if isinstance(value, Mapping):
-            return "{" + ", ".join(f"{self._json(str(key))}: {self._written(item)}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{self.key_text(key)}: {self.value_text(item)}" for key, item in value.items()) + "}"
         if isinstance(value, (list, tuple)):
-            return "[" + ", ".join(map(self._written, value)) + "]"
+            return "[" + ", ".join(map(self.value_text, value)) + "]"
         return str(value) if value is None or isinstance(value, bool) else self._json(value)
 
     def _tools_text(self, tools: Sequence[ToolSpec]) -> str:

@@ -14,12 +14,13 @@ import xgrammar
 from workbench.calls.dialect import Dialect, openai_of
 from workbench.calls.dialects import dialect_named
 from workbench.calls.tools import parse_specs
-from workbench.models.call_grammar import FORMS, call_grammar
+from workbench.models.call_forms import FORMS, Opening
+from workbench.models.call_grammar import call_grammar
 from workbench.models.constrained import SURROGATE_LEAD, Tables, may_follow, tables_of
 from workbench.models.loading import Base
 from workbench.schema import ToolSpec
 
-KEPT_BYTES = 256  # of the text before a call: longer than any opening
+KEPT_BYTES = 1200  # of the text before a call: longer than any opening
 KEPT_MASKS = 256
 KEPT_GRAMMARS = 8
 TOLD = 8  # changes that are told one by one
@@ -42,7 +43,7 @@ class CallGrammar:
         self.never_V = self.tables.half_V.clone()
         self.never_V[[i for i in self.silent if i < len(self.never_V)]] = True
         self.form = FORMS[dialect.name]
-        self.closing = [i for i, token in enumerate(self.tables.written) if self.form.last in token and i not in self.silent]  # these alone may end an opening
+        self.endings = _endings(_TablesKey(self.tables), dialect.name)
         # The dialect's markers that are one token each: none may stand inside a text, where it would end the call for whoever reads it next.
         self.markers = {i: token for i, token in enumerate(self.tables.written) if token in {text.encode() for text in dialect.control}}
         self._masks: dict[str, torch.Tensor | None] = {}
@@ -55,16 +56,17 @@ class CallGrammar:
 
     def before_call(self, tail: str, width: int) -> torch.Tensor | None:
         """The mask (bool, V) that forbids tokens which would begin a call and go on as none can after the text `tail`; None where there are none."""
-        found = self.form.heads.search(tail)
-        head = found[0] if found else ""
+        begun = [(match[0], opening) for opening in self.form.openings if (match := opening.heads.search(tail)) and match[0]]
+        head = begun[0][0] if begun else ""  # two openings that a text may begin have the same beginning
         if head not in self._masks:
             if len(self._masks) >= KEPT_MASKS:
                 self._masks.clear()
-            self._masks[head] = self._begins_well(head, width)
+            self._masks[head] = self._begins_well(head, [opening for _, opening in begun], width)
         return self._masks[head]
 
-    def _begins_well(self, head: str, width: int) -> torch.Tensor | None:
-        found = [(i, match.start()) for i in self.closing if (match := self.opening.search(head + _shown(self.tables.written[i])))]
+    def _begins_well(self, head: str, openings: Sequence[Opening], width: int) -> torch.Tensor | None:
+        tokens = self.endings[None].union(*map(self.endings.__getitem__, openings)) - self.silent
+        found = [(i, match.start()) for i in tokens if (match := self.opening.search(head + _shown(self.tables.written[i])))]
         if not found:
             return None
         matcher = self.matcher()
@@ -120,9 +122,9 @@ class CallBound:
         if self.ids and self.grammar.tables.written[self.ids[-1]].endswith(SURROGATE_LEAD):
             mask_V &= ~self.grammar.tables.second_V
         for token, written in self.grammar.markers.items():
-            if mask_V[token]:
-                after = self._call.fork()
-                mask_V[token] = after.accept_string(written) and after.is_completed()
+            if mask_V[token] and written.decode() != self.grammar.form.notation.quote:
+                # In a text another character might stand in the place of the marker's last one.
+                mask_V[token] = not self._call.fork().accept_string(written[:-1] + b"~")
         return mask_V
 
     def _take(self, token: int) -> None:
@@ -157,6 +159,16 @@ class _TablesKey:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _TablesKey) and other.tables is self.tables
+
+
+@lru_cache(maxsize=KEPT_GRAMMARS)
+def _endings(key: _TablesKey, dialect: str) -> dict[Opening | None, frozenset[int]]:
+    """The tokens that may end each opening of the dialect; under None those that hold a whole one."""
+    openings, whole = FORMS[dialect].openings, dialect_named(dialect).grammar.opening
+    written = key.tables.written
+    found: dict[Opening | None, frozenset[int]] = {one: frozenset(i for i, token in enumerate(written) if one.may_end_in(token)) for one in openings}
+    found[None] = frozenset(i for i in frozenset().union(*found.values()) if whole.search(_shown(written[i])))
+    return found
 
 
 @lru_cache(maxsize=KEPT_GRAMMARS)
