@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,9 +87,48 @@ class ChatTokenizer:
     def render(self, turns: Sequence[Turn], *, answer_next: bool) -> str:
         """The conversation as the template writes it; with `answer_next` the assistant's turn is opened.
 
-        A template that knows thinking is asked for none: rows teach answers, and asked otherwise, Qwen 3 would open a turn in one way
-        and write an answered one in another.
+        A template that opens a turn in one way and writes an answered one in another (see `thought`) is made to do both in the first:
+        what a row teaches then goes on from what is asked, turn by turn.
         Raises `RowError` where the template refuses the turns (Gemma wants strict alternation).
+        """
+        if not self.thought:
+            return self._rendered(turns, answer_next)
+        mark = _MARK
+        while any(mark in turn["content"] for turn in turns):
+            mark += _MARK
+        marked = [
+            turn | {"content": mark + turn["content"].lstrip()} if turn["role"] == "assistant" and self._opened_with_thought(turns[:place]) else turn
+            for place, turn in enumerate(turns)
+        ]
+        return self._rendered(marked, answer_next).replace(mark, self.thought)
+
+    @cached_property
+    def thought(self) -> str:
+        """The empty thought that the template writes before an answer that is to come, but not before one that stands; mostly nothing.
+
+        Gemma 4's does so where it is asked for none. Anything else in that place, as a thought that is only begun, stays a template's fault.
+        """
+        request = {"role": "user", "content": "a"}
+        try:
+            asked = self._rendered([request], True)
+            stands = self._rendered([request, {"role": "assistant", "content": _MARK}], False)
+        except RowError:
+            return ""
+        before = stands.partition(_MARK)[0]
+        found = asked[len(before) :] if _MARK in stands and asked.startswith(before) else ""
+        return found if _EMPTY_THOUGHT.fullmatch(found) else ""
+
+    def _opened_with_thought(self, turns: Sequence[Turn]) -> bool:
+        try:
+            return self._rendered(turns, True).endswith(self.thought)
+        except RowError:  # the template refuses the beginning by itself; what it makes of the whole will be told
+            return False
+
+    def _rendered(self, turns: Sequence[Turn], answer_next: bool) -> str:
+        """What the template makes of the turns.
+
+        One that knows thinking is asked for none: rows teach answers, and asked otherwise, Qwen 3 would open a turn in one way and write an
+        answered one in another.
         """
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -139,6 +179,8 @@ class ChatTokenizer:
                 raise RowError(f"the text holds the control token {token}; take it out", field)
 
 
+_EMPTY_THOUGHT = re.compile(r"\s*(?:<\|channel>thought\s*<channel\|>|<think>\s*</think>)\s*")
+_MARK = "\ue000"  # a character for private use, which no template looks at
 _FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json")
 
 
