@@ -8,7 +8,18 @@ import pytest
 
 from workbench.calls.dialects import DIALECTS, TAG
 from workbench.schema import ToolCall, ToolSpec
-from workbench.ui.chat.cards import SHOWN, call_card, difference, difference_html, malformed_card, reply_html, type_words, visible
+from workbench.ui.chat.cards import (
+    SHOWN,
+    SHOWN_HTML,
+    SIGNS_A_MARK,
+    call_card,
+    difference,
+    difference_html,
+    malformed_card,
+    reply_html,
+    type_words,
+    visible,
+)
 
 WEATHER = ToolSpec(
     "get_weather", "", {
@@ -137,3 +148,19 @@ def test_what_changed_between_two_panes(left: str, right: str, said: str) -> Non
 def test_each_side_is_read_in_its_own_dialect() -> None:
     hermes = DIALECTS["hermes"]
     assert difference(CALL, hermes.render(RIGHT), right_dialect=hermes) == "same call"
+
+
+def test_a_run_of_one_unseen_sign_has_one_mark_and_many_marks_cut_the_text() -> None:
+    assert visible("a" + "\u202e" * 1200 + "b") == 'a<span class="wb-odd">U+202E ×1,200</span>b'
+    assert visible("pay\u200d\u200dpal") == 'pay<span class="wb-odd">U+200D ×2</span>pal'
+    shown = visible("\u202ea" * SHOWN)
+    assert shown.count("wb-odd") == SHOWN // SIGNS_A_MARK
+    assert shown.endswith(f'<span class="wb-dim">…{2 * SHOWN - 2 * SHOWN // SIGNS_A_MARK:,} more characters are not shown here</span>')
+
+
+def test_no_piece_is_begun_once_a_reply_fills_the_page() -> None:
+    call = TAG.render(ToolCall("get_sensitive_data"))
+    shown = reply_html(("ж" * SHOWN + call) * 100)
+    assert len(shown) < 1.2 * SHOWN_HTML
+    begun = shown.count("wb-said-text") + shown.count("data-call=")
+    assert f"{200 - begun} more pieces of this reply are not shown here." in shown

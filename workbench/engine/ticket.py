@@ -11,6 +11,10 @@ from workbench.engine.messages import Job
 from workbench.errors import WorkbenchError
 from workbench.training.events import Cause
 
+PICTURE = 0.12  # seconds between two pictures of a stream: quick to the eye, light on the wire
+FULL = 8_000  # characters, of the longest text, up to which that is kept; what a picture costs grows with them, and so does the pause
+LONGEST = 0.5  # seconds: of a page that was closed one hears at the next picture
+
 
 @dataclass
 class Ticket:
@@ -34,6 +38,8 @@ class Ticket:
     end_asked: bool = False
     """Whether somebody wanted the process ended, since the stop took too long."""
     changed: threading.Condition = field(default_factory=threading.Condition)
+    changes: int = 0
+    """How often something about it has changed."""
     finished: threading.Event = field(default_factory=threading.Event)
     stop_time: float | None = None
     """When the stop was asked, by `time.monotonic`."""
@@ -52,6 +58,16 @@ class Ticket:
         """Sleep until something about the job changed, or the time is over."""
         with self.changed:
             self.changed.wait(timeout)
+
+    def wait_picture(self, seen: int, begun: bool) -> None:
+        """Sleep until another picture of a stream is worth drawing, for a second at most.
+
+        `seen` is what `changes` was, and `begun` whether there was any text, when the last one was drawn. A first text and the end are not kept waiting.
+        """
+        with self.changed:
+            self.changed.wait_for(lambda: self.changes != seen, 1.0)
+            pause = min(LONGEST, PICTURE * max(1.0, max(map(len, self.texts), default=0) / FULL))
+            self.changed.wait_for(lambda: self.finished.is_set() or (not begun and any(self.texts)), pause)
 
     def held(self) -> float:
         """Seconds for which it has had the engine."""
@@ -75,4 +91,5 @@ class Ticket:
     def touch(self) -> None:
         """Wake whoever waits for a change."""
         with self.changed:
+            self.changes += 1
             self.changed.notify_all()

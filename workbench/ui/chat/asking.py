@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from workbench.calls.loop import LoopLimits, Step, ToolLoop
 from workbench.calls.mocks import run_mock
 from workbench.calls.prompting import Turn
 from workbench.engine.client import Ticket
+from workbench.engine.ticket import PICTURE
 from workbench.engine.turns import asked_by
 from workbench.errors import InputError, WorkbenchError
 from workbench.schema import ToolCall, ToolSpec
@@ -22,7 +24,7 @@ from workbench.ui.header import waiting_words
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
-PAUSE = 0.12  # seconds between two pictures of a stream: quick to the eye, light on the wire
+STILL = 0.5  # seconds after which what has not changed is yielded all the same: only then is a page that was closed let go
 MAX_PROMPT = 100_000  # characters of one request
 MAX_STOPS, MAX_STOP = 8, 100  # stop sequences, and characters of one
 
@@ -156,13 +158,13 @@ def _answers(space: Workspace, ticket: Ticket, sides: Sequence[Side]) -> Iterato
     """Yields whenever the newest reply of one of `sides` has changed, until all are whole."""
     pieces = [side.pieces[-1] for side in sides]
     while not ticket.finished.is_set():
+        seen, begun = ticket.changes, any(ticket.texts)
         for piece, text in zip(pieces, ticket.texts, strict=False):
             piece.text = text
         for side in sides:
             side.state = waiting_words(space, ticket)
         yield
-        ticket.wait_change(1.0)
-        ticket.finished.wait(PAUSE)
+        ticket.wait_picture(seen, begun)
     try:
         result = ticket.wait()
         for side, piece, reply in zip(sides, pieces, result["replies"], strict=True):
@@ -211,9 +213,13 @@ def carry_on(asked: Asked, side: Side) -> Iterator[None]:
     faults: list[BaseException] = []
     worker = threading.Thread(target=_go, args=(asked, side, faults), name="chat-loop", daemon=True)
     worker.start()
+    drawn, at = None, 0.0
     while worker.is_alive():
-        yield
-        worker.join(PAUSE)
+        now = (side.state, side.loop, len(side.steps), [(len(piece.text), piece.ended) for piece in side.pieces])
+        if now != drawn or time.monotonic() - at > STILL:
+            drawn, at = now, time.monotonic()
+            yield
+        worker.join(PICTURE)
     for fault in faults:
         side.loop, side.trouble = "stopped", sentence(fault)
     yield

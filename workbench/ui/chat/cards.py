@@ -14,6 +14,7 @@ Styles are in chat.css, by the classes of theme.css.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ SHOWN = 20_000  # characters of one text; a longer one is cut, and says so
 SHOWN_ARGUMENTS = 60
 SHOWN_VALUE = 600  # characters
 SHOWN_PIECES = 200  # segments of one reply
+SHOWN_HTML = 400_000  # characters of a reply's HTML, after which no other piece is begun: a page that draws more stands still for a moment
+SIGNS_A_MARK = 10  # characters that may be shown for each mark of an unseen one: marks are the costliest there is to draw
 COPIED = 200_000  # characters of a raw text that its button copies
 
 Difference = Literal[
@@ -43,6 +46,7 @@ _ODD = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
+_RUN = re.compile(f"({_ODD.pattern})\\1*")  # the same one again and again has one mark
 _HALVES = re.compile("[\ud800-\udfff]")
 
 CARDS_JS = """const copied = async (button) => {
@@ -72,11 +76,19 @@ element.addEventListener('click', event => {
 
 
 def visible(text: str, most: int = SHOWN) -> str:
-    """`text` as HTML: escaped, what can't be seen named by its number, and no more than `most` characters of it."""
-    shown = _ODD.sub(lambda found: f"\x00{ord(found[0]):04X}\x01", text[:most])
-    marked = re.sub("\x00([0-9A-F]+)\x01", r'<span class="wb-odd">U+\1</span>', escape(shown))
+    """`text` as HTML: escaped, what can't be seen named by its number, and no more than `most` characters of it, or fewer where many are unseen ones."""
+    over = next(itertools.islice(_RUN.finditer(text, 0, most), max(1, most // SIGNS_A_MARK), None), None)
+    most = min(most, over.start()) if over is not None else most
+    shown = _RUN.sub(_mark, text[:most])
+    marked = re.sub("\x00([^\x01]+)\x01", r'<span class="wb-odd">\1</span>', escape(shown))
     more = f'<span class="wb-dim">{escape(words.MORE_SIGNS.format(count=len(text) - most))}</span>' if len(text) > most else ""
     return marked + more
+
+
+def _mark(found: re.Match[str]) -> str:
+    """What names a run of one unseen sign, between two signs that nothing else leaves in a text."""
+    again = f" ×{len(found[0]):,}" if len(found[0]) > 1 else ""
+    return f"\x00U+{ord(found[0][0]):04X}{again}\x01"
 
 
 def reply_html(
@@ -89,8 +101,11 @@ def reply_html(
     slash, and the place of the call among the reply's calls, from 0.
     """
     parts: list[str] = []
-    segments, calls = dialect.parse(text), 0
+    segments, calls, shown = dialect.parse(text), 0, 0
     for segment in segments[:SHOWN_PIECES]:
+        if sum(map(len, parts)) > SHOWN_HTML:
+            break
+        shown += 1
         if isinstance(segment, CallSegment):
             parts.append(call_card(segment.call, segment.raw, tools=tools, run_key=None if run_key is None else f"{run_key}/{calls}"))
             calls += 1
@@ -98,8 +113,8 @@ def reply_html(
             parts.append(malformed_card(segment.raw, segment.reason) if done else open_card(segment.raw))
         elif segment.raw.strip() or len(segments) == 1:
             parts.append(f'<div class="wb-said-text" dir="auto">{visible(segment.raw.strip())}</div>')
-    if len(segments) > SHOWN_PIECES:
-        parts.append(f'<div class="wb-dim">{escape(words.MORE_CALLS.format(count=len(segments) - SHOWN_PIECES))}</div>')
+    if len(segments) > shown:
+        parts.append(f'<div class="wb-dim">{escape(words.MORE_CALLS.format(count=len(segments) - shown))}</div>')
     if not done:
         parts.append('<span class="wb-cursor">▍</span>')
     return f'<div class="wb-reply">{"".join(parts)}</div>'

@@ -112,9 +112,10 @@ def build(space: Workspace) -> None:
         try:
             for _ in play(space, now, places, read_sampling(values)):
                 yield picture(now)
-            yield picture(now)
+            now.said = ""
         except Exception as exc:
-            yield picture(now, sentence(exc))
+            now.said = sentence(exc)
+        yield picture(now, now.said)
 
     def play_one(now: Show, *values: Any) -> Iterator[str]:
         yield from played(now, [now.next_unplayed()] if now.deck.entries else [], values)
@@ -122,8 +123,12 @@ def build(space: Workspace) -> None:
     def play_all(now: Show, *values: Any) -> Iterator[str]:
         yield from played(now, list(range(len(now.deck.entries))), values)
 
-    def stopped(now: Show) -> str:
-        return picture(now, "" if stop(space, now) else words.NOT_PLAYING)
+    def stopped(now: Show) -> Any:
+        # What goes on draws its own end: a picture of before might come to the page after it.
+        return gr.skip() if stop(space, now) else picture(now, words.NOT_PLAYING)
+
+    def settled(now: Show) -> Any:
+        return gr.skip() if now.going else picture(now, now.said)
 
     def moved(by: int) -> Any:
         def move(now: Show) -> str:
@@ -161,8 +166,9 @@ def build(space: Workspace) -> None:
             return [gr.skip(), picture(now, str(exc))]
         return [gr.DownloadButton(value=str(path)), picture(now)]
 
-    one.click(play_one, [show, *sampling], stage, **STREAM)
-    everything.click(play_all, [show, *sampling], stage, **STREAM)
+    for button, played_by in ((one, play_one), (everything, play_all)):
+        # Drawn once more at the end: a key that was pressed shortly before may be answered after the last picture, with an older one.
+        button.click(played_by, [show, *sampling], stage, **STREAM).success(shown(settled), show, stage, **QUIET)
     halt.click(shown(stopped), show, stage, **QUIET)
     previous.click(shown(moved(-1)), show, stage, **QUIET)
     following.click(shown(moved(1)), show, stage, **QUIET)

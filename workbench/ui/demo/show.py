@@ -17,8 +17,6 @@ from workbench.ui.header import waiting_words
 from workbench.ui.words import demo as words
 from workbench.workspace import Workspace
 
-PAUSE = 0.12  # seconds between two pictures of a stream
-
 
 @dataclass
 class Side:
@@ -69,6 +67,8 @@ class Show:
     """The job in hand."""
     going: bool = False
     halted: bool = False
+    said: str = ""
+    """Why the last play ended early, where a sentence tells that."""
 
     @property
     def entry(self) -> Entry | None:
@@ -175,14 +175,14 @@ def _one(space: Workspace, show: Show, place: int) -> Generator[None, None, None
 
 def _follow(space: Workspace, ticket: Ticket, played: Played, show: Show) -> Generator[None, None, None]:
     while not ticket.finished.is_set():
+        seen, begun = ticket.changes, any(ticket.texts)
         for side, text in zip((played.base, played.adapted), ticket.texts, strict=False):
             side.text = text
         played.state = waiting_words(space, ticket)
         yield
         if show.halted and not ticket.finished.is_set():  # it may have been asked before there was a ticket
             space.engine.stop(ticket)
-        ticket.wait_change(1.0)
-        ticket.finished.wait(PAUSE)
+        ticket.wait_picture(seen, begun)
 
 
 def _take(side: Side, reply: dict[str, Any]) -> None:
