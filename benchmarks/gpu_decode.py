@@ -6,6 +6,10 @@ A short run of the workbench's own training job makes the adapter, its own jobs 
 comes, in the same process. The random model of 4B's shape never says a stop token, so that each of its replies has the full length: the most
 that an evaluation can cost. With real weights (--model, --epochs 10, --plain-cases 100) the texts of both ways are worth comparing.
 Tokens a second are a reply's tokens by its seconds, the prompt's forward included; `steady` leaves the time to the first token out.
+
+Where two texts differ, the gap between the two likeliest words at the first difference is told, beside the usual gap along the texts: words
+nearer to each other than bf16 can tell are ties, and any other order of the same sums may break them. So may another batch: `generate` is
+held against itself in batches of twice as many. `--fp32` has the weights in fp32, where ties are rare.
 """
 
 from __future__ import annotations
@@ -154,20 +158,52 @@ def evaluate(host: Any, folder: Path, mode: str, options: Any) -> Result:
             common.sync()
             seconds.append(time.perf_counter() - begun)
         prompts = [tuple(host.base.tokenizer.prompt_ids(list(t))) for t in turns[: options.plain_cases]]
-        texts: dict[int, str] = {}
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         begun = time.perf_counter()
-        for start in range(0, len(order), PLAIN_BATCH):
-            some = order[start : start + PLAIN_BATCH]
-            made = plain(host.base, [prompts[i] for i in some], adapted=adapted, tokens=options.reply_tokens)
-            texts |= {i: host.base.tokenizer.text(ids) for i, ids in zip(some, made, strict=True)}
+        made_ids = in_batches(host.base, prompts, PLAIN_BATCH, adapted=adapted, tokens=options.reply_tokens)
         spent = time.perf_counter() - begun
-        found[f"evaluation {what}"] = {
+        texts = {i: host.base.tokenizer.text(ids) for i, ids in enumerate(made_ids)}
+        told = ties(host.base, prompts, made_ids, [replies[i] for i in range(len(prompts))], adapted=adapted, tokens=options.reply_tokens)
+        found[f"evaluation {what}"] = told | {
             "first_s": seconds[0], "s": seconds[1], "before_s": spent * len(cases) / len(prompts) if prompts else None, "before_cases": len(prompts),
             "same_texts": sum(texts[i] == replies[i] for i in texts),
             "otherwise": [[replies[i][:120], texts[i][:120]] for i in texts if texts[i] != replies[i]][:5],
         }
     return found
+
+
+def in_batches(base: Any, prompts: Sequence[tuple[int, ...]], size: int, *, adapted: bool, tokens: int) -> list[list[int]]:
+    """`plain` for all prompts, those of like length together."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(order), size):
+        some = order[start : start + size]
+        found |= dict(zip(some, plain(base, [prompts[i] for i in some], adapted=adapted, tokens=tokens), strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def ties(base: Any, prompts: Sequence[tuple[int, ...]], theirs: Sequence[list[int]], ours: Sequence[str], *, adapted: bool, tokens: int) -> Result:
+    """How near the two likeliest words are where a text first differs from `generate`'s, and how often `generate` differs from itself."""
+    import torch
+
+    text = base.tokenizer.text
+    at_difference: list[float] = []
+    usual: list[float] = []
+    with torch.inference_mode(), contextlib.nullcontext() if adapted else base.model.disable_adapter():
+        for prompt, ids, said in zip(prompts, theirs, ours, strict=True):
+            if not ids:
+                continue
+            logits_TV = base.model(input_ids=torch.tensor([[*prompt, *ids]], device=base.device), use_cache=False).logits[0, len(prompt) - 1 :].float()
+            best_T2 = logits_TV.topk(2).values
+            gaps = (best_T2[:, 0] - best_T2[:, 1]).tolist()
+            usual += gaps[: len(ids)]
+            if text(ids) != said:
+                same = next((n for n in range(len(ids), -1, -1) if said.startswith(text(ids[:n]))), 0)
+                at_difference.append(gaps[same])
+    again = in_batches(base, prompts, 2 * PLAIN_BATCH, adapted=adapted, tokens=tokens)
+    return {
+        "gaps": sorted(at_difference), "usual_gap": statistics.median(usual) if usual else None,
+        "generate_same_as_itself": sum(a == b for a, b in zip(again, theirs, strict=True)),
+    }
 
 
 # -- telling --------------------------------------------------------------------------------------------------
@@ -182,7 +218,9 @@ def line(r: Result) -> str:
     for what in ("base", "adapted"):
         if f"evaluation {what}" in r:
             one = r[f"evaluation {what}"]
-            same = f"{one['same_texts']} of {one['before_cases']} texts as `generate` writes them"
+            same = f"{one['same_texts']} of {one['before_cases']} texts as `generate` writes them ({one['generate_same_as_itself']} by itself in other batches)"
+            if one["gaps"]:
+                same += f"; gap at the differences {statistics.median(one['gaps']):.3f} (largest {one['gaps'][-1]:.3f}), usual {one['usual_gap']:.2f}"
             said.append(f"    {r['cases']} cases, {what}: {one['s']:.1f} s (first time {one['first_s']:.1f}); before {figure(one['before_s'])} s, by {one['before_cases']}; {same}")
     return "\n".join([*said, *(f"    {text}" for text in r["notices"])])
 
@@ -210,7 +248,14 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--plain-cases", type=int, default=10, help="cases that `generate` answers too; its time for all is calculated from them")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fp32", action="store_true", help="the weights in fp32: the same words, whatever the order of sums")
     options = parser.parse_args()
+    if options.fp32:
+        import torch
+
+        from workbench.models import loading
+
+        loading.pick_dtype = lambda device: torch.float32
     if options.one:
         common.tell(measure(options.one[0], common.model_folder(options), options))
         return

@@ -67,7 +67,8 @@ def learn(what: str, seed: int, options: Any) -> Result:
 
         settings = learning(options, seed, captured=False)
         recipe = Recipe(
-            options.mode, pad=options.pad, right=True, rate=settings.training.learning_rate, dropout=settings.lora.dropout, seed=seed,
+            options.mode, pad=options.pad, batch=options.batch, accumulation=16 // options.batch, right=True,
+            rate=settings.training.learning_rate, dropout=settings.lora.dropout, seed=seed,
         )
         made = train(options.real, recipe, steps=options.steps or 40, warm=0, save=into)
     else:
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps (0: all 40)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[42])
     parser.add_argument("--pad", type=int, default=256, help="of the recipe")
+    parser.add_argument("--batch", type=int, default=1, choices=(1, 2, 4, 8, 16), help="rows of the recipe's forward; 16 rows make its step in any case")
     parser.add_argument("--cases", type=int, default=30)
     parser.add_argument("--new-tokens", type=int, default=64)
     options = parser.parse_args()

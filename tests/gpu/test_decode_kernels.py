@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
 
-from workbench.models import decode_fused  # after the variable is set
+from workbench.models import decode_fused, loading  # after the variable is set
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, prefill, step
 from workbench.models.loading import load_base, put_new_adapter
@@ -36,7 +36,10 @@ COLUMNS = 64
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
-def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(tiny_model_folder: Callable[[str], Path], kind: str) -> None:
+def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
+    tiny_model_folder: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
     base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
     model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
     with torch.no_grad():
@@ -62,8 +65,9 @@ def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(tiny_mod
 @pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("adapted", [[False, True, True], [False] * 3])
 def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
-    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[bool],
+    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
     base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
     model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
     with torch.no_grad():

@@ -251,7 +251,8 @@ def narrow(x_BK: Tensor, a_RK: Tensor, lane_B: Tensor) -> Tensor:
     """The adapter's first product, x·Aᵀ (B×R), times 1 or 0 for each lane."""
     rows, width = x_BK.shape
     out_BR = torch.empty((rows, a_RK.shape[0]), dtype=x_BK.dtype, device=x_BK.device)
-    _narrow[(rows, a_RK.shape[0])](x_BK, a_RK, lane_B, out_BR, width, RANK=a_RK.shape[0], BLOCK=1024, num_warps=4)
+    block = min(4096, triton.next_power_of_2(width))
+    _narrow[(rows, a_RK.shape[0])](x_BK, a_RK, lane_B, out_BR, width, RANK=a_RK.shape[0], BLOCK=block, num_warps=8 if block > 2048 else 4)
     return out_BR
 
 
