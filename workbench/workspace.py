@@ -62,6 +62,9 @@ class Workspace:
     _health: Any = field(default=None, repr=False)
     _checking: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _apart: Any = field(default=None, repr=False)
+    teaching: Training = field(default_factory=Training, repr=False)
+    """What the rows are shown and checked for: the dialect, whether tools are told, and a row's length, as chosen last under Tune."""
+    _asked: Teachable | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -129,7 +132,7 @@ class Workspace:
                 training, count = Training(), self._token_counts()
                 found = check_health(
                     rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=count, uncompared=reasons,
-                    refused=self._teachable.refused if count else None,
+                    refused=self._teachable().refused if count else None,
                 )
                 self._health = (key, found)
             health: Health = self._health[1]
@@ -154,7 +157,7 @@ class Workspace:
         stamp = tuple(stamps)
         if self._apart is None or self._apart[0] != stamp:
             self._apart = (stamp, load_kept_apart(self.data_dir))
-        return tools, self._apart[1], (rows.version, tools.version, stamp)
+        return tools, self._apart[1], (rows.version, tools.version, stamp, self.taught)
 
     def _token_counts(self) -> Callable[[list[str]], list[int]] | None:
         try:
@@ -163,9 +166,25 @@ class Workspace:
             return None
         return lambda texts: [len(e.ids) for e in backend.encode_batch(texts, add_special_tokens=False)]
 
-    @cached_property
     def _teachable(self) -> Teachable:
-        return Teachable(self.tokenizer, Training().max_row_tokens)
+        """What is asked whether rows can be learned; with the form of calls that a run would learn, or the plain one while that can't be settled."""
+        try:
+            form = self.taught_form()
+        except WorkbenchError:  # a dialect that the model does not have is told under Tune
+            form = PLAIN
+        asked, most = self._asked, self.teaching.max_row_tokens
+        if asked is None or asked.form != form or asked.max_tokens != most:
+            asked = self._asked = Teachable(self.tokenizer, most, form)
+        return asked
+
+    @property
+    def taught(self) -> tuple[str, str, int]:
+        """What of `teaching` decides what a row teaches: dialect, tools in the prompt, tokens at most."""
+        return self.teaching.dialect, self.teaching.tools_in_prompt, self.teaching.max_row_tokens
+
+    def taught_form(self) -> CallForm:
+        """The form of calls that a run with `teaching` would learn; raises `WorkbenchError` where that can't be settled."""
+        return self.form_of(RunSettings(training=self.teaching), self.tokenizer)
 
     def form(self, voice: str | None) -> CallForm:
         """How the conversations and calls of an adapter or of merged:NAME are written; without one, those of the model that is open:

@@ -14,6 +14,7 @@ from workbench.ui import words
 from workbench.ui.data import files_panel, generate_panel, health_panel, history_panel, rows_panel, tools_panel
 from workbench.ui.data.bench import SMALL, Bench, Only, Pending, refusal
 from workbench.ui.data.editor import Form, follow, open_row
+from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.shortcuts import SHORTCUTS_JS
 from workbench.ui.errors import shown
 from workbench.ui.highlight import bar, note
@@ -70,7 +71,15 @@ def drop_mine(bench: Bench, form: Form | None, count: float) -> list[Any]:
     return [note(words.MINE_DROPPED), rows.version, count + 1, None, again, again.serial, None]
 
 
-def build(space: Workspace, page: gr.Blocks) -> Bench:
+def taught_anew(space: Workspace, seen: tuple[str, str, int] | None, count: float, form: Form | None) -> list[Any]:
+    """Where another dialect was chosen under Tune since the page looked, the rows are drawn and checked anew, and what the open one teaches."""
+    now = space.taught
+    if now == seen:
+        return [gr.skip()] * 3
+    return [now, count + 1, lesson_html(space, *rows_panel.taught_row(form))]
+
+
+def build(space: Workspace, page: gr.Blocks, opened: gr.Tab) -> Bench:
     """The tab's components and their wires; returns the bench, for tabs that add rows."""
     version, pending, only, panel = gr.State(""), gr.State(None), gr.State(None), gr.State("rows")
     changed = gr.Number(0, precision=0, visible="hidden", elem_id="rows-changed")
@@ -103,6 +112,8 @@ def build(space: Workspace, page: gr.Blocks) -> Bench:
             history_panel.build(bench)
 
     _wire_refresh(bench, rows, progress, strip)
+    taught, lesson = gr.State(None), rows.editor.lesson
+    opened.select(shown(lambda *seen: taught_anew(space, *seen)), [taught, changed, rows.editor.opened], [taught, changed, lesson], **QUIET)
     page.load(None, js=SHORTCUTS_JS)
     undo.click(shown(lambda v, c: travel(space, True, v, c)), bench.inputs, bench.outputs, **QUIET)
     redo.click(shown(lambda v, c: travel(space, False, v, c)), bench.inputs, bench.outputs, **QUIET)

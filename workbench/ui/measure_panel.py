@@ -80,11 +80,11 @@ def build(space: Workspace, room: Room, bench: Bench, run: gr.Dropdown) -> None:
     """The panel's components and their wires; `run` is the chat's choice of adapter."""
     with gr.Accordion("Measure on unseen prompts", open=False, elem_id="measure"):
         gr.Markdown(words.MEASURE_HELP)
-        with gr.Row():
-            measure_run = gr.Button(f"{words.MEASURE}: adapted", elem_id="measure-adapted")
-            measure_base = gr.Button(f"{words.MEASURE}: base", elem_id="measure-base")
-            stop = gr.Button(words.CHAT_STOP, min_width=60, elem_id="measure-stop")
-            constrain = gr.Checkbox(False, label=str(Sampling.model_fields["constrain"].title), min_width=120, elem_id="measure-bind")
+        with gr.Row(equal_height=True):
+            measure_run = gr.Button(f"{words.MEASURE}: adapted", scale=4, elem_id="measure-adapted")
+            measure_base = gr.Button(f"{words.MEASURE}: base", scale=4, elem_id="measure-base")
+            stop = gr.Button(words.CHAT_STOP, scale=1, min_width=60, elem_id="measure-stop")
+            constrain = gr.Checkbox(False, label=str(Sampling.model_fields["constrain"].title), scale=1, min_width=130, elem_id="measure-bind")
         with gr.Row():
             result_run, result_base = gr.HTML(elem_id="scores-adapted"), gr.HTML(elem_id="scores-base")
         misses = gr.State(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +46,12 @@ def start_run(space: Workspace, name: str, values: Sequence[Any], preset: str | 
     return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name, preset=preset).name
 
 
+def teach_as(space: Workspace, values: Sequence[Any]) -> None:
+    """What the Data tab shows and checks rows for follows the form; while that can't be read it stays as it was."""
+    with contextlib.suppress(WorkbenchError):
+        space.teaching = read_settings(values).training
+
+
 def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> list[gr.components.Component]:
     """The tab's components and their wires; returns the form's fields, in the order of `FIELDS`.
 
@@ -64,6 +71,7 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
             plan = gr.HTML(elem_id="plan", elem_classes="wb-tight")
 
     def drawn(key: str | None, *values: Any) -> list[Any]:
+        teach_as(space, values)
         html, button = plan_panel.show_plan(space, values)
         return [html, gr.Button(button or tune_words.MAKE_FIT, visible=bool(button)), presets_panel.differs_html(space, key, values)]
 
@@ -79,11 +87,15 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
     inputs, outputs = [bar.chosen, *form.fields], [plan, fit, bar.differs]
     gr.on([f.change for f in form.fields], shown(drawn), inputs, outputs, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
 
+    def loaded(*values: Any) -> str:
+        teach_as(space, values)  # a page that is loaded anew begins with the form's own values
+        return suggest_name(space)
+
     def entered(key: str | None, *values: Any) -> list[Any]:
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
 
     opened.select(shown(entered), inputs, [*outputs, bar.chosen, bar.back, bar.gone], **QUIET)
-    page.load(shown(lambda: suggest_name(space)), None, name, **QUIET)
+    page.load(shown(loaded), form.fields, name, **QUIET)
     start.click(shown(start_clicked), [name, *inputs], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
     _wire_presets(space, bar, form)

@@ -26,7 +26,7 @@ def build(space: Workspace) -> gr.Blocks:
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
-                bench = data_tab.build(space, page)
+                bench = data_tab.build(space, page, data)
             with gr.Tab(words.TAB_TUNE, id="tune") as tune:
                 pass
             with gr.Tab(words.TAB_TRAIN, id="train") as train:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from workbench.dataset.draft import Draft, row_of
-from workbench.errors import ModelError, RowError
+from workbench.errors import DataError, ModelError, RowError, SettingsError
 from workbench.schema import Example
-from workbench.settings import Training
 from workbench.training.teach import Lesson, teach
 from workbench.ui import words
 from workbench.ui.data.bench import refusal
@@ -16,7 +15,7 @@ SHOWN = 3000  # tokens drawn at most: a longer row says how many more it has
 
 
 def lesson_html(space: Workspace, draft: Draft | None, was: Example | None = None) -> str:
-    """The draft's tokens and target text, or the sentence why it can't be learned."""
+    """The draft's tokens and target text in the dialect chosen under Tune, or the sentence why it can't be learned."""
     if draft is None:
         return note(words.LESSON_EMPTY)
     try:
@@ -24,13 +23,16 @@ def lesson_html(space: Workspace, draft: Draft | None, was: Example | None = Non
     except ModelError as exc:
         return note(f"{words.LESSON_NO_MODEL} {exc}", "warn")
     try:
-        row = row_of(draft, was)
-        return _lesson(teach(row, tokenizer, max_tokens=Training().max_row_tokens), space.model_name)
-    except RowError as exc:
+        row, form = row_of(draft, was), space.taught_form()
+        about = words.LESSON_FORM.format(model=space.model_name, dialect=form.dialect.name)
+        if form.tools:
+            about += words.LESSON_TOOLS
+        return _lesson(teach(row, tokenizer, max_tokens=space.teaching.max_row_tokens, form=form), about)
+    except (RowError, SettingsError, DataError) as exc:
         return refusal(f"{words.LESSON_REFUSED} {exc}", "warn")
 
 
-def _lesson(lesson: Lesson, model: str) -> str:
+def _lesson(lesson: Lesson, about: str) -> str:
     runs: list[tuple[bool, list[str]]] = []
     for token in lesson.tokens[:SHOWN]:
         if not runs or runs[-1][0] != token.learned:
@@ -42,7 +44,7 @@ def _lesson(lesson: Lesson, model: str) -> str:
     total = len(lesson.tokens)
     head = (
         f'<b>{words.LESSON_TITLE}</b> <span class="wb-chip learned">{lesson.learned} tokens learned</span> '
-        f'<span class="wb-chip masked">{total - lesson.learned} masked</span> <span class="wb-dim">{escape(model)}</span>'
+        f'<span class="wb-chip masked">{total - lesson.learned} masked</span> <span class="wb-dim">{escape(about)}</span>'
     )
     target = f'<div class="wb-dim">target: <code>{escape(lesson.target)}</code></div>'
     return f'<div class="wb-lesson"><div>{head}</div><div class="wb-tokens">{body}{escape(more)}</div>{target}</div>'

@@ -105,7 +105,7 @@ def build(bench: Bench) -> RowsPanel:
     grid.select(shown(select_row(bench)), [opened, typed, drawn], [bench.message, *editor.outputs], **QUIET)
     grid.input(shown(typed_cells(bench, refresh)), [grid, opened, typed, drawn, *bench.inputs, *inputs], [*bench.outputs, *editor.outputs, *outputs], **QUIET)
     apply.click(shown(do_bulk(bench)), [grid, action, scope, drawn, *query, bench.only, *bench.inputs], [*bench.outputs, action, scope], **QUIET)
-    opening.change(shown(lambda form: lesson_html(space, *_what(form))), opened, lesson, **QUIET)
+    opening.change(shown(lambda form: lesson_html(space, *taught_row(form))), opened, lesson, **QUIET)
     followed = gr.State(0)
 
     def follow_row(form: Form | None, seen: int, *asked: Any) -> list[Any]:
@@ -127,7 +127,8 @@ def page_with(bench: Bench, form: Form | None, seen: int, asked: Sequence[Any]) 
     return matching.index(form.place) // PAGE if form.place in matching else int(number or 0)
 
 
-def _what(form: Form | None) -> tuple[Draft | None, Example | None]:
+def taught_row(form: Form | None) -> tuple[Draft | None, Example | None]:
+    """What `lesson_html` shows of an open form: nothing for one that has no row yet."""
     return (form.draft, form.was) if form is not None and not form.broken and form.place is not None else (None, None)
 
 

@@ -41,6 +41,7 @@ ADD_ROW, SAVE_ROW, APPROVE, REJECT, NEXT, PREVIOUS = "Add row", "Save", "Approve
 DUPLICATE, NEW_EMPTY, DELETE_ROW = "Duplicate", "New", "Delete"
 LESSON_TITLE = "What this row teaches"
 LESSON_EMPTY = "Open a row to see what it teaches: the model's tokens, the learned ones coloured."
+LESSON_FORM, LESSON_TOOLS = "{model} · dialect {dialect}", ", tools told"
 LESSON_NO_MODEL = "What a row teaches needs the model's tokenizer."
 LESSON_REFUSED = "This can't be learned yet:"
 SHORTCUTS = "Keys: ↑ ↓ row · A approve · R reject · D duplicate · N new · E edit · / search · Ctrl+S save · Ctrl+Enter save and next"
