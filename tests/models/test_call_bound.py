@@ -142,7 +142,7 @@ def test_whatever_is_drawn_once_a_call_has_begun_is_a_whole_call_that_fits_its_s
 
 
 TEXTS = st.text(st.sampled_from('ab"\\<>|{}[]&;\n\t/ж😀_') | st.characters(codec="utf-8"), max_size=8)
-ANY = st.none() | st.booleans() | st.integers(-99, 99) | TEXTS | st.lists(st.integers(), max_size=2) | st.dictionaries(st.just("a"), TEXTS, max_size=1)
+ANY = st.none() | st.booleans() | st.integers(-99, 99) | TEXTS | st.lists(st.integers(-(10**9), 10**9), max_size=2) | st.dictionaries(st.just("a"), TEXTS, max_size=1)
 
 
 def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
