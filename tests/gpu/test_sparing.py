@@ -58,7 +58,7 @@ def losses(folder: Path, *, sparing: bool, dropout: float) -> list[float]:
     model: Any = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=dropout), name="t", seed=1, checkpointing=sparing)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    steps = make_graphed(model, make_optimizer(parameters, TRAINING, fused=True, capturable=True), parameters, TRAINING, ROWS, ROWS[:3])
+    steps = make_graphed(model, make_optimizer(parameters, TRAINING, fused=True, capturable=True), parameters, TRAINING, ROWS, ROWS)
     torch.manual_seed(3)
     made = [steps.step(packs, TRAINING.learning_rate)[0] for _, _, packs in batches(ROWS, TRAINING)]
     return [*made, steps.mean_loss([packs[0] for _, _, packs in batches(ROWS, TRAINING)][:1], lambda: False) or 0.0]

@@ -23,6 +23,7 @@ from workbench.models.loading import Base, load_base
 from workbench.models.passes import watch_passes
 from workbench.models.room import fits_beside, weights_gib
 from workbench.models.shapes import folder_shapes
+from workbench.models.side_stream import clear_workspaces
 from workbench.models.watched import StoppedLoadingError, download_bar, heed, watched_weights
 from workbench.settings import Quantization
 from workbench.training import events
@@ -241,6 +242,7 @@ def give_back() -> None:
     """Hand what no base holds any more back, to the card and to the system."""
     release()  # the decoder's cache and graphs hold the layers
     gc.collect()
+    clear_workspaces()  # no graph is left that was captured with one
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     _return_to_system()

@@ -22,6 +22,7 @@ from workbench.models.decode_step import Cache, prefill, step
 from workbench.models.faults import accelerator_fault, lost_to
 from workbench.models.loading import Base
 from workbench.models.offload import host_parts
+from workbench.models.side_stream import side_stream
 from workbench.settings import Sampling
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
@@ -63,7 +64,6 @@ class Decoder:
         self.cache: Cache | None = None
         self.graphs: dict[tuple[int, bool], tuple[Any, Tensor]] = {}
         self.pool: Any = None
-        self.side: Any = None
         self.fused = decode_fused.usable(self.stack)
         self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
         self.read_proven: set[bool] = set()  # and the fused reading of prompts
@@ -155,9 +155,7 @@ class Decoder:
         if not self.whole or (rows, adapted) in self.graphs:
             return
         column = cache.column.clone()
-        if self.side is None:  # one for all: cuBLAS keeps its working space per stream
-            self.side = torch.cuda.Stream(self.stack.device)  # type: ignore[no-untyped-call]
-        side = self.side
+        side = side_stream(self.stack.device)
         side.wait_stream(torch.cuda.current_stream(self.stack.device))
         with torch.cuda.stream(side):
             self._rehearse(cache, rows, adapted, column)

@@ -63,9 +63,14 @@ def wake(device: torch.device) -> None:
     """Make the card's context and load its matrix products now; it takes some tenths of a second. Whoever computes first will say what is wrong."""
     import torch
 
+    from workbench.models.side_stream import clear_workspaces
+
+    cold = not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with contextlib.suppress(RuntimeError):
         square = torch.zeros((16, 16), device=device, dtype=torch.bfloat16)
-        square @ square  # noqa: B018
+        if cold:
+            square @ square  # noqa: B018
+            clear_workspaces()  # this thread's; there are no graphs yet
 
 
 def wake_card() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from workbench.models.faults import lost_to
+from workbench.models.side_stream import side_stream
 from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
 from workbench.training.ranks import ALONE, Ranks
@@ -35,7 +36,7 @@ class Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = side_stream(device)
         self.pool: Any = None
 
     def capture(self, work: Callable[[], None], warm_ups: int) -> torch.cuda.CUDAGraph:

@@ -1,0 +1,56 @@
+"""Captures share a stream, and what cuBLAS keeps for it is given back with the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from workbench.engine import bases
+from workbench.models import overlap, side_stream
+from workbench.training.captured import Graphs
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """The streams that were made, where a card is only pretended."""
+    made: list[object] = []
+
+    def make(device: torch.device) -> object:
+        made.append(device)
+        return SimpleNamespace(device=device, number=len(made))
+
+    monkeypatch.setattr(torch.cuda, "Stream", make)
+    side_stream.side_stream.cache_clear()
+    yield made
+    side_stream.side_stream.cache_clear()
+
+
+def test_every_run_s_graphs_are_captured_on_one_stream_a_device(streams: list[object]) -> None:
+    first, second = Graphs(torch.device("cuda", 0)), Graphs(torch.device("cuda", 0))
+    assert first.stream is second.stream is side_stream.side_stream(torch.device("cuda", 0))
+    assert Graphs(torch.device("cuda", 1)).stream is not first.stream
+    assert streams == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+def test_working_space_is_given_back_when_no_base_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append("cleared"), raising=False)
+    monkeypatch.setattr(bases, "release", lambda: cleared.append("graphs gone"))
+    bases.give_back()
+    assert cleared == ["graphs gone"]  # without a card in use there is nothing
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    bases.give_back()
+    assert cleared == ["graphs gone", "graphs gone", "cleared"]
+
+
+def test_only_a_card_that_sleeps_is_given_a_product_to_load_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[str] = []
+    monkeypatch.setattr(side_stream, "clear_workspaces", lambda: cleared.append("cleared"))
+    overlap.wake(torch.device("cpu"))
+    assert cleared == ["cleared"]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # its graphs may hold a working space
+    overlap.wake(torch.device("cpu"))
+    assert cleared == ["cleared"]
