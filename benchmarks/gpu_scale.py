@@ -159,8 +159,10 @@ def draw(path: Path) -> str:
         for row, key in ((1, "step_ms"), (2, "train_peak_gib")):
             chart.add_scatter(x=x, y=[r[key] for r in of], text=hover, mode="lines+markers", line_color="#3b6fb6", showlegend=False, row=row, col=column)
         if axis != "model":
-            chart.update_xaxes(type="log", tickvals=x, ticktext=[f"{v:,}" for v in x], col=column)
+            chart.update_xaxes(type="log", tickvals=x, ticktext=[f"{v / 1000:.3g}k" if v >= 1000 else str(v) for v in x], col=column)
     chart.update_yaxes(rangemode="tozero")
+    if "tokens" in axes:  # both scales logarithmic: what is linear is a straight line of slope 1
+        chart.update_yaxes(type="log", dtick=1, row=1, col=1 + axes.index("tokens"))
     chart.update_yaxes(title_text="optimizer step, ms", row=1, col=1)
     chart.update_yaxes(title_text="peak of training, GiB", row=2, col=1)
     told = kept["versions"]
