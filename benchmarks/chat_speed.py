@@ -33,7 +33,7 @@ WORD = "баланс "
 PACE = 100  # tokens a second of the long reply
 TOKENS, LETTERS = 2000, 4  # of the long reply; letters a token
 QUIET = 4  # seconds for which the page is looked at before, while nothing goes on
-BROWSERS = 10
+BROWSERS, SHORT = 10, 12  # browsers at once, and tokens that each is answered with
 RUN = "bench"
 
 # Answers with the text in a file, letter by letter at a pace, until it is stopped.
@@ -69,8 +69,9 @@ while True:
     say(type="done", number=number, result=dict(replies=[reply] * lanes, adapter_difference=1.0))
 """
 
-# Notes for each click on “Send” when the first text of a pane was painted, and while it streams every picture, frame and long task.
-WATCH_JS = """() => {
+# Notes for each click on “Send” when the first text of a pane was painted, and while it streams every picture and long task; with `frames` every frame
+# too, which keeps the browser drawing.
+WATCH_JS = """(frames) => {
   const seen = window.seen = {clicked: null, first: null, pictures: 0, frames: [], long: []};
   const live = document.querySelector('#live-left');
   document.querySelector('#send').addEventListener('click', () => { Object.assign(seen, {clicked: performance.now(), first: null, pictures: 0, frames: [], long: []}); }, true);
@@ -81,6 +82,7 @@ WATCH_JS = """() => {
   }).observe(live, {subtree: true, childList: true, characterData: true});
   new PerformanceObserver((list) => { for (const entry of list.getEntries()) seen.long.push(entry.duration); }).observe({entryTypes: ['longtask']});
   let last = performance.now();
+  if (!frames) return;
   const frame = (now) => { seen.frames.push(now - last); last = now; requestAnimationFrame(frame); };
   requestAnimationFrame(frame);
 }"""
@@ -169,9 +171,10 @@ def served(space: Any) -> Iterator[str]:
         page.close(verbose=False)
 
 
-def open_chat(page: Any, url: str, new_tokens: int) -> None:
+def open_chat(page: Any, url: str, new_tokens: int, *, frames: bool = False) -> None:
     page.set_default_timeout(1000 * PATIENCE)
-    page.goto(url)
+    if page.url.rstrip("/") != url:
+        page.goto(url)
     page.get_by_role("tab", name="4 Chat").click()
     page.locator("#prompt textarea").wait_for()
     page.wait_for_function(f"document.querySelector('#chat-right input')?.value === '{RUN}'")
@@ -180,7 +183,7 @@ def open_chat(page: Any, url: str, new_tokens: int) -> None:
     box.fill(str(new_tokens))
     box.blur()
     page.locator("#chat-settings > button").click()
-    page.evaluate(WATCH_JS)
+    page.evaluate(WATCH_JS, frames)
 
 
 def over(page: Any, count: int = 1) -> None:
@@ -305,7 +308,7 @@ def long_reply(turns: int) -> dict[str, Any]:
         found = {}
         with served(space) as url:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            open_chat(page, url, 4000)
+            open_chat(page, url, 4000, frames=True)
             wire = page.context.new_cdp_session(page)
             wire.send("Performance.enable", {"timeDomain": "threadTicks"})  # the thread's own time: other work on the machine does not count
             wire.send("Network.enable")
@@ -359,9 +362,10 @@ def many_browsers(turns: int) -> dict[str, Any]:
         with served(space) as url:
             pages = [browser.new_context().new_page() for _ in range(BROWSERS)]
             for page in pages:
-                open_chat(page, url, 16)
+                page.goto(url, wait_until="commit")  # all at once: what they then wait for is the same
+            for page in pages:
+                open_chat(page, url, SHORT)
             space.load_model().wait(PATIENCE)
-            begun = time.perf_counter()
             for number, page in enumerate(pages):
                 page.locator("#prompt textarea").fill(f"Сколько у меня денег на счёте номер {number}?")
             begun = time.perf_counter()
@@ -385,7 +389,7 @@ def many_browsers(turns: int) -> dict[str, Any]:
                     pages[-1].wait_for_timeout(5)
                 freed.append(time.perf_counter() - closed)
     found = {"all_answered_s": whole, "waited_s": waited, "closed_to_idle": spread(freed)}
-    print(f"  {BROWSERS} browsers at once, 16 tokens in both panes: all answered after {whole:.1f} s; the first text after "
+    print(f"  {BROWSERS} browsers at once, {SHORT} tokens in both panes: all answered after {whole:.1f} s; the first text after "
           f"{waited[0]:.1f} s for the first, {waited[-1]:.1f} s for the last, {statistics.mean(b - a for a, b in zip(waited, waited[1:], strict=False)):.1f} s apart")
     told("from closing a browser in mid-stream to the engine idle", found["closed_to_idle"])
     return found

@@ -30,7 +30,7 @@ SHOWN = 20_000  # characters of one text; a longer one is cut, and says so
 SHOWN_ARGUMENTS = 60
 SHOWN_VALUE = 600  # characters
 SHOWN_PIECES = 200  # segments of one reply
-SHOWN_HTML = 400_000  # characters of a reply's HTML, after which no other piece is begun: a page that draws more stands still for a moment
+SHOWN_HTML = 200_000  # characters of a reply's HTML, after which no other piece is begun: a page that draws more stands still for a moment
 SIGNS_A_MARK = 10  # characters that may be shown for each mark of an unseen one: marks are the costliest there is to draw
 COPIED = 200_000  # characters of a raw text that its button copies
 
