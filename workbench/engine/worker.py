@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from workbench.engine.jobs import Host
 
 ALONE = 70  # the exit code of a worker that outlived its app in a job that hangs
+SPINS = {"GOMP_SPINCOUNT": "1000"}
+"""How often a thread of torch's looks whether the others are done before it sleeps (GNU's OpenMP; its own default is 300,000 times).
+
+A CPU's work is dealt to a thread a core, many hundred times a token. Where something else takes a core, the browser for one, two threads
+share what is left, and the one that is done would hold it, looking, until its time is over: a token took a second instead of a tenth.
+"""
 BEAT_SECONDS = 0.25  # signs of progress are told this often at most
 
 Say = Callable[[BaseModel], None]
@@ -52,6 +58,7 @@ class Signs:
 
 
 def main(models_dir: Path, adapters_dir: Path) -> None:
+    share_cores(os.environ)
     out = _private_stdout()
     inbox: queue.Queue[Do | None] = queue.Queue()
     stopped: set[int] = set()
@@ -84,6 +91,13 @@ def main(models_dir: Path, adapters_dir: Path) -> None:
             break
     sys.stderr.flush()
     os._exit(0)  # a library's non-daemon thread must not keep the card
+
+
+def share_cores(environment: MutableMapping[str, str]) -> None:
+    """Let threads that wait for each other sleep soon (see `SPINS`), unless whoever started this has chosen; read when torch is imported."""
+    if "OMP_WAIT_POLICY" not in environment:
+        for name, value in SPINS.items():
+            environment.setdefault(name, value)
 
 
 def _give_way() -> None:
