@@ -83,7 +83,7 @@ class Bases:
     beside: Beside | None = field(default=None, init=False, repr=False)
     one_only: bool = field(default=False, init=False)
     """Whether two bases were more than the memory holds once: they are not tried again."""
-    _sign: Callable[[Phase], None] = field(default=no_sign, init=False, repr=False)
+    _sign: Callable[[Phase], None] = field(default_factory=lambda: no_sign, init=False, repr=False)  # a function on the class would be a method
     _phase: Phase = field(default="computing", init=False)
     _watching: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
     """Takes the hooks off the base that tell of every layer's pass."""
