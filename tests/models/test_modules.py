@@ -28,6 +28,8 @@ from workbench.models.shapes import KNOWN, adapted_shapes, folder_shapes, gemma3
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import ALL_PROJECTIONS, Lora, Quantization
 
+pytestmark = pytest.mark.slow
+
 FOUR_B = gemma3_shapes(KNOWN["gemma-3-4b"])
 COMMON = {
     "vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -25,6 +25,8 @@ from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import pack
 from workbench.training.step import accumulate
 
+pytestmark = pytest.mark.slow
+
 NF4 = Quantization(mode="4-bit")
 CHOICES = {
     "nf4": NF4, "fp4-single": Quantization(mode="4-bit", type_4bit="fp4", double=False),

@@ -20,6 +20,8 @@ from workbench.training import answers, batching, events, job, stepper
 from workbench.training.answers import Asker, chosen
 from workbench.training.runs import RunStore
 
+pytestmark = pytest.mark.slow
+
 ROWS = load_rows(Path(__file__).resolve().parents[2] / "data" / "examples.json").rows[:6]
 CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
 SMALL = {"epochs": 3, "rows_per_step": 2, "validation_share": 0.34, "warmup_steps": 1, "learning_rate": 0.02}

@@ -22,6 +22,8 @@ from workbench.settings import Quantization, RunSettings, Training, make_setting
 from workbench.training import events, job
 from workbench.training.runs import RunStore, RunView
 
+pytestmark = pytest.mark.slow
+
 ROWS = load_rows(Path(__file__).resolve().parents[2] / "data" / "examples.json").rows[:6]
 FILES = {"adapter_config.json", "adapter_model.safetensors", "best", "README.md", "run.json", "events.jsonl", "rows.jsonl", "calls.json"}
 # 6 rows: 4 to learn, 2 held back; 2 epochs of 2 steps. The answers of an epoch are in test_answers.

@@ -18,6 +18,8 @@ from workbench.settings import RunSettings, apply_overrides
 from workbench.training.ranks import ALONE, Ranks, launched
 from workbench.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "training.epochs=2", "training.rows_per_step=5", "training.learning_rate=0.01", "training.warmup_steps=1", "training.sample_every=1",
