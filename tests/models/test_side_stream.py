@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from workbench.engine import bases
 from workbench.models import overlap, side_stream
+from workbench.models.catalog import Catalog
 from workbench.training.captured import Graphs
 
 
@@ -35,15 +37,18 @@ def test_every_run_s_graphs_are_captured_on_one_stream_a_device(streams: list[ob
     assert streams == [torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
-def test_working_space_is_given_back_when_no_base_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_space_is_given_back_when_no_base_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[str] = []
     monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append("cleared"), raising=False)
     monkeypatch.setattr(bases, "release", lambda: cleared.append("graphs gone"))
-    bases.give_back()
+    holder = bases.Bases(Catalog(tmp_path))
+    holder.drop()
     assert cleared == ["graphs gone"]  # without a card in use there is nothing
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    bases.give_back()
+    holder.drop()
     assert cleared == ["graphs gone", "graphs gone", "cleared"]
+    bases.give_back()  # after a merge, say: a base that was put aside keeps its graphs, and what they were captured with
+    assert cleared == ["graphs gone", "graphs gone", "cleared", "graphs gone"]
 
 
 def test_only_a_card_that_sleeps_is_given_a_product_to_load_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ class Bases:
         """Forget every base and give the memory back."""
         self._watching.close()
         self.base, self.key, self.difference, self.beside = None, None, None, None
-        give_back()
+        give_back(last=True)
 
     def tell(self, report: Report) -> None:
         """Report what is loaded now, or that nothing is."""
@@ -238,11 +238,12 @@ def weigh(folder: Path) -> str:
     return ""
 
 
-def give_back() -> None:
-    """Hand what no base holds any more back, to the card and to the system."""
+def give_back(*, last: bool = False) -> None:
+    """Hand what no base holds any more back, to the card and to the system; where the `last` base has gone, cuBLAS' working space too."""
     release()  # the decoder's cache and graphs hold the layers
     gc.collect()
-    clear_workspaces()  # no graph is left that was captured with one
+    if last:  # the graphs of a base that was put aside go on using theirs
+        clear_workspaces()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     _return_to_system()
