@@ -107,3 +107,15 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def make_last(path: Path) -> None:
+    """fsync a file or (where the system can) a folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants the right to write
+    except PermissionError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -436,15 +436,20 @@ class Workspace:
         job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=model or self.model, sampling=sampling, tools=self.bound_tools(sampling))
         return self.engine.submit(job, f"evaluating {run if adapted else display_name(model) if model else 'the base'}")
 
-    def merge(self, adapter: str, name: str) -> Ticket:
-        """Merge an adapter into its base as merged:`name`; raises `InputError` at once for what can be seen to be impossible."""
-        view, _ = self.runs.adapter(adapter)
+    def check_merge(self, adapter: str, name: str) -> RunInfo:
+        """The run of an adapter that may be merged as merged:`name`; raises `WorkbenchError` for what can be seen to be impossible beforehand."""
+        info = self.runs.adapter(adapter)[0].info
         free_target(self.catalog, name)
         source = None
         with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
-            source = self.catalog.find(view.info.model)
+            source = self.catalog.find(info.model)
         if source is not None:
             plan_merge(self.catalog, source, name)
+        return info
+
+    def merge(self, adapter: str, name: str) -> Ticket:
+        """Merge an adapter into its base as merged:`name`; raises at once as `check_merge` does."""
+        self.check_merge(adapter, name)
         return self.engine.submit(MergeJob(run=adapter, name=name.strip()), f"merging {adapter}")
 
     def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:

@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="torch's build for this machine has no Trit
 from workbench.models import decode_fused, loading  # after the variable is set
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, prefill, step
-from workbench.models.loading import load_base, put_new_adapter
+from workbench.models.loading import Base, load_base, put_new_adapter
 from workbench.settings import Lora, Quantization
 
 
@@ -35,18 +35,24 @@ PROMPTS = ((2, 40, 41), tuple(range(30, 75)), (2, 99))  # the second is far long
 COLUMNS = 64
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
-def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
-    tiny_model_folder: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def adapted_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
+    """A tiny base in fp32 with an adapter that does something."""
     monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
-    base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
+    base = load_base(folder, Quantization(mode="none"))
     model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.2)
     model.eval()
+    return base
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
+def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
+    tiny_model_folder: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = adapted_base(tiny_model_folder(kind), monkeypatch)
     adapted = [False, True, True]
     with torch.inference_mode():
         stack = read_stack(base)
@@ -67,14 +73,7 @@ def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
 def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
     tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
-    base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
-    model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
-                parameter.normal_(std=0.2)
-    model.eval()
+    base = adapted_base(tiny_model_folder(kind), monkeypatch)
     with torch.inference_mode():
         stack = read_stack(base)
         stack.copy_adapter()

@@ -130,9 +130,7 @@ class Bases:
         assert self.base is not None and self.key is not None
         what = display_name(self.key[0])
         if stay and self._fits_beside(wanted):
-            self._watching.close()
-            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
-            self.base, self.key, self.difference = None, None, None
+            self._put_aside()
             report.progress(f"{what} stays loaded beside it", None)
             return
         self.drop()
@@ -150,13 +148,18 @@ class Bases:
             return False
         return fits_beside(weights, _free_gib())
 
+    def _put_aside(self) -> None:
+        """The base in hand, if there is one, stays loaded beside the one that comes."""
+        self._watching.close()
+        if self.base is not None and self.key is not None:
+            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
+        self.base, self.key, self.difference = None, None, None
+
     def _swap(self) -> None:
         """The base that was put aside takes its turn, and the other one is put aside, if there is one."""
         put, self.beside = self.beside, None
         assert put is not None
-        self._watching.close()
-        if self.base is not None and self.key is not None:
-            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
+        self._put_aside()
         self.base, self.key, self.difference, self.written, self.weighed = put.base, put.key, put.difference, put.written, put.weighed
         take_up(put.decoder)
 

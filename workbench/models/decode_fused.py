@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models.decode_stack import Group, Stack
+from workbench.models.decode_stack import Group, Layer, Stack
 from workbench.models.decode_step import Cache, opened, signs
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
@@ -55,6 +55,23 @@ def _project(kernels: Any, group: Group, x_BK: Tensor, lane_B: Tensor | None) ->
     return made
 
 
+def _through(stack: Stack, x_RC: Tensor, lane_R: Tensor | None, attend: Callable[[int, Layer, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """R tokens through all layers, normed for the head; `attend(place, layer, q, k, v)` turns queries and keys, keeps keys and values, and looks."""
+    kernels = _kernels()
+    eps, offset = stack.eps, stack.offset
+    normed_RC: Tensor = kernels.join_norm(x_RC, None, None, stack.layers[0].before_attention, eps, offset)[1]
+    for place, layer in enumerate(stack.layers):
+        q, k, v = _project(kernels, layer.qkv, normed_RC, lane_R)
+        [branch] = _project(kernels, layer.o, attend(place, layer, q, k, v), lane_R)
+        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_attention, layer.before_mlp, eps, offset)
+        gate, up = _project(kernels, layer.gate_up, normed_RC, lane_R)
+        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_R)
+        following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
+        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_mlp, following, eps, offset)
+        signs(layer, x_RC)
+    return normed_RC
+
+
 def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
     """As `decode_step.prefill`."""
     kernels = _kernels()
@@ -62,21 +79,14 @@ def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted
     lanes, tokens = ids_BT.shape
     lane_R = cache.lane_B11[:lanes, 0].expand(lanes, tokens).reshape(-1) if any(adapted) else None
     positions_R = walk.positions_BT.reshape(-1)
-    eps, offset = stack.eps, stack.offset
-    x_RC = stack.embed(ids_BT).view(lanes * tokens, -1)
-    _, normed_RC = kernels.join_norm(x_RC, None, None, stack.layers[0].before_attention, eps, offset)
-    for place, layer in enumerate(stack.layers):
-        q, k, v = _project(kernels, layer.qkv, normed_RC, lane_R)
-        q, k = kernels.turn_prompt(layer, q, k, positions_R, cache.tables[layer.rope], eps, offset)
+
+    def attend(place: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = kernels.turn_prompt(layer, q, k, positions_R, cache.tables[layer.rope], stack.eps, stack.offset)
         q, k, v = (part.view(lanes, tokens, -1, layer.head_dim).transpose(1, 2) for part in (q, k, v))
-        seen_RN = walk.attend(place, layer, q, k, v).reshape(lanes * tokens, -1)
-        [branch] = _project(kernels, layer.o, seen_RN, lane_R)
-        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_attention, layer.before_mlp, eps, offset)
-        gate, up = _project(kernels, layer.gate_up, normed_RC, lane_R)
-        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_R)
-        following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
-        x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_mlp, following, eps, offset)
-        signs(layer, x_RC)
+        seen: Tensor = walk.attend(place, layer, q, k, v)
+        return seen.reshape(lanes * tokens, -1)
+
+    normed_RC = _through(stack, stack.embed(ids_BT).view(lanes * tokens, -1), lane_R, attend)
     logits_BV: Tensor = stack.head(normed_RC.view(lanes, tokens, -1)[:, -1])
     return logits_BV
 
@@ -84,20 +94,12 @@ def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted
 def step(stack: Stack, cache: Cache, rows: int, adapted: bool) -> Tensor:
     """As `decode_step.step` over the whole cache."""
     kernels = _kernels()
-    lane_B = cache.lane_B11[:rows, 0, 0] if adapted else None
-    eps, offset = stack.eps, stack.offset
-    x_BC = stack.embed(cache.ids_B[:rows])
-    _, normed_BC = kernels.join_norm(x_BC, None, None, stack.layers[0].before_attention, eps, offset)
-    for place, layer in enumerate(stack.layers):
-        q, k, v = _project(kernels, layer.qkv, normed_BC, lane_B)
-        seen = kernels.attend(layer, kernels.turn(layer, q, k, v, cache, place, eps, offset), cache, place)
-        [branch] = _project(kernels, layer.o, seen, lane_B)
-        x_BC, normed_BC = kernels.join_norm(x_BC, branch, layer.after_attention, layer.before_mlp, eps, offset)
-        gate, up = _project(kernels, layer.gate_up, normed_BC, lane_B)
-        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_B)
-        following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
-        x_BC, normed_BC = kernels.join_norm(x_BC, branch, layer.after_mlp, following, eps, offset)
-        signs(layer, x_BC)
+
+    def attend(place: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen: Tensor = kernels.attend(layer, kernels.turn(layer, q, k, v, cache, place, stack.eps, stack.offset), cache, place)
+        return seen
+
+    normed_BC = _through(stack, stack.embed(cache.ids_B[:rows]), cache.lane_B11[:rows, 0, 0] if adapted else None, attend)
     logits_BV: Tensor = stack.head(normed_BC)
     cache.column.add_(1)
     return logits_BV

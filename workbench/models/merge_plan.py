@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 from workbench.errors import InputError, ModelError
 from workbench.files import explain_os_error, safe_name, stands
 from workbench.models.catalog import MERGED, Catalog
-from workbench.models.shapes import folder_shapes, parameter_count
+from workbench.models.shapes import folder_shapes, parameter_count, weights_in
 from workbench.models.tokenizer import read_json
 
 GIB = 2**30
@@ -85,14 +83,8 @@ def _stored(folder: Path) -> str:
     """The type that most of the weights are stored in; raises `ModelError` for one that can't be merged into."""
     counted: Counter[str] = Counter()
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as stream:
-                header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    counted[entry["dtype"]] += math.prod(entry["shape"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, MemoryError, struct.error) as exc:
-            raise ModelError(f"{path} is not a whole safetensors file: fetch the model again.") from exc
+        for dtype, shape in weights_in(path).values():
+            counted[dtype] += math.prod(shape)
     found = counted.most_common(1)[0][0] if counted else "nothing"
     if found not in _WIDTHS:
         raise ModelError(f"The weights of {folder.name} are stored as {found}: merging needs a base in 32 or 16 bit. Answer with the adapter itself.")

@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError
 
 from workbench.errors import AdapterError, InputError, ModelError
-from workbench.files import explain_os_error
+from workbench.files import explain_os_error, make_last
 from workbench.models.catalog import MERGED_RECORD
 from workbench.models.hardware import host_memory_gib
 from workbench.models.loading import Base, load_unquantized, pick_device, probe_logits, put_saved_adapter
 from workbench.models.merge_plan import GIB, SPARE, MergePlan, files_beside
-from workbench.models.quantized_cache import make_last
 
 SHARD = "4GB"  # of weights in one file
 LOST = 0.5  # the share of the adapter's effect that storing may cost at most

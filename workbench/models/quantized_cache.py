@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workbench.errors import ModelError
+from workbench.files import make_last
 from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.fingerprint import fingerprint
@@ -302,15 +303,3 @@ def _sweep(home: Path) -> None:
     """Remove what a writer that was killed has left; called with the lock held."""
     for left in home.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def make_last(path: Path) -> None:
-    """fsync a file or (where the system can) a folder."""
-    try:
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants the right to write
-    except PermissionError:  # a folder, on Windows
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

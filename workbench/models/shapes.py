@@ -91,16 +91,21 @@ def folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"{folder} holds no .safetensors file; other weight formats can run code and are not loaded.")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > 2**28:
-                    raise ValueError("header too long")
-                header = json.loads(stream.read(length))
-            shapes |= {name: tuple(map(operator.index, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as exc:
-            raise ModelError(f"{file} is not a whole safetensors file: fetch the model again.") from exc
+        shapes |= {name: shape for name, (_, shape) in weights_in(file).items()}
     return shapes
+
+
+def weights_in(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(stored type, shape) of every weight in a safetensors file, from its header alone; raises `ModelError`."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > 2**28:
+                raise ValueError("header too long")
+            header = json.loads(stream.read(length))
+        return {name: (entry["dtype"], tuple(map(operator.index, entry["shape"]))) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as exc:
+        raise ModelError(f"{file} is not a whole safetensors file: fetch the model again.") from exc
 
 
 def parameter_count(shapes: Shapes) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 
 from workbench.engine.messages import MergeJob
-from workbench.errors import ModelError
-from workbench.models.merge_plan import GIB, free_target, plan_merge
+from workbench.models.merge_plan import GIB
 from workbench.verbs.data import Result
 from workbench.verbs.training import host, need_model, stop_on_signals
 from workbench.workspace import Workspace
@@ -15,14 +13,8 @@ from workbench.workspace import Workspace
 
 def merge(space: Workspace, options: argparse.Namespace) -> Result:
     """Merge `--adapter` into its base as the model `--name`; Ctrl+C leaves nothing of it."""
-    info = space.runs.adapter(options.adapter)[0].info
-    free_target(space.catalog, options.name)
+    info = space.check_merge(options.adapter, options.name)  # what is impossible is told before torch is waited for
     need_model(space, info.model)
-    source = None
-    with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
-        source = space.catalog.find(info.model)
-    if source is not None:  # what is impossible is told before torch is waited for
-        plan_merge(space.catalog, source, options.name)
     work, report = host(space)
     with stop_on_signals("stopping: nothing will be left of the merged model") as stopped:
         report.stop = lambda: bool(stopped)
