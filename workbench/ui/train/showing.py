@@ -99,7 +99,7 @@ def outcome_html(space: Workspace, view: RunView) -> str:
         if ended.cause == "memory" and smaller_of(space, view) is None:
             help_text = words.NO_SMALLER
         named = "" if ended.cause == "early stop" else f"{sentence_case(title)}. "  # its reason has said so
-        kept = words.BEST_KEPT.format(name=view.info.name + AT_BEST) if ended.cause == "early stop" and view.has_best else ""
+        kept = words.ENDED_EARLY_KEPT.format(name=view.info.name + AT_BEST) if ended.cause == "early stop" and view.has_best else ""
         made += note(f"{named}{help_text.format(go_on=go_on)}{kept}")
     elif ended.adapter_difference is not None and not ended.reason:
         made += note(f"The adapter is active: it moves the base's logits by up to {ended.adapter_difference:.1f}.", "ok")
