@@ -21,6 +21,7 @@ from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, MergeJob, TrainJob, UnloadJob
 from workbench.engine.sweeping import Sweeps
+from workbench.engine.using import refuse_used
 from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError, sentence_case
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
@@ -36,7 +37,7 @@ from workbench.schema import Example, RowProblem, ToolSpec
 from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
 from workbench.training.call_form import may_tell, settle
 from workbench.training.encode import Encoded, encode_all, turns_before_answer
-from workbench.training.merged import model_form, voice_form
+from workbench.training.merged import model_form, remove_merged, voice_form
 from workbench.training.plan import Plan, make_plan
 from workbench.training.resuming import check_resumable
 from workbench.training.review import ReviewList
@@ -451,6 +452,11 @@ class Workspace:
         """Merge an adapter into its base as merged:`name`; raises at once as `check_merge` does."""
         self.check_merge(adapter, name)
         return self.engine.submit(MergeJob(run=adapter, name=name.strip()), f"merging {adapter}")
+
+    def delete_merged(self, model: str, *, sure: bool = True) -> int:
+        """Take merged:NAME off the disk for good, or unless `sure` nothing; returns its bytes. Raises `ModelError` for one that is used, gone, or not a merge's."""
+        refuse_used(self.engine, self.runs, self.catalog, model, opened=self.model)
+        return remove_merged(self.catalog, model, sure=sure)
 
     def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:
         """Write one reply per prompt that is JSON of `form` (a JSON schema), with the adapter of `run` or with the base alone."""

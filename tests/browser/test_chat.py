@@ -283,7 +283,7 @@ def merged_model(space: Workspace) -> None:
     (folder / "merged.json").write_text(MergedRecord(adapter="a", base="m", calls=CallRecord(dialect="tag")).model_dump_json())
 
 
-def test_a_merged_model_is_chosen_answers_and_is_named_once_it_is_gone(scripted: tuple[Page, Script, Workspace]) -> None:
+def test_a_merged_model_is_chosen_answers_is_deleted_and_named_as_gone(scripted: tuple[Page, Script, Workspace]) -> None:
     page, script, space = scripted
     merged_model(space)
     script.replies = [("Да",), ("Нет",)]
@@ -295,9 +295,16 @@ def test_a_merged_model_is_chosen_answers_and_is_named_once_it_is_gone(scripted:
     expect(page.locator("#pane-left .wb-reply")).to_have_text("Да", timeout=30_000)
     expect(page.locator("#pane-right .wb-reply")).to_have_text("Нет", timeout=30_000)
     expect(page.locator("#chat-left input")).to_have_value("merged: mine")
-    (space.catalog.models_dir / "mine" / "merged.json").unlink()
-    expect(page.locator("#pane-change")).to_contain_text("The merged model mine is not there any more", timeout=20_000)
     page.locator("#chat-merge > button").click()
+    remove = page.get_by_label("Delete the merged model mine")
+    remove.click()
+    expect(page.locator("#chat-merge-message")).to_contain_text("Press again to delete the merged model mine for good")
+    expect(remove).to_have_text("Sure? Delete it")
+    remove.click()
+    expect(page.locator("#chat-merge-message")).to_contain_text("The merged model mine was deleted")
+    expect(page.locator("#chat-merged")).to_contain_text("No merged models yet.")
+    expect(page.locator("#pane-change")).to_contain_text("The merged model mine is not there any more", timeout=20_000)
+    assert not (space.catalog.models_dir / "mine").exists()
     page.locator("#chat-merge-name input, #chat-merge-name textarea").first.fill("../x")
     page.locator("#chat-merge-begin").click()
     expect(page.locator("#chat-merge-message")).to_contain_text("can't be used: take 1 to 64 letters")

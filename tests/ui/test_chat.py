@@ -20,7 +20,7 @@ from workbench.training.merged import MergedRecord
 from workbench.ui.chat import asking, panel, shown
 from workbench.ui.chat.asking import Manner
 from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
-from workbench.ui.chat.voices import choice_words, chosen_now
+from workbench.ui.chat.voices import choice_words, chosen_now, replaced_words
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
@@ -429,6 +429,15 @@ def test_the_boxes_follow_the_voices_until_a_chat_has_begun() -> None:
     assert chosen_now(begun, "a", "a", there, ["a", *there]) == ("a", "a"), "in a chat that goes on the voice is not changed unasked"
     assert chosen_now(begun, base, "b", ["c", *there], there) == (base, "b")
     assert [choice_words(voice) for voice in there] == ["b", "merged: mine"]
+
+
+def test_a_pane_whose_voice_is_gone_says_which_it_has_now() -> None:
+    gone = "merged:gone"
+    assert replaced_words(("", gone), ("", "b"), ["b"]) == "“merged: gone” is not there any more: its pane has b now."
+    assert replaced_words((gone, "b"), ("", "b"), ["b"]) == "“merged: gone” is not there any more: its pane has Base now."
+    assert replaced_words(("", "a"), ("", None), []) == "“a” is not there any more: its pane is empty until there is another voice."
+    assert replaced_words(("", "b"), ("", "c"), ["c", "b"]) == "", "a new adapter has taken its place"
+    assert replaced_words((None, gone), (None, gone), ["b"]) == "", "in a chat that goes on it stays chosen, and is named there"
 
 
 # -- a new conversation -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from workbench.ui.chat.talk import Chat
 from workbench.ui.data.bench import Bench
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
+from workbench.ui.quiet import QUIET
 from workbench.ui.room import Room
 from workbench.workspace import Workspace
 
@@ -31,14 +32,15 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
     panel, _, known = chat_panel.build(space, _demo_prompts(space), between)
     seen, listed, draw_list = human_panel.build(space)
     keep_panel.build(space, panel)
-    merge_panel.build(space, panel)
+    merging = merge_panel.build(space, panel)
     measure_panel.build(space, Room(), bench, panel.right)
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
-    choices, drawn = [panel.left, panel.right, last, panel.chat, seen], [panel.left, panel.right, last, panel.pieces[5], panel.change, *listed]
+    choices = [panel.left, panel.right, last, panel.chat, seen, merging.seen]
+    drawn = [panel.left, panel.right, last, panel.pieces[5], panel.change, *listed, *merging.outputs]
 
     def look(*so_far: Any) -> list[Any]:
-        return [*known(*so_far[:-1]), *draw_list(so_far[-1])]
+        return [*known(*so_far[:-2]), *draw_list(so_far[-2]), *merging.draw(so_far[-1])]
 
     def tick(tab: str, *so_far: Any) -> list[Any]:
         # Reading every run's folder each second is for the tab that shows them.
@@ -46,6 +48,8 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
 
     timer.tick(shown(tick), [current, *choices], drawn, queue=False, **quiet)
     opened.select(shown(look), choices, drawn, **quiet)
+    for event in merging.events:  # the boxes have a new model, and have lost a deleted one, at once
+        event.then(shown(look), choices, drawn, **QUIET)
     for should, button in to_row.items():
         button.click(shown(_with_answer(space, should)), [panel.chat, *bench.inputs[1:]], [panel.change, bench.version, bench.changed], **quiet)
 

@@ -14,7 +14,7 @@ from workbench.ui.chat import asking, shown
 from workbench.ui.chat.asking import Asked, Desk, Manner
 from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.chat.talk import Chat
-from workbench.ui.chat.voices import choice_words, chosen_now, gone_words, voice_of
+from workbench.ui.chat.voices import choice_words, chosen_now, gone_words, replaced_words, voice_of
 from workbench.ui.errors import sentence
 from workbench.ui.errors import shown as guarded
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
@@ -269,7 +269,8 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         left_now, right_now = chosen_now(talk, first, second, there, before)
         told = [(words.BASE_TITLE, words.BASE), *((choice_words(name), name) for name in there)]
         invitation = gr.skip() if talk.exchanges else shown.live_html(talk, 1, None, voice_of(right_now))
-        gone = gone_words((voice_of(left_now), voice_of(right_now)), there) if before is not None else ""
+        were, now = (voice_of(first), voice_of(second)), (voice_of(left_now), voice_of(right_now))
+        gone = (gone_words(now, there) or replaced_words(were, now, there)) if before is not None else ""
         line = shown.changed_html(talk) + note(gone, "warn") if gone else gr.skip()
         return [gr.Dropdown(choices=told, value=left_now), gr.Dropdown(choices=told, value=right_now), there, invitation, line]
 

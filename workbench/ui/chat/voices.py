@@ -22,6 +22,14 @@ def gone_words(voices: Sequence[str | None], there: Sequence[str]) -> str:
     return words.MERGED_GONE.format(name=display_name(gone)[:60]) if is_merged(gone) else words.GONE.format(name=gone[:60])
 
 
+def replaced_words(were: Sequence[str | None], now: Sequence[str | None], there: Sequence[str]) -> str:
+    """That a pane's voice is not there any more, and which it has now, as a sentence; "" where each has what it had or what a person may still choose."""
+    for was, has in zip(were, now, strict=True):
+        if was and was not in there and has != was:
+            return words.GONE_HERE.format(name=choice_words(was)[:60]) if has is None else words.GONE_FOR.format(name=choice_words(was)[:60], now=choice_words(has))
+    return ""
+
+
 def chosen_now(talk: Chat, first: str | None, second: str | None, there: Sequence[str], before: Sequence[str] | None) -> tuple[str, str | None]:
     """What the boxes of the left and the right pane hold once the voices that there are have changed from those `before`."""
     left = first or words.BASE
@@ -34,4 +42,6 @@ def chosen_now(talk: Chat, first: str | None, second: str | None, there: Sequenc
 
 def choice_words(voice: str) -> str:
     """What a box calls a voice."""
+    if not voice:
+        return words.BASE_TITLE
     return words.MERGED_CHOICE.format(name=display_name(voice)) if is_merged(voice) else voice

@@ -26,6 +26,7 @@ NOTHING_TO_REPEAT = "There is nothing to answer again yet: ask something first."
 GREEDY_REPEATS = "Greedy decoding gives the same reply again: switch Greedy off under “Sampling and calls” for another one."
 GONE = "The adapter {name} is not there any more (deleted, or its run is training again): choose another one."
 MERGED_GONE = "The merged model {name} is not there any more (deleted or renamed): choose another voice."
+GONE_HERE, GONE_FOR = "“{name}” is not there any more: its pane is empty until there is another voice.", "“{name}” is not there any more: its pane has {now} now."
 NEXT_TO_ANSWER = "answers when the other pane has ended…"
 ACTIVE = "adapter active: moves the logits by up to {moved:.1f}"
 CUT = "cut at the length limit of {limit:,} tokens: raise “Longest reply” under “Sampling and calls”"
@@ -75,6 +76,13 @@ MERGE_LEFT = "It goes on if this page is closed; the button on top stops it."
 MERGED_NOW = (
     "{adapter} is merged: “{choice}” can be chosen in both panes now ({size:.1f} GiB in models/{name}). Its logits are the adapter's to within {rounding:.2g}."
 )
+MERGED_NONE = "No merged models yet. Choose an adapter in the right pane, give the new model a name, and press “Merge”."
+MERGED_COLUMNS = ("Merged model", "Base", "Adapter", "On the disk", "")
+MERGED_BROKEN, MERGED_LABEL = "its record can't be read", "Delete the merged model {name}"
+MERGED_ASK = "Press again to delete the merged model {name} for good: {size} are freed, and no bin keeps it."
+MERGE_AGAIN, MERGE_NEVER = "The adapter {adapter} stays: it can be merged again.", "Its adapter {adapter} is not here any more, so it can't be made again."
+MERGED_BASE_OF = "What was trained on it can't answer without it: {runs}."
+MERGED_DELETED = "The merged model {name} was deleted: {size} are free again."
 
 # Answers for a person
 HUMAN_TITLE, HUMAN_SOME = "Needs a human", "Needs a human ({count})"
