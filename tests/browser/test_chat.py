@@ -290,6 +290,7 @@ def test_a_merged_model_is_chosen_answers_is_deleted_and_named_as_gone(scripted:
     page.locator("#chat-left input").click()
     page.get_by_role("option", name="merged: mine").click()
     expect(page.locator("#pane-left .wb-voice")).to_have_text("Merged · mine")
+    expect(page.locator("#prompt").get_by_text("Your message")).to_be_visible()
     page.get_by_label("Your message").fill("Привет")
     page.locator("#send").click()
     expect(page.locator("#pane-left .wb-reply")).to_have_text("Да", timeout=30_000)

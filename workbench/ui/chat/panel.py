@@ -169,7 +169,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         between()
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(
-            label=words.PROMPT, show_label=False, placeholder=common.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, container=False, elem_id="prompt", autofocus=True
+            label=words.PROMPT, placeholder=common.CHAT_PLACEHOLDER, lines=1, max_lines=4, scale=8, elem_id="prompt", autofocus=True
         )
         send = gr.Button(common.CHAT_SEND, variant="primary", min_width=80, scale=1, elem_id="send")
         stop = gr.Button(common.CHAT_STOP, min_width=60, scale=1, elem_id="stop-answer")
