@@ -5,6 +5,8 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workbench.calls.dialects import DIALECTS, TAG
 from workbench.schema import ToolCall, ToolSpec
@@ -12,6 +14,9 @@ from workbench.ui.chat.cards import (
     SHOWN,
     SHOWN_HTML,
     SIGNS_A_MARK,
+    brief_card,
+    brief_malformed,
+    brief_reply_html,
     call_card,
     difference,
     difference_html,
@@ -103,6 +108,7 @@ HOSTILE = [
 def test_nothing_that_a_model_says_becomes_an_element_or_an_attribute(bad: str) -> None:
     call = ToolCall("get_weather", {"city": bad, bad: 1, "days": [bad]})
     html = call_card(call, bad, tools=TOOLS, run_key="1") + malformed_card(bad, bad) + reply_html(bad) + reply_html(bad, done=False)
+    html += brief_card(ToolCall(bad.replace("\ud800", ""), {bad: bad}), bad) + brief_malformed(bad, bad) + brief_reply_html(bad) + brief_reply_html(f"<tool_call {bad}")
     seen = Seen(html)
     assert seen.tags <= {"div", "span", "table", "tr", "th", "td", "ul", "li", "details", "summary", "pre", "button"}
     assert not [name for name in seen.attributes if name.startswith("on") or name in ("src", "href", "style")]
@@ -164,3 +170,33 @@ def test_no_piece_is_begun_once_a_reply_fills_the_page() -> None:
     assert len(shown) < 1.2 * SHOWN_HTML
     begun = shown.count("wb-said-text") + shown.count("data-call=")
     assert f"{200 - begun} more pieces of this reply are not shown here." in shown
+
+
+# -- replies that stand among many ----------------------------------------------------------------------
+
+
+@given(st.text(alphabet=st.sampled_from('<>"\'&abc/=_tool_call ')))
+def test_no_text_makes_a_tag_of_its_own(text: str) -> None:
+    made = brief_reply_html(text)
+    for tag in ("div", "span", "pre", "details", "summary"):
+        made = made.replace(f"</{tag}>", "").replace(f"<{tag}>", "").replace(f"<{tag} class=", "").replace(f"<{tag} ", "")
+    assert "<" not in made
+
+
+def test_a_call_is_a_card_with_its_name_and_formatted_arguments() -> None:
+    card = brief_reply_html('Секунду. <tool_call name="get_sensitive_data" arguments="{&quot;год&quot;: 2026}"/>')
+    assert 'data-call="get_sensitive_data"' in card
+    assert "{\n  &quot;год&quot;: 2026\n}" in card
+    assert "Секунду. " in card
+    assert "raw text" in card
+
+
+def test_a_call_that_breaks_off_is_malformed_and_says_why() -> None:
+    card = brief_reply_html('Да <tool_call name="get_sens')
+    assert "malformed call</span> — the call breaks off before it is closed" in card and "&lt;tool_call name=&quot;get_sens</pre>" in card
+
+
+def test_a_reply_among_many_is_cut_like_one_in_the_chat_and_its_unseen_signs_are_named() -> None:
+    assert "1,028,576 more characters" in brief_reply_html("x" * 2**20) and "U+202E" in brief_reply_html("a\u202eb")
+    many = brief_reply_html(TAG.render(ToolCall("f")) * 5000)
+    assert many.count("data-call") == 200 and "4,800 more pieces" in many

@@ -2,7 +2,8 @@
 
 These signatures are what other screens build on; they stay as they are:
 
-- `reply_html(text, done=, dialect=, tools=, run_key=)`: a whole reply;
+- `reply_html(text, done=, dialect=, tools=, run_key=)`: a whole reply; `brief_reply_html(text, dialect)`: one that stands among many,
+  its calls as they are, with nothing to press;
 - `call_card(call, raw, tools=, run_key=)` and `malformed_card(raw, reason)`: one piece of it;
 - `difference(left, right, ...)`: what changed between two replies, one of `DIFFERENCES`; `difference_html` is its line;
 - `visible(text)`: any text as HTML in which signs that can't be seen, or that turn the writing round, are named.
@@ -17,10 +18,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from workbench.calls.dialects import TAG, CallSegment, Dialect, MalformedSegment, calls_in, verdict
+from workbench.calls.dialects import TAG, CallSegment, Dialect, MalformedSegment, Segment, calls_in, verdict
 from workbench.calls.tools import argument_problems
 from workbench.schema import ToolCall, ToolSpec
 from workbench.ui.highlight import chip, escape
@@ -100,24 +101,46 @@ def reply_html(
     being written. With `run_key` each call that is valid has a button “Run the call” (see `CARDS_JS`), whose key is the `run_key`, a
     slash, and the place of the call among the reply's calls, from 0.
     """
+    def card(segment: CallSegment, place: int) -> str:
+        return call_card(segment.call, segment.raw, tools=tools, run_key=None if run_key is None else f"{run_key}/{place}")
+
+    def broken(segment: MalformedSegment) -> str:
+        return malformed_card(segment.raw, segment.reason) if done else open_card(segment.raw)
+
+    def words_of(raw: str) -> str:
+        return f'<div class="wb-said-text" dir="auto">{visible(raw.strip())}</div>' if raw.strip() else ""
+
+    cursor = "" if done else '<span class="wb-cursor">▍</span>'
+    return f'<div class="wb-reply">{_pieces(dialect.parse(text), card, broken, words_of)}{cursor}</div>'
+
+
+def brief_reply_html(text: str, dialect: Dialect = TAG) -> str:
+    """A whole reply read in its dialect, with each call's arguments as JSON."""
+    def card(segment: CallSegment, place: int) -> str:
+        return brief_card(segment.call, segment.raw)
+
+    def broken(segment: MalformedSegment) -> str:
+        return brief_malformed(segment.raw, segment.reason)
+
+    return f'<div class="wb-reply">{_pieces(dialect.parse(text), card, broken, visible)}</div>'
+
+
+def _pieces(
+    segments: Sequence[Segment], card: Callable[[CallSegment, int], str], broken: Callable[[MalformedSegment], str], words_of: Callable[[str], str]
+) -> str:
+    """The pieces of a reply, each as it is told to look, a call with its place among the calls; what is more than a page can draw is counted."""
     parts: list[str] = []
-    segments, calls, shown = dialect.parse(text), 0, 0
+    calls = 0
     for segment in segments[:SHOWN_PIECES]:
         if sum(map(len, parts)) > SHOWN_HTML:
             break
-        shown += 1
         if isinstance(segment, CallSegment):
-            parts.append(call_card(segment.call, segment.raw, tools=tools, run_key=None if run_key is None else f"{run_key}/{calls}"))
+            parts.append(card(segment, calls))
             calls += 1
-        elif isinstance(segment, MalformedSegment):
-            parts.append(malformed_card(segment.raw, segment.reason) if done else open_card(segment.raw))
-        elif segment.raw.strip() or len(segments) == 1:
-            parts.append(f'<div class="wb-said-text" dir="auto">{visible(segment.raw.strip())}</div>')
-    if len(segments) > shown:
-        parts.append(f'<div class="wb-dim">{escape(words.MORE_CALLS.format(count=len(segments) - shown))}</div>')
-    if not done:
-        parts.append('<span class="wb-cursor">▍</span>')
-    return f'<div class="wb-reply">{"".join(parts)}</div>'
+        else:
+            parts.append(broken(segment) if isinstance(segment, MalformedSegment) else words_of(segment.raw))
+    more = len(segments) - len(parts)
+    return "".join(parts) + (f'<div class="wb-dim">{escape(words.MORE_CALLS.format(count=more))}</div>' if more else "")
 
 
 # -- cards ----------------------------------------------------------------------------------------
@@ -156,6 +179,20 @@ def malformed_card(raw: str, reason: str) -> str:
 def open_card(raw: str) -> str:
     """A call that is being written."""
     return f'<div class="wb-call"><span class="wb-dim">{escape(words.WRITING_CALL)}</span><pre>{visible(raw)}</pre></div>'
+
+
+def brief_card(call: ToolCall, raw: str) -> str:
+    """A call among many replies: its name, its arguments as JSON, the raw text folded away."""
+    return (
+        f'<div class="wb-call" data-call="{escape(call.name)}"><span class="wb-dim">{escape(words.TOOL_CALL)}</span> '
+        f'<span class="wb-name">{visible(call.name, SHOWN_VALUE)}</span><pre>{visible(_json(dict(call.arguments), indent=2))}</pre>'
+        f"<details><summary>{escape(words.RAW)}</summary><pre>{visible(raw)}</pre></details></div>"
+    )
+
+
+def brief_malformed(raw: str, reason: str) -> str:
+    """A piece that began like a call and is none, among many replies."""
+    return f'<div class="wb-call bad"><span class="wb-name">{escape(words.MALFORMED)}</span> — {visible(reason, SHOWN_VALUE)}<pre>{visible(raw)}</pre></div>'
 
 
 def _raw(raw: str, *, opened: bool = False) -> str:
@@ -209,9 +246,9 @@ def type_words(schema: Any) -> str:
     return str(schema["$ref"]).rsplit("/", 1)[-1] if "$ref" in schema else words.ANY_VALUE
 
 
-def _json(value: Any) -> str:
+def _json(value: Any, indent: int | None = None) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, indent=indent)
     except (TypeError, ValueError, RecursionError):
         return str(type(value).__name__)
 

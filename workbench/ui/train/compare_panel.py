@@ -16,8 +16,9 @@ from workbench.training.differences import AnswersDifference, Difference, Pair, 
 from workbench.training.measured import ANSWERS, measured_folder, read_answers
 from workbench.training.runs import RunView, run_of
 from workbench.ui import words as common
+from workbench.ui.chat.cards import brief_reply_html
 from workbench.ui.errors import sentence, shown
-from workbench.ui.highlight import chip, empty, escape, note, reply_html, verdict_chip, verdict_of
+from workbench.ui.highlight import chip, empty, escape, note, verdict_chip, verdict_of
 from workbench.ui.measure_panel import measure
 from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.room import Room
@@ -190,7 +191,7 @@ def _counts(found: AnswersDifference, a: str, b: str) -> str:
 def _answer_line(pair: Pair) -> str:
     wants = chip(words.SHOULD_CALL, "call") if pair.a.should_call else chip(words.SHOULD_TEXT, "text")
     cells = "".join(
-        f"<td>{reply_html(side.reply, done=True, dialect=DIALECTS.get(side.dialect, TAG)) if side.reply.strip() else words.NO_REPLY}"
+        f"<td>{brief_reply_html(side.reply, DIALECTS.get(side.dialect, TAG)) if side.reply.strip() else words.NO_REPLY}"
         f'<div class="wb-foot">{verdict_chip(verdict_of(side.reply, DIALECTS.get(side.dialect, TAG)))}<span class="wb-judged {"ok" if side.right else "bad"}">'
         f"{words.RIGHT if side.right else words.WRONG}</span></div></td>"
         for side in (pair.a, pair.b)

@@ -16,8 +16,9 @@ from workbench.training.runs import AT_BEST, RunView
 from workbench.training.smaller import next_smaller
 from workbench.training.tracker import PROJECT
 from workbench.ui import words as common
+from workbench.ui.chat.cards import brief_reply_html
 from workbench.ui.header import freeing_words, waiting_words
-from workbench.ui.highlight import bar, chip, empty, escape, facts, note, reply_html, verdict_chip, verdict_of
+from workbench.ui.highlight import bar, chip, empty, escape, facts, note, verdict_chip, verdict_of
 from workbench.ui.train.run_charts import best_step
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
@@ -152,7 +153,7 @@ def _dialect(view: RunView) -> Dialect:
 def _answer_html(answer: events.SampleAnswer, dialect: Dialect) -> str:
     wants = chip(words.SHOULD_CALL, "call") if should_call(answer) else chip(words.SHOULD_TEXT, "text")
     judged = f'<span class="wb-judged {"ok" if answer.right else "bad"}">{words.RIGHT if answer.right else words.WRONG}</span>'
-    said = reply_html(answer.reply, done=True, dialect=dialect) if answer.reply.strip() else f'<div class="wb-dim">{words.NO_REPLY}</div>'
+    said = brief_reply_html(answer.reply, dialect) if answer.reply.strip() else f'<div class="wb-dim">{words.NO_REPLY}</div>'
     return (
         f'<div class="wb-said"><div class="wb-ask">{escape(answer.prompt)}</div>{said}'
         f'<div class="wb-foot">{verdict_chip(verdict_of(answer.reply, dialect))}{judged}{wants}</div>'
