@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from workbench.models import overlap
-from workbench.models.overlap import BLOCK, import_bitsandbytes, read_ahead, wake
+from workbench.models.overlap import BLOCK, import_libraries, read_ahead, wake
 
 
 def test_every_byte_is_read_once_and_the_readers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,29 +66,79 @@ def test_waking_a_card_that_fails_is_silent() -> None:
     wake(torch.device("mps" if not torch.backends.mps.is_available() else "xpu"))
 
 
-def test_bitsandbytes_comes_without_the_compiler_and_the_compiler_stays_usable() -> None:
-    code = (
-        "import sys, torch; compiler = torch.compile\n"
-        "from workbench.models.overlap import import_bitsandbytes; import_bitsandbytes()\n"
-        "assert 'bitsandbytes' in sys.modules and torch.compile is compiler\n"
-        "assert 'torch._inductor.compile_fx' not in sys.modules\n"
-        "import bitsandbytes.functional as f\n"
-        "w = torch.randn(64, 64); q, s = f.quantize_4bit(w, quant_type='nf4')\n"
-        "assert float((f.dequantize_4bit(q, s) - w).norm() / w.norm()) < 0.2\n"
-        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"
-    )
+def run(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
+def test_the_libraries_come_without_the_compiler_and_the_compiler_stays_usable() -> None:
+    run(
+        "import sys, torch; compiler, marks, told = torch.compile, torch.compiler.disable, torch.distributed.is_available\n"
+        "from workbench.models.overlap import COMPILER, LIBRARIES, import_libraries; import_libraries()\n"
+        "assert set(LIBRARIES) <= sys.modules.keys()\n"
+        "assert (torch.compile, torch.compiler.disable, torch.distributed.is_available) == (compiler, marks, told)\n"
+        "assert not {COMPILER, 'sympy', 'torch.distributed.tensor'} & sys.modules.keys() and '_dynamo' not in vars(torch)\n"
+        "kept = [n for n, m in list(sys.modules.items()) for v in list(vars(m).values()) if type(v) is type(sys) and v.__name__ == COMPILER]\n"
+        "assert not kept, kept\n"
+        "import bitsandbytes.functional as f\n"
+        "w = torch.randn(64, 64); q, s = f.quantize_4bit(w, quant_type='nf4')\n"
+        "assert float((f.dequantize_4bit(q, s) - w).norm() / w.norm()) < 0.2\n"
+        "from workbench.settings import Training\n"
+        "from workbench.training.step import make_optimizer\n"
+        "p = torch.nn.Parameter(torch.ones(3)); optimizer = make_optimizer([p], Training(), fused=False)\n"
+        "p.grad = torch.ones(3); optimizer.step(); optimizer.zero_grad(); optimizer.load_state_dict(optimizer.state_dict())\n"
+        "assert COMPILER not in sys.modules\n"
+        "from transformers.masking_utils import sdpa_mask, sliding_window_causal_mask_function as sliding\n"
+        "masks = [sdpa_mask(batch_size=1, q_length=5, kv_length=5, mask_function=sliding(3), allow_is_causal_skip=False, use_vmap=v, device='cpu') for v in (False, True)]\n"
+        "assert torch.equal(*masks) and COMPILER in sys.modules\n"  # the class that masks take from the compiler
+        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2\n"
+    )
+
+
+def test_whoever_asks_for_the_compiler_itself_meanwhile_gets_it() -> None:
+    run(
+        "import sys, torch\n"
+        "from workbench.models.overlap import COMPILER, as_it_is, lean\n"
+        "with lean():\n"
+        "    import torch._dynamo\n"
+        "    assert torch._dynamo.disable is as_it_is and not hasattr(torch._dynamo, '__file__')\n"
+        "    found = torch._dynamo.config\n"
+        "    assert found is sys.modules[COMPILER].config and torch._dynamo.__file__\n"
+        "assert sys.modules[COMPILER] is torch._dynamo and torch._dynamo.disable is not as_it_is\n"
+        "with lean():\n"
+        "    assert torch._dynamo.disable is not as_it_is\n"
+        "assert sys.modules[COMPILER] is torch._dynamo\n"
+    )
+
+
+def test_one_of_several_processes_keeps_what_lies_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = torch.distributed.is_available
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with overlap.lean():
+        assert torch.distributed.is_available is told
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(KeyError), overlap.lean():
+        assert not torch.distributed.is_available()
+        raise KeyError
+    assert torch.distributed.is_available is told
+
+
 def test_a_missing_library_is_left_to_whoever_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # an import of it raises ImportError
-    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    asked: list[str] = []
 
     def missing(name: str) -> None:
+        asked.append(name)
         raise ImportError(name)
 
     monkeypatch.setattr(overlap.importlib, "import_module", missing)
     compiler = torch.compile
-    import_bitsandbytes()
-    assert torch.compile is compiler
+    import_libraries()
+    assert torch.compile is compiler and asked == list(overlap.LIBRARIES)
+
+
+def test_a_decorator_that_does_nothing_takes_settings_too() -> None:
+    def work() -> int:
+        return 1
+
+    assert overlap.as_it_is(work) is work and overlap.as_it_is(work, True, reason="x") is work
+    assert overlap.as_it_is(recursive=False)(work) is work

@@ -78,8 +78,26 @@ def test_a_gradient_that_is_no_number_moves_nothing(value: float) -> None:
 
 def test_the_optimizer_is_adamw_with_the_settings_decay() -> None:
     optimizer = make_optimizer([torch.nn.Parameter(torch.ones(1))], Training(weight_decay=0.25, learning_rate=RATE), fused=False)
-    assert type(optimizer) is torch.optim.AdamW
+    assert isinstance(optimizer, torch.optim.AdamW)
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (RATE, 0.25)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimizer_steps_as_torchs_own_does(fused: bool) -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    mine = make_optimizer([ours], Training(weight_decay=0.1, learning_rate=0.01), fused=fused)
+    other = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, fused=fused)
+    for step in range(3):
+        for parameter in (ours, theirs):
+            parameter.grad = torch.linspace(step, -2, 7)
+        mine.step()
+        other.step()
+        mine.zero_grad()
+        assert ours.grad is None and torch.equal(ours, theirs) and ours.requires_grad
+    again = make_optimizer([ours], Training(), fused=fused)
+    again.load_state_dict(mine.state_dict())
+    assert torch.equal(again.state[ours]["exp_avg"], other.state[theirs]["exp_avg"])
+    assert again.param_groups[0]["weight_decay"] == 0.1
 
 
 # -- the loop ---------------------------------------------------------------------------------------

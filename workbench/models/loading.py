@@ -19,7 +19,7 @@ from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
-from workbench.models.overlap import import_bitsandbytes, no_sweeps, read_ahead, wake
+from workbench.models.overlap import import_libraries, no_sweeps, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
@@ -85,7 +85,7 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
         words = beside.submit(lambda: tokenizer.backend)  # read now, so that the first answer does not wait for it
         files = [] if arrival is not None else [kept.weights] if kept is not None else sorted(folder.glob("*.safetensors"))
         with read_ahead(files), no_sweeps():
-            import_bitsandbytes()
+            import_libraries()
             model = _from_copy(kept, resolved, dtype, device, say, arrival) if kept is not None else None
             fresh = model is None
             into = torch.device("cpu") if resolved.shard else device

@@ -9,8 +9,10 @@ import contextlib
 import gc
 import importlib
 import itertools
+import os
 import sys
 import threading
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 READERS = 4  # threads
 BLOCK = 8 * 2**20  # bytes read at a time
+COMPILER = "torch._dynamo"
+_INDEXING, _MODE = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"  # what transformers' masks take from it
+_MARKS = ("disable", "assume_constant_result", "allow_in_graph", "graph_break")  # by which functions are commended to it
+LIBRARIES = ("bitsandbytes", "transformers.activations", "transformers.modeling_utils", "transformers.masking_utils", "transformers.quantizers.auto", "peft")
 
 
 @contextlib.contextmanager
@@ -95,23 +101,80 @@ def no_sweeps() -> Iterator[None]:
             gc.enable()
 
 
-def import_bitsandbytes() -> None:
-    """Import bitsandbytes without torch's compiler, which takes a quarter of the time that all the libraries take.
+def import_libraries() -> None:
+    """Import what loading and training take, leanly: it is there when they ask for it."""
+    with lean():
+        for name in LIBRARIES:
+            with contextlib.suppress(Exception):  # whoever needs it imports it again, plainly, and says what is wrong
+                importlib.import_module(name)
 
-    On import it compiles what it does on devices that it has no kernels for; CPUs and NVIDIA cards are not among them.
+
+@contextlib.contextmanager
+def lean() -> Iterator[None]:
+    """Within, libraries are imported without torch's compiler and without its tensors that lie over several processes.
+
+    Both take a third of the time that all the libraries take. bitsandbytes, transformers and Liger import them to compile
+    what is for devices that we do not have, or to mark what a compiler is to leave alone, and nothing here is compiled. Without the
+    other, transformers and accelerate take torch for one that was built for one process. Where a launcher started several,
+    or somebody has imported the compiler already, that part is left as it is.
     """
     import torch
+    import torch.distributed
 
-    if "bitsandbytes" in sys.modules:
-        return
-    compiler = torch.compile
+    held: list[tuple[Any, str, Any]] = []
 
-    def as_it_is(function: Any = None, **_: Any) -> Any:
-        return function if function is not None else as_it_is
+    def put(owner: Any, name: str, value: Any) -> None:
+        held.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
 
-    torch.compile = as_it_is  # type: ignore[assignment]
+    stands_in = COMPILER not in sys.modules
     try:
-        with contextlib.suppress(ImportError):  # not everybody quantizes: transformers will say what is missing
-            importlib.import_module("bitsandbytes")
+        put(torch, "compile", as_it_is)
+        put(torch.compiler, "disable", as_it_is)
+        if hasattr(torch, "_disable_dynamo"):  # around the kernels that bitsandbytes brings along
+            put(torch, "_disable_dynamo", as_it_is)
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            put(torch.distributed, "is_available", lambda: False)
+        if stands_in:
+            _stand_in(torch)
+        yield
     finally:
-        torch.compile = compiler
+        for owner, name, value in reversed(held):
+            setattr(owner, name, value)
+        if stands_in:
+            _step_aside(torch)
+
+
+def as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+    """A decorator, with settings or without, that does nothing."""
+    return function if callable(function) else as_it_is
+
+
+def _stand_in(torch: Any) -> None:
+    """Modules that stand for the compiler: its decorators do nothing, and whoever wants more of it gets the compiler itself."""
+    compiler, indexing = types.ModuleType(COMPILER), types.ModuleType(_INDEXING)
+
+    def look_up(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _MARKS:
+            return as_it_is
+        _step_aside(torch)
+        return getattr(importlib.import_module(COMPILER), name)
+
+    compiler.__path__ = []
+    vars(compiler)["__getattr__"] = look_up
+    vars(indexing)[_MODE] = _mode
+    sys.modules[COMPILER], sys.modules[_INDEXING] = compiler, indexing
+    torch._dynamo = compiler
+
+
+def _step_aside(torch: Any) -> None:
+    if "__file__" not in vars(sys.modules.get(COMPILER, torch)):
+        for name in (COMPILER, _INDEXING):
+            sys.modules.pop(name, None)
+        vars(torch).pop("_dynamo", None)
+
+
+def _mode(*how: Any) -> Any:
+    return getattr(importlib.import_module(_INDEXING), _MODE)(*how)

@@ -32,6 +32,7 @@ from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.fingerprint import fingerprint
 from workbench.models.hardware import host_memory_gib
+from workbench.models.overlap import lean
 from workbench.models.tokenizer import read_json
 from workbench.settings import Quantization
 
@@ -121,7 +122,7 @@ class QuantizedCopy:
         config.quantization_config = quantization_config.to_dict()  # the form it has in the config of a quantized checkpoint
         how |= {"config": config, "generation_config": GenerationConfig(), "output_loading_info": True}
         try:
-            with _one_quantizer():
+            with lean(), _one_quantizer(), _nothing_drawn():
                 kind = _class_of(config) if arrival is not None else None
                 if arrival is not None and kind is not None:
                     with _nothing_to_warm_up():
@@ -266,6 +267,20 @@ def _nothing_to_warm_up() -> Iterator[None]:
         yield
     finally:
         setattr(modeling_utils, name, before)
+
+
+@contextlib.contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Keep layers from drawing random weights when they are made: all of theirs come from the copy, and one that did not would be told."""
+    kinds: tuple[Any, ...] = (torch.nn.Linear, torch.nn.Embedding)
+    before = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        for kind, reset in zip(kinds, before, strict=True):
+            kind.reset_parameters = reset
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from workbench.models.overlap import lean
+
 Forward = Callable[..., torch.Tensor]
 
 
@@ -57,7 +59,8 @@ class FastPass:
 def _fused(model: Any) -> list[tuple[Any, Forward]]:
     """(module, its forward by a fused kernel) for the norms and gated MLPs that are known; none where Liger is not installed."""
     try:
-        from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
+        with lean():
+            from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
     except Exception:  # it looks for a driver when it is imported: whatever it lacks, the plain modules stay
         return []
     found: list[tuple[Any, Forward]] = []

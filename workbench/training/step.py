@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -93,6 +94,16 @@ def rate_at(step: int, total: int, training: Training) -> float:
     return training.learning_rate * max(0.0, share)
 
 
+class _AdamW(torch.optim.AdamW):
+    """torch's own, without the wrappers that import torch's compiler to tell it to leave them alone: that takes a second, and nothing is compiled."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training, *, fused: bool, capturable: bool = False) -> torch.optim.AdamW:
     """AdamW over the adapter. Its state is small (8 bytes a parameter), so nothing is paged or held in 8 bit.
 
@@ -100,4 +111,4 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training,
     """
     held = list(parameters)
     rate = torch.tensor(training.learning_rate, device=held[0].device) if capturable else training.learning_rate
-    return torch.optim.AdamW(held, lr=rate, weight_decay=training.weight_decay, fused=fused, capturable=capturable)
+    return _AdamW(held, lr=rate, weight_decay=training.weight_decay, fused=fused, capturable=capturable)

@@ -16,7 +16,7 @@ from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.models.catalog import is_hub_name
-from workbench.models.overlap import no_sweeps, wake_card
+from workbench.models.overlap import import_libraries, no_sweeps, wake_card
 from workbench.training import events
 from workbench.training.resuming import reopen
 from workbench.training.runs import AT_BEST
@@ -114,6 +114,7 @@ def host(space: Workspace, ranks: Ranks | None = None) -> tuple[Any, Any]:
     """(host, report) of this process; the report says on standard error what the job is doing."""
     # Imported here: the verbs that need no model answer without waiting for torch.
     with no_sweeps():
+        import_libraries()
         from workbench.engine.jobs import Host, Report
 
     last = ""
