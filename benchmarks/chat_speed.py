@@ -232,7 +232,7 @@ def first_text(turns: int) -> dict[str, Any]:
                 for _ in range(turns + 1):
                     begun = time.perf_counter()
                     turn = space.form(RUN).ask(prompt)
-                    ticket = space.answer_each([turn] * len(lanes), run=RUN, lanes=lanes, sampling=Sampling(max_new_tokens=4))
+                    ticket = space.answer_together([space.answer_job([turn] * len(lanes), run=RUN, lanes=lanes, sampling=Sampling(max_new_tokens=4))])
                     while not any(ticket.texts) and not ticket.finished.is_set():
                         ticket.wait_change(0.05)
                     took.append(time.perf_counter() - begun)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
 from workbench.dataset.store import RowSet, RowStore
 from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, MergeJob, TrainJob, UnloadJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, MergeJob, TogetherJob, TrainJob, UnloadJob
 from workbench.engine.sweeping import Sweeps
 from workbench.engine.using import refuse_used
 from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError, sentence_case
@@ -412,19 +412,22 @@ class Workspace:
         job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
         return self.engine.submit(job, "an answer")
 
-    def answer_each(
+    def answer_job(
         self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = (),
         model: str | None = None, form_of: str | None = None,
-    ) -> Ticket:
+    ) -> AnswerJob:
         """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`.
 
         Without a `run` another `model` may answer, and in the form of another voice.
         """
-        job = AnswerJob(
+        return AnswerJob(
             prompts=tuple(tuple(turns) for turns in prompts), stops=stops, lanes=lanes, run=run, form_of=form_of, model=model or self.model,
             sampling=sampling, tools=self.bound_tools(sampling),
         )
-        return self.engine.submit(job, "an answer")
+
+    def answer_together(self, parts: Sequence[AnswerJob]) -> Ticket:
+        """Hand in the answers of one job, or of two whose voices answer together."""
+        return self.engine.submit(parts[0] if len(parts) == 1 else TogetherJob(parts=(parts[0], parts[1])), "an answer")
 
     def bound_tools(self, sampling: Sampling) -> tuple[dict[str, Any], ...]:
         """The tools that calls are bound to, as OpenAI's interface describes them; none where the sampling leaves calls free."""

@@ -40,7 +40,7 @@ def test_each_lane_is_bound_by_a_follower_of_its_own_to_the_tools_of_the_book(wo
         seen.extend(lanes)
         return decoding.generate(base, lanes, *rest, **more)
 
-    monkeypatch.setattr("workbench.engine.jobs.generate", generate)
+    monkeypatch.setattr("workbench.engine.answering.generate", generate)
     job = AnswerJob(turns=TURNS, lanes=(False, False), sampling=BOUND, tools=workspace.bound_tools(BOUND))
     assert [tool["function"]["name"] for tool in job.tools] == ["get_sensitive_data"]
     assert len(Host(workspace.catalog, workspace.runs).do(job, Report())["replies"]) == 2
@@ -53,7 +53,7 @@ def test_no_tools_and_a_dialect_without_a_grammar_are_told_in_a_sentence(workspa
     with pytest.raises(InputError, match="no tool that a call could be bound to"):
         ask(workspace, BOUND, tools=())
     monkeypatch.delitem(FORMS, "gemma4")
-    monkeypatch.setattr(Host, "_form", lambda self, run: CallForm(dialect_named("gemma4")))
+    monkeypatch.setattr("workbench.engine.answering._form", lambda host, job: CallForm(dialect_named("gemma4")))
     with pytest.raises(InputError, match="“gemma4” can't be bound"):
         ask(workspace, BOUND)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.dataset.formats import load_rows
-from workbench.engine import bases, jobs
+from workbench.engine import answering, bases
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, TrainJob
 from workbench.errors import AdapterError, ModelError, RowError, RunError, WorkbenchError
@@ -80,11 +80,11 @@ def test_an_adapter_is_asked_and_read_in_the_dialect_that_it_learned(
     assert (folder / "calls.json").read_bytes() == (folder / "best" / "calls.json").read_bytes() and "get_sensitive_data" in (folder / "calls.json").read_text()
     asked: list[tuple[str, Any, Any]] = []
 
-    def told(base: Any, lanes: Any, sampling: Sampling, *, keep: Any, stops: Any, **kwargs: Any) -> Any:
-        asked.append((base.tokenizer.text(lanes[0].prompt_ids, keep_control=True), keep, stops))
-        return decoding.generate(base, lanes, sampling, keep=keep, stops=stops, **kwargs)
+    def told(base: Any, lanes: Any, sampling: Sampling, **kwargs: Any) -> Any:
+        asked.append((base.tokenizer.text(lanes[0].prompt_ids, keep_control=True), lanes[0].keep, lanes[0].stops))
+        return decoding.generate(base, lanes, sampling, **kwargs)
 
-    monkeypatch.setattr(jobs, "generate", told)
+    monkeypatch.setattr(answering, "generate", told)
     host.do(AnswerJob(turns=tuple(form.ask("Мой баланс?")), lanes=(True,), run="one", sampling=SHORT), Report())
     host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report())
     prompt = f"<bos><start_of_turn>user\n{form.dialect.render_tools(form.tools or ())}\n\nМой баланс?<end_of_turn>\n<start_of_turn>model\n"
@@ -98,7 +98,7 @@ def test_an_adapter_read_from_disk_answers_as_it_did_after_training(
     result = host.do(create("one"), Report())
     fresh = Host(workspace.catalog, workspace.runs)
     assert reply(fresh, "one") == reply(host, "one")
-    assert fresh.difference == pytest.approx(result["adapter_difference"], rel=1e-6)
+    assert fresh.proven["one"].difference == pytest.approx(result["adapter_difference"], rel=1e-6)
 
 
 def test_a_run_that_failed_half_way_answers_with_what_it_saved_and_not_with_what_broke(
@@ -223,7 +223,7 @@ def test_running_out_of_memory_frees_everything_and_fails_the_run_in_one_sentenc
             host.do(job, Report())
     view = workspace.runs.view("big")
     assert view.ended is not None and (view.state, view.ended.cause, view.ended.reason) == ("failed", "memory", str(caught.value))
-    assert (host.base, host.key, host.difference) == (None, None, None)
+    assert (host.base, host.key, host.proven) == (None, None, {})
     assert host.do(create("small"), Report())["state"] == "finished"
 
 
@@ -239,11 +239,11 @@ def test_an_unforeseen_fault_leaves_no_library_s_hooks_behind(
         base.raw.lm_head.register_forward_hook(lambda module, inputs, output: -output)
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr(jobs, "generate", broken)
+    monkeypatch.setattr(answering, "generate", broken)
     held: list[Holds] = []
     with pytest.raises(IndexError):
         host.do(AnswerJob(turns=TURNS, lanes=(False, True), run="one", sampling=SHORT), Report(holds=held.append))
-    monkeypatch.setattr(jobs, "generate", real)
+    monkeypatch.setattr(answering, "generate", real)
     assert host.base is None and held[-1] == Holds()
     assert [reply(host, "one"), reply(host, "one", adapted=False)] == before
 
@@ -345,7 +345,7 @@ def test_a_control_token_in_a_prompt_is_refused(host: Host) -> None:
 
 
 def test_an_evaluation_keeps_the_order_of_its_prompts_over_several_batches(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "BATCH", 2)
+    monkeypatch.setattr(answering, "BATCH", 2)
     told: list[tuple[str, float | None]] = []
     report = Report(progress=lambda text, share: told.append((text, share)))
     done = host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), report)
@@ -363,8 +363,8 @@ def test_an_evaluation_s_batches_hold_no_more_tokens_than_their_budget(host: Hos
         sizes.append((len(lanes), len(lanes) * (max(len(lane.prompt_ids) for lane in lanes) + sampling.max_new_tokens)))
         return real(base, lanes, sampling, **kwargs)
 
-    monkeypatch.setattr(jobs, "generate", counted)
-    monkeypatch.setattr(jobs, "BATCH_TOKENS", 300)
+    monkeypatch.setattr(answering, "generate", counted)
+    monkeypatch.setattr(answering, "BATCH_TOKENS", 300)
     host.do(EvaluateJob(prompts=PROMPTS * 2, adapted=False, sampling=SHORT), Report())
     assert sum(lanes for lanes, _ in sizes) == 6 and 1 < len(sizes) < 6 and max(tokens for _, tokens in sizes) <= 300
 

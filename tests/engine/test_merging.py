@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from workbench.dataset.formats import load_rows
-from workbench.engine import bases, jobs
+from workbench.engine import answering, bases
 from workbench.engine.jobs import FaultError, Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, MergeJob, TrainJob, UnloadJob
 from workbench.errors import AdapterError, InputError, ModelError, RunError, WorkbenchError
@@ -107,11 +107,11 @@ def test_it_is_asked_and_scored_in_its_adapter_s_form_and_so_is_the_base_beside_
     host.do(MergeJob(run=train("one", dialect="functiongemma"), name="mine"), Report())
     asked: list[tuple[Any, Any]] = []
 
-    def told(*args: Any, keep: Any, stops: Any, **kwargs: Any) -> Any:
-        asked.append((keep, stops))
-        return decoding.generate(*args, keep=keep, stops=stops, **kwargs)
+    def told(base: Any, lanes: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.extend({(lane.keep, lane.stops) for lane in lanes})
+        return decoding.generate(base, lanes, *args, **kwargs)
 
-    monkeypatch.setattr(jobs, "generate", told)
+    monkeypatch.setattr(answering, "generate", told)
     dialect = workspace.form("one").dialect
     host.do(AnswerJob(turns=TURNS, lanes=(False,), model="merged:mine", sampling=SHORT), Report())
     host.do(EvaluateJob(prompts=(TURNS,), adapted=False, model="merged:mine", sampling=SHORT), Report())
@@ -191,7 +191,7 @@ def test_two_bases_that_are_too_much_are_not_tried_again(host: Host, train: Call
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "generate", exhausted)
+        patch.setattr(answering, "generate", exhausted)
         with pytest.raises(FaultError, match="The memory ran out with two models loaded. From now on there is one at a time: ask again."):
             reply(host, model="merged:mine")
     assert (host.base, host.beside) == (None, None)
@@ -313,16 +313,17 @@ def test_through_the_engine_s_process_both_panes_answer_and_a_deleted_adapter_is
     done = workspace.merge("one", "mine").wait(120)
     assert done["model"] == "merged:mine" and workspace.voices() == ["one", "merged:mine"]
     turns = [[dict(turn) for turn in TURNS]]
-    adapted = workspace.answer_each(turns, run="one", lanes=(True,), sampling=SHORT)
-    merged = workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:mine")
-    beside = workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, form_of="merged:mine")
+    def answer(run: str | None, **options: Any) -> Any:
+        return workspace.answer_together([workspace.answer_job(turns, run=run, lanes=(run is not None,), sampling=SHORT, **options)])
+
+    adapted, merged, beside = answer("one"), answer(None, model="merged:mine"), answer(None, form_of="merged:mine")
     texts = [ticket.wait(120)["replies"][0]["text"] for ticket in (adapted, merged, beside)]
     assert texts[0] == texts[1] != texts[2]
     holds = workspace.engine.status().holds
     assert (holds.model, holds.also) == (DEMO_FOLDER, "mine")
     workspace.runs.remove("one")
-    gone = [workspace.answer_each(turns, run="one", lanes=(True,), sampling=SHORT), workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:x")]
+    gone = [answer("one"), answer(None, model="merged:x")]
     for ticket in gone:
         with pytest.raises(WorkbenchError, match="There is no (run named one|merged model x)"):
             ticket.wait(60)
-    assert workspace.answer_each(turns, run=None, lanes=(False,), sampling=SHORT, model="merged:mine").wait(60)["replies"][0]["text"] == texts[1]
+    assert answer(None, model="merged:mine").wait(60)["replies"][0]["text"] == texts[1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from workbench.engine.client import Status, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, Holds, Job, LoadJob, MergeJob, TrainJob, UnloadJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, Holds, Job, LoadJob, MergeJob, TogetherJob, TrainJob, UnloadJob
 from workbench.engine.using import trained_on
 from workbench.errors import ModelError
 from workbench.schema import Example, Message
@@ -60,7 +60,7 @@ def answer(**named: Any) -> AnswerJob:
 USES: list[Job] = [
     LoadJob(model=MINE), answer(model=MINE), answer(form_of=MINE), answer(run="on-mine"), answer(run="on-mine@best"),
     EvaluateJob(prompts=(), adapted=False, model=MINE, sampling=Sampling()), TrainJob(run="on-mine"), MergeJob(run="on-mine", name="x"),
-    FoldJob(model=MINE, rows="r", learned=(), held=(), settings=RunSettings()),
+    FoldJob(model=MINE, rows="r", learned=(), held=(), settings=RunSettings()), TogetherJob(parts=(answer(run="on-demo"), answer(model=MINE))),
 ]  # fmt: skip
 
 

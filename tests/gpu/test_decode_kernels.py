@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="torch's build for this machine has no Trit
 from workbench.models import decode_fused, loading  # after the variable is set
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, prefill, step
-from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.loading import SLOTS, Base, load_base, put_new_adapter
 from workbench.settings import Lora, Quantization
 
 
@@ -35,11 +35,16 @@ PROMPTS = ((2, 40, 41), tuple(range(30, 75)), (2, 99))  # the second is far long
 COLUMNS = 64
 
 
-def adapted_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
-    """A tiny base in fp32 with an adapter that does something."""
+def adapted_base(folder: Path, monkeypatch: pytest.MonkeyPatch, *, second: bool = False) -> Base:
+    """A tiny base in fp32 with an adapter that does something, and another one beside it of another rank and fewer layers."""
     monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
     base = load_base(folder, Quantization(mode="none"))
     model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
+    if second:
+        from peft import LoraConfig
+
+        model.add_adapter(SLOTS[1], LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj", "v_proj", "down_proj"]))
+        base.adapters = ("r", "s")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
@@ -49,11 +54,11 @@ def adapted_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("adapted", [[0, 1, 1], [2, 0, 1]])
 def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
-    tiny_model_folder: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch,
+    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = adapted_base(tiny_model_folder(kind), monkeypatch)
-    adapted = [False, True, True]
+    base = adapted_base(tiny_model_folder(kind), monkeypatch, second=2 in adapted)
     with torch.inference_mode():
         stack = read_stack(base)
         stack.copy_adapter()
@@ -69,11 +74,11 @@ def test_the_fused_step_gives_the_plain_step_s_logits_token_after_token(
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("adapted", [[False, True, True], [False] * 3])
+@pytest.mark.parametrize("adapted", [[0, 1, 1], [0] * 3, [2, 0, 1]])
 def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
-    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[bool], monkeypatch: pytest.MonkeyPatch,
+    tiny_model_folder: Callable[[str], Path], kind: str, adapted: list[int], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = adapted_base(tiny_model_folder(kind), monkeypatch)
+    base = adapted_base(tiny_model_folder(kind), monkeypatch, second=2 in adapted)
     with torch.inference_mode():
         stack = read_stack(base)
         stack.copy_adapter()
@@ -101,7 +106,7 @@ def test_the_adapter_s_products_are_added_in_one_launch_each_to_its_own(widths: 
         assert torch.allclose(y, right, rtol=1e-4, atol=1e-4)
 
 
-def begun(stack: Stack, adapted: list[bool]) -> Cache:
+def begun(stack: Stack, adapted: list[int]) -> Cache:
     cache = Cache(stack, 4, COLUMNS)
     cache.ids_B[:3].copy_(prefill(stack, cache, PROMPTS, adapted).argmax(-1))
     return cache
@@ -112,7 +117,8 @@ def test_a_lane_without_the_adapter_keeps_its_sums_to_the_bit() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     y_BN = torch.randn(2, 40, device=device)
     before_BN = y_BN.clone()
-    delta_BR = kernels.narrow(torch.randn(2, 64, device=device), torch.randn(6, 64, device=device), torch.tensor([0.0, 1.0], device=device))
+    lane_B, owner_R = torch.tensor([0, 1], dtype=torch.int32, device=device), torch.ones(6, dtype=torch.int32, device=device)
+    delta_BR = kernels.narrow(torch.randn(2, 64, device=device), torch.randn(6, 64, device=device), lane_B, owner_R)
     kernels.widen_([y_BN], delta_BR, [torch.randn(40, 6, device=device)])
     assert torch.equal(y_BN[0], before_BN[0]) and not torch.equal(y_BN[1], before_BN[1])
 

@@ -18,7 +18,7 @@ from workbench.models.decode_stack import UnsupportedError, read_stack
 from workbench.models.decode_static import Decoder, DecodingFault, up_to
 from workbench.models.decode_step import Cache, prefill, step
 from workbench.models.decoding import Lane, Reply, generate
-from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.loading import Base, load_base, put_adapter_beside, put_new_adapter, take_off_beside
 from workbench.settings import Lora, Quantization, Sampling
 
 GREEDY = Sampling(max_new_tokens=24)
@@ -64,6 +64,32 @@ def test_the_loop_s_tokens_are_those_of_transformers(adapted_base: Callable[[str
     assert len({text for text, _, _ in expected}) == 3 and expected[0][1] > 3
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3"])
+def test_two_adapters_and_the_base_share_a_batch_and_say_what_each_says_alone(adapted_base: Callable[[str], Base], tmp_path: Path, kind: str) -> None:
+    base = adapted_base(kind)
+    base.model.save_pretrained(str(tmp_path), selected_adapters=["adapted"])
+    alone = [facts(generate(base, [lane], GREEDY, capture=False))[0] for lane in lanes(0, 1, 1)]
+    other = other_adapter(base, tmp_path / "other")
+    assert put_adapter_beside(base, other, "other") > 0 and base.adapters[1:] == ("other",)
+    mixed = [Lane(PROMPTS[0], 0), Lane(PROMPTS[1], 1), Lane(PROMPTS[1], 2), Lane(PROMPTS[2], 1)]
+    made = facts(generate(base, mixed, GREEDY, say=refuse))
+    assert [made[0], made[1], made[3]] == alone and made[2] not in alone
+    assert made == facts(generate(base, mixed, GREEDY, capture=False)), "and what peft's mixed batch says"
+    assert made[2] == facts(generate(base, mixed[2:3], GREEDY, capture=False))[0] == facts(generate(base, mixed[2:3], GREEDY, say=refuse))[0]
+    take_off_beside(base)
+    assert facts(generate(base, lanes(0, 1, 1), GREEDY, say=refuse)) == alone and len(base.adapters) == 1
+
+
+def other_adapter(base: Base, folder: Path) -> Path:
+    """An adapter of another rank on fewer layers, saved."""
+    from peft import LoraConfig
+
+    base.model.add_adapter("saved", LoraConfig(r=3, lora_alpha=30, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False))
+    base.model.save_pretrained(str(folder), selected_adapters=["saved"])
+    base.model.delete_adapter("saved")
+    return folder / "saved"
+
+
 @pytest.mark.parametrize("change", [{}, {"top_k": 0}, {"top_p": 1.0}, {"temperature": 1.0}, {"temperature": 0.0}, {"greedy": True}])
 def test_tokens_are_drawn_as_transformers_draws_them(change: dict[str, Any]) -> None:
     """From the same logits: in two ways of summing, a token may lie on either side of a cut."""
@@ -103,7 +129,7 @@ def test_lanes_without_the_adapter_have_the_bare_base_s_logits_to_the_bit(
 
 def test_a_lane_that_has_ended_is_dropped_and_the_others_go_on_as_before(adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
     base = adapted_base("gemma3")
-    before = Progress(3, base.tokenizer, lambda texts: None, lambda: False)
+    before = Progress(lanes(True, True, True), base.tokenizer, lambda texts: None, lambda: False)
     decode_static.run(base, lanes(True, True, True), GREEDY, before, refuse)
     expected = facts(before.replies())
     first, *others = (state.ids for state in before.states)
@@ -265,7 +291,7 @@ def test_an_adapter_that_changes_more_than_the_known_layers_is_refused(tiny_mode
 
     base = load_base(tiny_model_folder("llama"), Quantization(mode="none"))
     base.model = get_peft_model(base.model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]), adapter_name="adapted")
-    base.adapter = "other"
+    base.adapters = ("other",)
     with pytest.raises(UnsupportedError, match="its adapter also changes lm_head"):
         read_stack(base)
 

@@ -47,8 +47,8 @@ def prompt(base: Base, text: str) -> tuple[int, ...]:
     return tuple(base.tokenizer.prompt_ids([{"role": "user", "content": text}]))
 
 
-def lanes(base: Base, *adapted: bool) -> list[Lane]:
-    return [Lane(prompt(base, text), on) for text, on in zip(PROMPTS, adapted, strict=True)]
+def lanes(base: Base, *adapters: int, stops: tuple[str, ...] = ()) -> list[Lane]:
+    return [Lane(prompt(base, text), number, stops=stops) for text, number in zip(PROMPTS, adapters, strict=True)]
 
 
 def reference(base: Base, text: str) -> list[int]:
@@ -246,7 +246,7 @@ def test_a_reply_ends_before_a_stop_text_and_the_others_go_on(adapted: Base, cap
     pairs = [(k, whole[0][k : k + 2]) for k in range(4, len(whole[0]) - 4)]
     stop = next(pair for k, pair in pairs if pair.isascii() and whole[0].find(pair) == k)
     cut = [text[: text.find(stop)] if stop in text else text for text in whole]
-    made = generate(adapted, lanes(adapted, True, True, True), GREEDY, stops=["<never>", stop], capture=capture)
+    made = generate(adapted, lanes(adapted, True, True, True, stops=("<never>", stop)), GREEDY, capture=capture)
     assert [r.text for r in made] == cut and made[0].text != whole[0] and made[0].ended == "stop token"
 
 
@@ -254,12 +254,12 @@ def test_a_reply_ends_before_a_stop_text_and_the_others_go_on(adapted: Base, cap
 def test_a_stop_text_that_is_one_token_ends_a_reply_too(adapted: Base, capture: bool) -> None:
     whole = generate(adapted, lanes(adapted, True, True, True), GREEDY)[0].text
     letter = next(c for k, c in enumerate(whole) if k > 4 and c.isascii() and c.isprintable() and c not in whole[:k])
-    made = generate(adapted, lanes(adapted, True, True, True), GREEDY, stops=[letter], capture=capture)[0]
+    made = generate(adapted, lanes(adapted, True, True, True, stops=(letter,)), GREEDY, capture=capture)[0]
     assert (made.text, made.ended) == (whole[: whole.index(letter)], "stop token")
 
 
 def test_control_tokens_stay_in_a_reply_only_where_they_are_asked_for(base: Base) -> None:
-    heard = Progress(1, base.tokenizer, lambda texts: None, lambda: False, keep=["<unk>"])
+    heard = Progress([Lane((), 0, keep=("<unk>",))], base.tokenizer, lambda texts: None, lambda: False)
     names = ["<unk>", "<start_of_turn>", "a", "<end_of_turn>", "b"]
     for name in names:
         heard.take([base.tokenizer.backend.token_to_id(name)], [0])

@@ -10,7 +10,7 @@ from workbench.calls.dialects import DIALECTS, TAG
 from workbench.calls.loop import Failed, FellBack, Ran, Refused, Said
 from workbench.calls.prompting import CallForm
 from workbench.engine.client import Ticket
-from workbench.engine.messages import AnswerJob
+from workbench.engine.messages import AnswerJob, TogetherJob
 from workbench.errors import InputError, WorkbenchError
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 from workbench.settings import RunSettings, Sampling
@@ -30,21 +30,26 @@ ROWS = (Example((Message("user", "Баланс?"), Message("assistant", CALL))),
 
 
 class Script:
-    """Stands for the engine: notes each job and answers from a list of replies, a lane each; an error is a job that fails."""
+    """Stands for the engine: notes each job, those of a job together one by one, and answers from a list of replies, a lane each; an error is a job that fails."""
 
     def __init__(self) -> None:
         self.jobs: list[AnswerJob] = []
         self.replies: list[Any] = []
+        self.handed_in = 0
 
     def submit(self, job: Any, label: str) -> Ticket:
-        self.jobs.append(job)
-        ticket, said = Ticket(len(self.jobs), job, label), self.replies.pop(0)
+        self.handed_in += 1
+        parts = job.parts if isinstance(job, TogetherJob) else (job,)
+        self.jobs += parts
+        ticket, said = Ticket(self.handed_in, job, label), self.replies.pop(0)
         if isinstance(said, WorkbenchError):
             ticket.error = said
         else:
-            assert len(said) == len(job.lanes) == len(job.prompts)
-            told = [{"text": text, "tokens": 4, "seconds": 0.5, "first_token_seconds": 0.1, "ended": "stop token"} for text in said]
-            ticket.result = {"replies": told, "adapter_difference": 3.5 if job.run else None}
+            assert [len(part.lanes) for part in parts] == [len(part.prompts) for part in parts] and len(said) == sum(len(part.lanes) for part in parts)
+            told = iter([{"text": text, "tokens": 4, "seconds": 0.5, "first_token_seconds": 0.1, "ended": "stop token"} for text in said])
+            moved = {None: None, "a": 3.5, "b": 2.5}
+            results = [{"replies": [next(told) for _ in part.lanes], "adapter_difference": moved[part.run]} for part in parts]
+            ticket.result = {"parts": results} if len(results) > 1 else results[0]
         ticket.finished.set()
         return ticket
 
@@ -98,11 +103,11 @@ def test_each_pane_goes_on_with_its_own_conversation_in_one_job(workspace: Works
     assert [side.moved for side in chat.exchanges[1].asked()] == [None, 3.5]
 
 
-def test_two_adapters_answer_one_after_the_other_and_the_same_voice_twice_in_one_job(workspace: Workspace, engine: Script) -> None:
-    engine.replies = [("Да",), ("Нет",), ("x", "y")]
+def test_two_adapters_answer_together_and_so_does_the_same_voice_twice(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Да", "Нет"), ("x", "y")]
     exchange = talk(workspace, Chat(), "Привет", ("a", "b"))
-    assert [(job.run, job.lanes) for job in engine.jobs] == [("a", (True,)), ("b", (True,))]
-    assert [side.first.text for side in exchange.asked()] == ["Да", "Нет"]
+    assert [(job.run, job.lanes) for job in engine.jobs] == [("a", (True,)), ("b", (True,))] and engine.handed_in == 1
+    assert [(side.first.text, side.moved) for side in exchange.asked()] == [("Да", 3.5), ("Нет", 2.5)]
     talk(workspace, Chat(), "Привет", ("", ""))
     assert (engine.jobs[2].run, engine.jobs[2].lanes) == (None, (False, False))
 
@@ -368,7 +373,7 @@ def ways(engine: Script) -> list[tuple[Any, ...]]:
 
 
 def test_a_merged_model_is_a_voice_like_any_other(workspace: Workspace, engine: Script, merged: str) -> None:
-    engine.replies = [("Да",), ("Нет",)] * 2 + [("x", "y"), ("Один",), ("Два",)]
+    engine.replies = [("Да", "Нет")] * 2 + [("x", "y")]
     chat = Chat()
     exchange = talk(workspace, chat, "Привет", ("", merged))
     assert ways(engine) == [(None, "demo", merged, (False,)), (None, merged, None, (False,))], "the base in the form of the voice beside it"
@@ -378,19 +383,12 @@ def test_a_merged_model_is_a_voice_like_any_other(workspace: Workspace, engine: 
     assert ways(engine)[2:] == [("a", "demo", None, (True,)), (None, merged, None, (False,))]
     assert said(engine.jobs[3]) == [[("user", "Привет"), ("assistant", "Нет"), ("user", "Ещё?")]], "it goes on with what it said itself"
     talk(workspace, Chat(), "Привет", (merged, merged))
-    assert ways(engine)[4:] == [(None, merged, None, (False, False))]
-
-
-def test_the_second_of_two_bases_shows_that_it_is_next(workspace: Workspace, engine: Script, merged: str) -> None:
-    engine.replies = [("Да",), ("Нет",)]
-    asked = asking.ask(workspace, Chat(), "Привет", ("a", merged), Manner())
-    next(asking.follow(asked))
-    assert asked.exchange.right is not None and asked.exchange.right.state == words.NEXT_TO_ANSWER
+    assert ways(engine)[4:] == [(None, merged, None, (False, False))] and engine.handed_in == 3, "both panes are one job"
 
 
 def test_a_call_of_a_merged_model_is_run_and_answered_by_it(workspace: Workspace, engine: Script, merged: str) -> None:
     call = DIALECTS["hermes"].render(ToolCall("get_sensitive_data"))
-    engine.replies = [("Да",), (call,), ("У вас 12",)]
+    engine.replies = [("Да", call), ("У вас 12",)]
     exchange = talk(workspace, Chat(), "Баланс?", ("", merged), Manner(way="run"))
     assert exchange.right is not None and exchange.right.loop == "answered" and ways(engine)[2] == (None, merged, None, (False,))
 

@@ -69,7 +69,8 @@ def test_answers_of_two_dialects_are_compared_by_their_calls(space: Workspace) -
 
 def test_chat_asks_reads_and_makes_rows_in_the_adapter_s_dialect(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(Workspace, "answer_each", lambda self, prompts, **options: asked.append((prompts, options["run"], options["lanes"])))
+    monkeypatch.setattr(Workspace, "answer_job", lambda self, prompts, **options: asked.append((prompts, options["run"], options["lanes"])))
+    monkeypatch.setattr(Workspace, "answer_together", lambda self, parts: SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True)))
     chat = Chat()
     exchange = asking.ask(space, chat, " Баланс? ", ("", "h"), asking.Manner()).exchange
     assert asked == [([HERMES.ask("Баланс?")] * 2, "h", (False, True))] and {side.dialect_name for side in exchange.asked()} == {"hermes"}

@@ -15,7 +15,6 @@ import torch
 from workbench.engine.messages import Holds, Phase
 from workbench.errors import ModelError, WorkbenchError
 from workbench.models.catalog import MERGED_RECORD, Catalog, display_name, is_merged
-from workbench.models.decode_static import Kept, set_aside, take_up
 from workbench.models.decoding import release
 from workbench.models.fingerprint import fingerprint
 from workbench.models.hardware import host_memory_gib
@@ -53,30 +52,34 @@ def no_sign(phase: Phase) -> None:
 
 
 @dataclass(frozen=True)
+class Proven:
+    """What is known of an adapter that was put on: by how much it moves the logits of a probe, and when its file was written (ns)."""
+
+    difference: float
+    written: int | None
+
+
+@dataclass(frozen=True)
 class Beside:
-    """A base that stays loaded while another one answers, with what the host knows of it."""
+    """A base that stays loaded while another one answers, with what the host knows of it. Its decoder stays with it (`decode_static`)."""
 
     base: Base
     key: Key
-    difference: float | None
-    written: int | None
+    proven: dict[str, Proven]
     weighed: str
-    decoder: Kept | None
-    """Its cache and the graphs over it, which took time to capture."""
 
 
 @dataclass
 class Bases:
-    """Owns the loaded bases: one copy of the weights for every job, and one adapter on each at most.
+    """Owns the loaded bases: one copy of the weights for every job, and two adapters on each at most.
 
     Where memory allows, a second base stays `beside` the one in hand, so that two voices of different bases take turns without reloading.
     """
 
     catalog: Catalog
     base: Base | None = field(default=None, init=False)
-    difference: float | None = field(default=None, init=False)
-    written: int | None = field(default=None, init=False)
-    """When the file of the adapter that is on was written, ns."""
+    proven: dict[str, Proven] = field(default_factory=dict, init=False)
+    """What is known of the adapters that are on, by the names of their runs. Never changed in place: another base has its own."""
     key: Key | None = field(default=None, init=False)
     weighed: str = field(default="", init=False)
     """`models.fingerprint` of the base as it was loaded; "" where its folder can't be weighed."""
@@ -96,7 +99,7 @@ class Bases:
 
         With `beside` the one that was there before stays loaded where memory allows; without, this one has the memory for itself.
         """
-        wanted = (model, quantization.resolved(torch.cuda.is_available()), self._made(model))
+        wanted = self.key_of(model, quantization)
         if self.beside is not None and self.beside.key == wanted:
             self._swap()
             self.tell(report)
@@ -120,6 +123,14 @@ class Bases:
         self.key = wanted
         self.tell(report)
         return self._watched(self.base)
+
+    def key_of(self, model: str, quantization: Quantization) -> Key:
+        """What a base is known by; raises `ModelError` for a merged model that is gone."""
+        return model, quantization.resolved(torch.cuda.is_available()), self._made(model)
+
+    def room_beside(self, wanted: Key) -> bool:
+        """Whether that base is in hand or beside it, or fits there."""
+        return self.key == wanted or self.beside is not None and self.beside.key == wanted or self._fits_beside(wanted)
 
     def _made(self, model: str) -> int | None:
         """When a merged model was made, ns: another one may stand under its name by now. Raises `ModelError` for one that is gone."""
@@ -152,16 +163,15 @@ class Bases:
         """The base in hand, if there is one, stays loaded beside the one that comes."""
         self._watching.close()
         if self.base is not None and self.key is not None:
-            self.beside = Beside(self.base, self.key, self.difference, self.written, self.weighed, set_aside())
-        self.base, self.key, self.difference = None, None, None
+            self.beside = Beside(self.base, self.key, self.proven, self.weighed)
+        self.base, self.key, self.proven = None, None, {}
 
     def _swap(self) -> None:
         """The base that was put aside takes its turn, and the other one is put aside, if there is one."""
         put, self.beside = self.beside, None
         assert put is not None
         self._put_aside()
-        self.base, self.key, self.difference, self.written, self.weighed = put.base, put.key, put.difference, put.written, put.weighed
-        take_up(put.decoder)
+        self.base, self.key, self.proven, self.weighed = put.base, put.key, put.proven, put.weighed
 
     def _drop_beside(self, report: Report) -> None:
         """Give the memory of the base that was put aside back, if there is one."""
@@ -215,7 +225,7 @@ class Bases:
     def drop(self) -> None:
         """Forget every base and give the memory back."""
         self._watching.close()
-        self.base, self.key, self.difference, self.beside = None, None, None, None
+        self.base, self.key, self.proven, self.beside = None, None, {}, None
         give_back(last=True)
 
     def tell(self, report: Report) -> None:
@@ -225,7 +235,7 @@ class Bases:
             return
         device = self.base.device
         report.holds(Holds(
-            model=display_name(self.key[0]), quantization=self.key[1].mode, adapter=self.base.adapter,
+            model=display_name(self.key[0]), quantization=self.key[1].mode, adapter=" and ".join(self.base.adapters) or None,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
             also=display_name(self.beside.key[0]) if self.beside is not None else "",
         ))

@@ -63,6 +63,16 @@ class AnswerJob(_Message):
     sampling: Sampling = Sampling()
 
 
+class TogetherJob(_Message):
+    """Answer with two voices at once that are not one base and its adapter: two adapters, or a base, an adapter and merged models by twos.
+
+    Its texts are those of the first part's lanes, then the second's; its result holds the `parts`' own. The sampling is the first part's.
+    """
+
+    kind: Literal["together"] = "together"
+    parts: tuple[AnswerJob, AnswerJob]
+
+
 class EvaluateJob(_Message):
     """Answer every prompt (one conversation each) with the adapter of `run`, or with the base alone. `tools` as an `AnswerJob` has them."""
 
@@ -115,7 +125,7 @@ class MergeJob(_Message):
     name: str
 
 
-Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | EvaluateJob | GenerateJob | FoldJob | MergeJob, Field(discriminator="kind")]
+Job = Annotated[LoadJob | UnloadJob | TrainJob | AnswerJob | TogetherJob | EvaluateJob | GenerateJob | FoldJob | MergeJob, Field(discriminator="kind")]
 
 
 class Do(_Message):

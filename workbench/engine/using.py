@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.engine.client import Engine
-from workbench.engine.messages import Job
+from workbench.engine.messages import Job, TogetherJob
 from workbench.errors import ModelError, RunError
 from workbench.models.catalog import MERGED, Catalog
 from workbench.training.runs import RunStore, run_of
@@ -38,6 +38,8 @@ def refuse_used(engine: Engine, runs: RunStore, catalog: Catalog, model: str, *,
 
 def _names(job: Job, runs: RunStore, same: Callable[[str | None], bool]) -> bool:
     """Whether a job asks for the model: by its own name, or by an adapter that was trained on it."""
+    if isinstance(job, TogetherJob):
+        return any(_names(part, runs, same) for part in job.parts)
     if any(same(getattr(job, field, None)) for field in ("model", "form_of")):
         return True
     run = getattr(job, "run", None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models.decode_stack import Group, Layer, Stack
-from workbench.models.decode_step import Cache, opened, signs
+from workbench.models.decode_step import Cache, Marks, opened, signs
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
 WIDEST = 16_384  # of the residual stream: one program norms a whole row
@@ -38,12 +38,12 @@ def usable(stack: Stack) -> bool:
     return layer_fits and width <= WIDEST and stack.activation in ACTIVATIONS and _kernels() is not None
 
 
-def _project(kernels: Any, group: Group, x_BK: Tensor, lane_B: Tensor | None) -> list[Tensor]:
+def _project(kernels: Any, group: Group, x_BK: Tensor, marks: Marks | None) -> list[Tensor]:
     made = [member.base(x_BK) for member in group.members]
-    if lane_B is None or group.a_RK is None:
+    if marks is None or group.a_RK is None:
         return made
     own = x_BK.shape[0] <= OWN_PRODUCTS
-    delta_BR = kernels.narrow(x_BK, group.a_RK, lane_B) if own else F.linear(x_BK, group.a_RK) * lane_B[:, None]
+    delta_BR = kernels.narrow(x_BK, group.a_RK, marks.lane_B, group.owner_R) if own else F.linear(x_BK, group.a_RK) * marks.of(group)
     adapted = [(y_BN, member) for y_BN, member in zip(made, group.members, strict=True) if member.rank]
     if own and all(member.rank <= OWN_RANK for _, member in adapted):
         kernels.widen_([y_BN for y_BN, _ in adapted], delta_BR, [member.b_NR for _, member in adapted])
@@ -55,29 +55,29 @@ def _project(kernels: Any, group: Group, x_BK: Tensor, lane_B: Tensor | None) ->
     return made
 
 
-def _through(stack: Stack, x_RC: Tensor, lane_R: Tensor | None, attend: Callable[[int, Layer, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def _through(stack: Stack, x_RC: Tensor, marks: Marks | None, attend: Callable[[int, Layer, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """R tokens through all layers, normed for the head; `attend(place, layer, q, k, v)` turns queries and keys, keeps keys and values, and looks."""
     kernels = _kernels()
     eps, offset = stack.eps, stack.offset
     normed_RC: Tensor = kernels.join_norm(x_RC, None, None, stack.layers[0].before_attention, eps, offset)[1]
     for place, layer in enumerate(stack.layers):
-        q, k, v = _project(kernels, layer.qkv, normed_RC, lane_R)
-        [branch] = _project(kernels, layer.o, attend(place, layer, q, k, v), lane_R)
+        q, k, v = _project(kernels, layer.qkv, normed_RC, marks)
+        [branch] = _project(kernels, layer.o, attend(place, layer, q, k, v), marks)
         x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_attention, layer.before_mlp, eps, offset)
-        gate, up = _project(kernels, layer.gate_up, normed_RC, lane_R)
-        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), lane_R)
+        gate, up = _project(kernels, layer.gate_up, normed_RC, marks)
+        [branch] = _project(kernels, layer.down, kernels.gated(gate, up, stack.activation), marks)
         following = stack.layers[place + 1].before_attention if place + 1 < len(stack.layers) else stack.norm
         x_RC, normed_RC = kernels.join_norm(x_RC, branch, layer.after_mlp, following, eps, offset)
         signs(layer, x_RC)
     return normed_RC
 
 
-def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
+def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
     """As `decode_step.prefill`."""
     kernels = _kernels()
-    ids_BT, walk = opened(cache, prompts, adapted)
+    ids_BT, walk = opened(cache, prompts, adapters)
     lanes, tokens = ids_BT.shape
-    lane_R = cache.lane_B11[:lanes, 0].expand(lanes, tokens).reshape(-1) if any(adapted) else None
+    marks = Marks(cache.lane_B[:lanes, None].expand(lanes, tokens).reshape(-1)) if any(adapters) else None
     positions_R = walk.positions_BT.reshape(-1)
 
     def attend(place: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted
         seen: Tensor = walk.attend(place, layer, q, k, v)
         return seen.reshape(lanes * tokens, -1)
 
-    normed_RC = _through(stack, stack.embed(ids_BT).view(lanes * tokens, -1), lane_R, attend)
+    normed_RC = _through(stack, stack.embed(ids_BT).view(lanes * tokens, -1), marks, attend)
     logits_BV: Tensor = stack.head(normed_RC.view(lanes, tokens, -1)[:, -1])
     return logits_BV
 
@@ -99,7 +99,7 @@ def step(stack: Stack, cache: Cache, rows: int, adapted: bool) -> Tensor:
         seen: Tensor = kernels.attend(layer, kernels.turn(layer, q, k, v, cache, place, stack.eps, stack.offset), cache, place)
         return seen
 
-    normed_BC = _through(stack, stack.embed(cache.ids_B[:rows]), cache.lane_B11[:rows, 0, 0] if adapted else None, attend)
+    normed_BC = _through(stack, stack.embed(cache.ids_B[:rows]), Marks(cache.lane_B[:rows]) if adapted else None, attend)
     logits_BV: Tensor = stack.head(normed_BC)
     cache.column.add_(1)
     return logits_BV

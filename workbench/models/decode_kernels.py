@@ -233,7 +233,7 @@ def gated(gate_BF: Tensor, up_BF: Tensor, activation: str) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _narrow(x, a, lane, out, width, RANK: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _narrow(x, a, lane, owner, out, width, RANK: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     rank = tl.program_id(1)
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -244,15 +244,16 @@ def _narrow(x, a, lane, out, width, RANK: tl.constexpr, BLOCK: tl.constexpr):  #
         right = tl.load(a + rank * width + at, mask=ok, other=0.0).to(tl.float32)
         total += left * right
     kind = out.dtype.element_ty
-    tl.store(out + row * RANK + rank, (tl.sum(total, 0).to(kind).to(tl.float32) * tl.load(lane + row).to(tl.float32)).to(kind))
+    on = tl.load(lane + row) == tl.load(owner + rank)
+    tl.store(out + row * RANK + rank, tl.where(on, tl.sum(total, 0), 0.0).to(kind))
 
 
-def narrow(x_BK: Tensor, a_RK: Tensor, lane_B: Tensor) -> Tensor:
-    """The adapter's first product, x·Aᵀ (B×R), times 1 or 0 for each lane."""
+def narrow(x_BK: Tensor, a_RK: Tensor, lane_B: Tensor, owner_R: Tensor) -> Tensor:
+    """The adapters' first product, x·Aᵀ (B×R), and 0 in the rows of adapters that are not the lane's."""
     rows, width = x_BK.shape
     out_BR = torch.empty((rows, a_RK.shape[0]), dtype=x_BK.dtype, device=x_BK.device)
     block = min(4096, triton.next_power_of_2(width))
-    _narrow[(rows, a_RK.shape[0])](x_BK, a_RK, lane_B, out_BR, width, RANK=a_RK.shape[0], BLOCK=block, num_warps=8 if block > 2048 else 4)
+    _narrow[(rows, a_RK.shape[0])](x_BK, a_RK, lane_B, owner_R, out_BR, width, RANK=a_RK.shape[0], BLOCK=block, num_warps=8 if block > 2048 else 4)
     return out_BR
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,11 +37,16 @@ def bind(bound: Bound, last: int | None, logits_V: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class Lane:
-    """One reply to make: the prompt's ids, whether the adapter is on, and what binds its tokens, if anything."""
+    """One reply to make: the prompt's ids, the number of the adapter that is on (0 for none), and what binds its tokens, if anything.
+
+    Control tokens of `keep` stay in its text, and it also ends before a text of `stops`: what a dialect of calls needs.
+    """
 
     prompt_ids: tuple[int, ...]
-    adapted: bool
+    adapter: int
     bound: Bound | None = None
+    keep: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ def nobody(texts: list[str]) -> None:
 
 @dataclass
 class _State:
+    keep: tuple[str, ...]
+    stop_ids: frozenset[int]
+    stop_texts: tuple[str, ...]
     ids: list[int] = field(default_factory=list)
     seconds: float = 0.0
     first: float = 0.0
@@ -71,21 +79,19 @@ class _State:
 class Progress:
     """Each lane's tokens so far: takes a step's tokens, reports the texts, and asks for a stop as often.
 
-    A reply also ends before one of the texts in `stops`, whether that is one token or several; control tokens of `keep` stay in it.
+    A reply also ends before one of its lane's `stops`, whether that is one token or several.
     """
 
-    def __init__(
-        self, count: int, tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool], *,
-        keep: Collection[str] = (), stops: Collection[str] = (),
-    ) -> None:
-        self.states = [_State() for _ in range(count)]
+    def __init__(self, lanes: Sequence[Lane], tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool], begun: float | None = None) -> None:
         self.tokenizer, self.on_text, self.stop = tokenizer, on_text, stop
-        self.begun = time.perf_counter()
+        self.states = [self._begun(lane) for lane in lanes]
+        self.begun = time.perf_counter() if begun is None else begun
         self.stopped = False
-        self.keep = frozenset(keep)
-        numbers = {text: tokenizer.backend.token_to_id(text) for text in stops}
-        self.stop_ids = {*tokenizer.stop_ids, *(n for n in numbers.values() if n is not None)}
-        self.stop_texts = tuple(text for text, number in numbers.items() if number is None)
+
+    def _begun(self, lane: Lane) -> _State:
+        numbers = {text: self.tokenizer.backend.token_to_id(text) for text in lane.stops}
+        ids = frozenset([*self.tokenizer.stop_ids, *(n for n in numbers.values() if n is not None)])
+        return _State(lane.keep, ids, tuple(text for text, number in numbers.items() if number is None))
 
     def take(self, tokens: Sequence[int], lanes: Sequence[int]) -> None:
         """The next token of each of `lanes`; what comes after a lane's stop token is thrown away."""
@@ -96,7 +102,7 @@ class Progress:
                 continue
             state.first = state.first or now
             state.seconds = now
-            if token in self.stop_ids:
+            if token in state.stop_ids:
                 state.done = True
             else:
                 state.ids.append(token)
@@ -109,16 +115,16 @@ class Progress:
         return [self._text(s).rstrip("\ufffd") for s in self.states]
 
     def _text(self, state: _State) -> str:
-        return self.tokenizer.text(state.ids, keep_control=self.keep) if state.cut is None else state.cut
+        return self.tokenizer.text(state.ids, keep_control=state.keep) if state.cut is None else state.cut
 
     def _cut_at_stop(self, state: _State) -> None:
         """End the reply where a stop text of several tokens has come to its end."""
-        if not self.stop_texts:
+        if not state.stop_texts:
             return
-        tail = self.tokenizer.text(state.ids[-max(map(len, self.stop_texts)) :], keep_control=self.keep)  # no token is shorter than a character's byte
-        if any(text in tail for text in self.stop_texts):
+        tail = self.tokenizer.text(state.ids[-max(map(len, state.stop_texts)) :], keep_control=state.keep)  # no token is shorter than a character's byte
+        if any(text in tail for text in state.stop_texts):
             whole = self._text(state)
-            found = [place for text in self.stop_texts if (place := whole.find(text)) >= 0]
+            found = [place for text in state.stop_texts if (place := whole.find(text)) >= 0]
             if found:
                 state.cut, state.done = whole[: min(found)], True
 

@@ -5,14 +5,14 @@ Known are the layers of Gemma 3, Llama, Qwen2 and Qwen3; everything else is refu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.models.loading import ADAPTER, Base
+from workbench.models.loading import SLOTS, Base
 
 LAYERS = ("Gemma3DecoderLayer", "LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 ROTARY = ("default", "linear", "llama3", "yarn")  # tables that don't change with the length
@@ -22,51 +22,71 @@ class UnsupportedError(Exception):
     """A model that the loop does not know; the message says what about it, as the end of "because …"."""
 
 
-class Projection:
-    """One linear layer: its base weights as they are loaded, and its part of the adapter, if it has one.
+@dataclass(frozen=True)
+class Part:
+    """What one adapter adds to one linear layer: its matrices as peft holds them, B's scale, and the adapter's number (1 for the first slot)."""
 
-    `a_RK` and `b_NR` are copies in the model's dtype (R the rank, K inputs, N outputs), b already scaled. In fp32 they are
-    exact; in bf16 they are rounded to 8 bits of mantissa, as every other weight of such a model is.
+    number: int
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+class Projection:
+    """One linear layer: its base weights as they are loaded, and its parts of the adapters, if it has any.
+
+    `a_RK` and `b_NR` are copies in the model's dtype (R the ranks of all adapters in a row, K inputs, N outputs), b already scaled. In
+    fp32 they are exact; in bf16 they are rounded to 8 bits of mantissa, as every other weight of such a model is.
     """
 
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+    def __init__(self, module: Any, dtype: torch.dtype, adapters: int) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         self.tuner = module if isinstance(module, BaseTunerLayer) else None
         self.base: Callable[[Tensor], Tensor] = module if self.tuner is None else module.get_base_layer()
         self.width: int = module.out_features
-        self.rank = 0
-        self.a_RK = self.b_NR = torch.empty(0)
-        if self.tuner is None:
-            return
-        _plain_lora(module)
-        self.a, self.b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
-        self.scale = float(module.scaling[ADAPTER])
-        self.rank = self.a.shape[0]
-        self.b_NR = torch.empty_like(self.b, dtype=dtype)
+        self.parts = _parts(module, adapters) if self.tuner is not None else []
+        self.owners = [part.number for part in self.parts for _ in range(part.a.shape[0])]
+        self.rank = len(self.owners)
+        self.a_RK = torch.empty(0)
+        self.b_NR = torch.empty((self.width, self.rank), dtype=dtype, device=self.parts[0].b.device) if self.parts else torch.empty(0)
+
+    def copies(self) -> Iterator[tuple[Tensor, Tensor, Part]]:
+        """Where each part's A and B are copied to."""
+        begun = 0
+        for part in self.parts:
+            end = begun + part.a.shape[0]
+            yield self.a_RK[begun:end], self.b_NR[:, begun:end], part
+            begun = end
 
 
-def _plain_lora(module: Any) -> None:
-    if list(module.active_adapters) != [ADAPTER] or module.merged:
+def _parts(module: Any, adapters: int) -> list[Part]:
+    slots = SLOTS[:adapters]
+    if list(module.active_adapters) != [SLOTS[0]] or module.merged:
         raise UnsupportedError("its adapter is merged, or is not the only one")
-    if getattr(module, "lora_variant", None) and ADAPTER in module.lora_variant:
+    if any(slot in (getattr(module, "lora_variant", None) or {}) for slot in slots):
         raise UnsupportedError("its adapter is no plain LoRA (DoRA, say)")
-    if ADAPTER not in getattr(module, "lora_A", {}) or module.lora_B[ADAPTER].bias is not None:
+    held = getattr(module, "lora_A", None)
+    there = [(number, slot) for number, slot in enumerate(slots, 1) if slot in (held or ())]
+    if held is None or any(module.lora_B[slot].bias is not None for _, slot in there):
         raise UnsupportedError("its adapter is of another kind than LoRA")
+    return [Part(number, held[slot].weight, module.lora_B[slot].weight, float(module.scaling[slot])) for number, slot in there]
 
 
 class Group:
-    """Projections that read the same input: their A matrices lie joined, so that one product serves all."""
+    """Projections that read the same input: their A matrices lie joined, so that one product serves all. `owner_R` tells whose each of its rows is."""
 
     def __init__(self, members: list[Projection], dtype: torch.dtype) -> None:
         self.members = members
         self.adapted = [p for p in members if p.rank]
         self.rank = sum(p.rank for p in self.adapted)
         self.a_RK: Tensor | None = None
+        self.owners = tuple(number for p in self.adapted for number in p.owners)
         if not self.adapted:
             return
-        first = self.adapted[0].a
+        first = self.adapted[0].parts[0].a
         self.a_RK = torch.empty((self.rank, first.shape[1]), dtype=dtype, device=first.device)
+        self.owner_R = torch.tensor(self.owners, dtype=torch.int32, device=first.device)
         begun = 0
         for projection in self.adapted:
             projection.a_RK = self.a_RK[begun : begun + projection.rank]
@@ -118,12 +138,13 @@ class Stack:
         return [p for layer in self.layers for group in (layer.qkv, layer.o, layer.gate_up, layer.down) for p in group.adapted]
 
     def copy_adapter(self) -> None:
-        """Take the adapter's weights as they are now: training changes them in place. B is scaled on the way."""
-        projections = self.projections
-        if not projections:
+        """Take the adapters' weights as they are now: training changes them in place. B is scaled on the way."""
+        copies = [copy for projection in self.projections for copy in projection.copies()]
+        if not copies:
             return
-        torch._foreach_copy_([p.a_RK for p in projections], [p.a.detach() for p in projections])
-        torch._foreach_copy_([p.b_NR for p in projections], torch._foreach_mul([p.b.detach() for p in projections], [p.scale for p in projections]))
+        torch._foreach_copy_([a_RK for a_RK, _, _ in copies], [part.a.detach() for _, _, part in copies])
+        scaled = torch._foreach_mul([part.b.detach() for _, _, part in copies], [part.scale for _, _, part in copies])
+        torch._foreach_copy_([b_NR for _, b_NR, _ in copies], scaled)
 
     def tables(self, columns: int) -> dict[str | None, tuple[Tensor, Tensor]]:
         """Cosines and sines (columns × D) of every kind of rotary table, as the model itself computes them."""
@@ -157,7 +178,7 @@ def read_stack(base: Base) -> Stack:
     config = text.config
     _check(config, text.rotary_emb)
     dtype = text.embed_tokens.weight.dtype
-    layers = tuple(_layer(layer, dtype) for layer in text.layers[: config.num_hidden_layers])
+    layers = tuple(_layer(layer, dtype, len(base.adapters)) for layer in text.layers[: config.num_hidden_layers])
     stack = Stack(
         embed=text.embed_tokens, layers=layers, norm=text.norm, head=raw.lm_head, rotary=text.rotary_emb, dtype=dtype,
         device=base.device, vocabulary=raw.lm_head.weight.shape[0], eps=config.rms_norm_eps,
@@ -186,12 +207,12 @@ def _check_adapter(base: Base, stack: Stack) -> None:
             raise UnsupportedError(f"its adapter also changes {name}")
 
 
-def _layer(module: Any, dtype: torch.dtype) -> Layer:
+def _layer(module: Any, dtype: torch.dtype, adapters: int) -> Layer:
     attention, mlp = module.self_attn, module.mlp
     gemma = hasattr(module, "pre_feedforward_layernorm")
 
     def group(*members: Any) -> Group:
-        return Group([Projection(member, dtype) for member in members], dtype)
+        return Group([Projection(member, dtype, adapters) for member in members], dtype)
 
     head_dim = attention.head_dim
     heads = attention.config.num_attention_heads

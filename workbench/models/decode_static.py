@@ -55,10 +55,11 @@ def up_to(sizes: Sequence[int], least: int) -> int:
 
 
 class Decoder:
-    """One base's layers, a cache for its lanes, and the graphs captured over them. Made for one adapter (or none)."""
+    """One base's layers, a cache for its lanes, and the graphs captured over them. Made for the adapters that are on the base then."""
 
     def __init__(self, base: Base, say: Say) -> None:
         self.stack: Stack = read_stack(base)
+        self.adapters = base.adapters
         self.say = say
         self.cuda = self.stack.device.type == "cuda"
         self.cache: Cache | None = None
@@ -109,22 +110,22 @@ class Decoder:
         graph.replay()
         return logits_BV
 
-    def read(self, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
+    def read(self, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
         """Read all prompts into the cache; the logits that follow (B×V). The fused way is held against the plain one once, as the step's is."""
-        if self.fused and any(adapted) in self.read_proven:
-            return decode_fused.prompt(self.stack, cache, prompts, adapted)
-        plain_BV = prefill(self.stack, cache, prompts, adapted)
+        if self.fused and any(adapters) in self.read_proven:
+            return decode_fused.prompt(self.stack, cache, prompts, adapters)
+        plain_BV = prefill(self.stack, cache, prompts, adapters)
         if not self.fused:
             return plain_BV
         made: list[Tensor] = []
 
         def ours() -> Tensor:
-            made.append(decode_fused.prompt(self.stack, cache, prompts, adapted))
+            made.append(decode_fused.prompt(self.stack, cache, prompts, adapters))
             return made[0]
 
         self.fused = decode_fused.agrees(ours, plain_BV, self.say)
-        self.read_proven.add(any(adapted))
-        return made[0] if self.fused else prefill(self.stack, cache, prompts, adapted)
+        self.read_proven.add(any(adapters))
+        return made[0] if self.fused else prefill(self.stack, cache, prompts, adapters)
 
     def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
         if self.fused:
@@ -200,18 +201,19 @@ class _Loop:
     def __init__(self, decoder: Decoder, lanes: Sequence[Lane], sampling: Sampling, progress: Progress) -> None:
         self.decoder, self.lanes, self.sampling, self.progress = decoder, lanes, sampling, progress
         self.bound = any(lane.bound is not None for lane in lanes)
-        self.adapted = any(lane.adapted for lane in lanes)
+        self.adapted = any(lane.adapter for lane in lanes)
         self.live = list(range(len(lanes)))  # the lane in each row; what is beyond are rows that fill a size up
         self.rows = decoder.rows_for(len(lanes))
         self.width = max(len(lane.prompt_ids) for lane in lanes)
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[None]:
+        """One token of every lane at each step."""
         decoder, last = self.decoder, self.sampling.max_new_tokens - 1
         with _own_work():
             decoder.stack.copy_adapter()
             cache = decoder.room(self.rows, self.width + self.sampling.max_new_tokens)
             choose = Chooser(self.sampling)
-            logits_BV = decoder.read(cache, [lane.prompt_ids for lane in self.lanes], [lane.adapted for lane in self.lanes])
+            logits_BV = decoder.read(cache, [lane.prompt_ids for lane in self.lanes], [lane.adapter for lane in self.lanes])
             if decoder.cuda and last:
                 decoder.capture(self.rows, self.adapted)  # a fault must come before the first token is told
         self._choose(choose, logits_BV)
@@ -228,6 +230,7 @@ class _Loop:
             self._drop_finished(cache)
             if not ahead:
                 self._next(choose, number)
+            yield
 
     def _next(self, choose: Chooser, number: int) -> None:
         with _own_work():
@@ -262,65 +265,59 @@ class _Loop:
         self.live, self.rows = [self.live[row] for row in still], rows
 
 
-Kept = tuple[weakref.ref[Any], Decoder]
-_kept: Kept | None = None
+_kept: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
 
 
 def _decoder(base: Base, say: Say) -> Decoder:
-    """The base's decoder. On CUDA the last one is kept, as its graphs took time; another base or adapter takes its place."""
-    global _kept
+    """The base's decoder. On CUDA each loaded base's last one is kept, as its graphs took time; it goes with its model."""
     if base.device.type != "cuda":
         return Decoder(base, say)
-    if _kept is not None and _kept[0]() is base.model:
-        _kept[1].say = say
-        return _kept[1]
-    release()
-    made = Decoder(base, say)
-    _kept = (weakref.ref(base.model, _forget), made)
+    kept = _kept.get(base.raw)
+    if kept is not None and kept.adapters is base.adapters:  # the very same: an adapter may be put on again under its name
+        kept.say = say
+        return kept
+    del kept
+    _kept.pop(base.raw, None)
+    made = _kept[base.raw] = Decoder(base, say)
     return made
 
 
-def _forget(model: weakref.ref[Any]) -> None:
-    """A model is gone: its decoder goes too, unless another one is kept by now."""
-    if _kept is not None and _kept[0] is model:
-        release()
-
-
-def set_aside() -> Kept | None:
-    """Take the kept decoder out, if there is one: its base lets another one have its turn. It goes with what is returned."""
-    global _kept
-    put, _kept = _kept, None
-    return put
-
-
-def take_up(kept: Kept | None) -> None:
-    """Keep a decoder that was set aside again, in the place of the one that is kept now."""
-    global _kept
-    _kept = kept
-
-
 def release(above: int = 0) -> None:
-    """Give the kept cache and graphs back, unless the cache takes no more than `above` bytes."""
-    global _kept
-    if _kept is not None and (not above or _kept[1].cache_bytes() > above):
-        _kept = None
+    """Give the kept caches and graphs back, unless a cache takes no more than `above` bytes."""
+    for model, decoder in list(_kept.items()):
+        if not above or decoder.cache_bytes() > above:
+            del _kept[model]
 
 
 def run(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress, say: Say) -> None:
-    """Decode all lanes into `progress`.
+    """Decode all lanes into `progress`, as `steps` does."""
+    for _ in steps(base, lanes, sampling, progress, say):
+        pass
+
+
+def steps(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress, say: Say) -> Iterator[None]:
+    """Decode all lanes into `progress`, a token of each at every step.
 
     Raises `UnsupportedError` for a model that the loop does not know, and `DecodingFault` where the loop's own work failed
     (out of memory, a capture that the device refuses); what a callback or a bound raises passes through.
     """
-    with torch.inference_mode():
-        try:
+    try:
+        with torch.inference_mode():
             decoder = _decoder(base, say)
-            _Loop(decoder, lanes, sampling, progress).run()
-        except DecodingFault:
-            release()
-            raise
-        if any(projection.a.requires_grad for projection in decoder.stack.projections):
-            release(above=_spare(base))
+        going = _Loop(decoder, lanes, sampling, progress).steps()
+        while True:
+            with torch.inference_mode():  # not across a yield: whoever goes on meanwhile has a mode of its own
+                if next(going, _OVER) is _OVER:
+                    break
+            yield
+    except DecodingFault:
+        release()
+        raise
+    if any(part.a.requires_grad for projection in decoder.stack.projections for part in projection.parts):
+        release(above=_spare(base))
+
+
+_OVER = object()
 
 
 def _spare(base: Base) -> int:

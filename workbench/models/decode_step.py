@@ -32,20 +32,20 @@ class Cache:
         self.ids_B = torch.zeros(rows, dtype=torch.long, device=stack.device)
         self.pad_B = torch.zeros(rows, dtype=torch.long, device=stack.device)
         self.column = torch.zeros(1, dtype=torch.long, device=stack.device)  # that the next token takes
-        self.lane_B11 = torch.zeros((rows, 1, 1), dtype=stack.dtype, device=stack.device)  # 1 where the adapter is on
+        self.lane_B = torch.zeros(rows, dtype=torch.int32, device=stack.device)  # the number of the adapter that is on, 0 for none
 
-    def begin(self, pad: Sequence[int], adapted: Sequence[bool], width: int) -> None:
+    def begin(self, pad: Sequence[int], adapters: Sequence[int], width: int) -> None:
         """Empty the cache for lanes with so much padding each, the longest prompt being `width` tokens."""
         spare = self.rows - len(pad)
         torch._foreach_zero_([*self.keys, *self.values])
         self.pad_B.copy_(torch.tensor([*pad, *[0] * spare]))
-        self.lane_B11.copy_(torch.tensor([*adapted, *[False] * spare]).view(-1, 1, 1))
+        self.lane_B.copy_(torch.tensor([*adapters, *[0] * spare]))
         self.column.fill_(width)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only those rows go on, moved to the front in that order."""
         which = torch.tensor(list(rows), device=self.ids_B.device)
-        for held in (*self.keys, *self.values, self.ids_B, self.pad_B, self.lane_B11):
+        for held in (*self.keys, *self.values, self.ids_B, self.pad_B, self.lane_B):
             held[: len(rows)].copy_(held.index_select(0, which))
 
 
@@ -132,13 +132,27 @@ class _Token:
         return made.reshape(self.rows, 1, -1)
 
 
-def project(group: Group, x_BTK: Tensor, lane_B11: Tensor | None) -> list[Tensor]:
-    """Every member's product with `x`; with the adapter's part in the lanes where it is on, unless `lane` is None."""
+class Marks:
+    """Which of the adapters' rows each lane uses."""
+
+    def __init__(self, lane_B: Tensor) -> None:
+        self.lane_B = lane_B
+        self.made: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, group: Group) -> Tensor:
+        """B×R, or B×1 where all rows are the same adapter's; one tensor for all groups that are alike."""
+        if group.owners not in self.made:
+            self.made[group.owners] = self.lane_B[:, None] == (group.owner_R if len(set(group.owners)) > 1 else group.owner_R[:1])
+        return self.made[group.owners]
+
+
+def project(group: Group, x_BTK: Tensor, marks: Marks | None) -> list[Tensor]:
+    """Every member's product with `x`; with an adapter's part in the lanes where it is on, unless `marks` is None."""
     made: list[Tensor] = []
     delta_BTR = None
-    if lane_B11 is not None and group.a_RK is not None:
+    if marks is not None and group.a_RK is not None:
         # 0 in the lanes without it: their sums are the base's own, to the bit.
-        delta_BTR = F.linear(x_BTK, group.a_RK) * lane_B11
+        delta_BTR = F.linear(x_BTK, group.a_RK) * marks.of(group).unsqueeze(1)
     begun = 0
     for member in group.members:
         y_BTN = member.base(x_BTK)
@@ -154,18 +168,18 @@ def _rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_BHTD * cos + torch.cat((-second, first), -1) * sin
 
 
-def _pass(place: int, layer: Layer, x_BTC: Tensor, walk: Prompt | _Token, turn: tuple[Tensor, Tensor], lane_B11: Tensor | None) -> Tensor:
+def _pass(place: int, layer: Layer, x_BTC: Tensor, walk: Prompt | _Token, turn: tuple[Tensor, Tensor], marks: Marks | None) -> Tensor:
     lanes, tokens, _ = x_BTC.shape
-    parts = project(layer.qkv, layer.before_attention(x_BTC), lane_B11)
+    parts = project(layer.qkv, layer.before_attention(x_BTC), marks)
     q, k, v = (part.view(lanes, tokens, -1, layer.head_dim) for part in parts)
     if layer.q_norm is not None and layer.k_norm is not None:
         q, k = layer.q_norm(q), layer.k_norm(k)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     seen = walk.attend(place, layer, _rotate(q, *turn), _rotate(k, *turn), v)
-    [branch] = project(layer.o, seen, lane_B11)
+    [branch] = project(layer.o, seen, marks)
     x_BTC = x_BTC + (layer.after_attention(branch) if layer.after_attention is not None else branch)
-    gate, up = project(layer.gate_up, layer.before_mlp(x_BTC), lane_B11)
-    [branch] = project(layer.down, layer.act(gate) * up, lane_B11)
+    gate, up = project(layer.gate_up, layer.before_mlp(x_BTC), marks)
+    [branch] = project(layer.down, layer.act(gate) * up, marks)
     return x_BTC + (layer.after_mlp(branch) if layer.after_mlp is not None else branch)
 
 
@@ -177,27 +191,27 @@ def signs(layer: Layer, output: Tensor) -> None:
             hook(module, (), output)
 
 
-def _run(stack: Stack, ids_BT: Tensor, walk: Prompt | _Token, lane_B11: Tensor | None) -> Tensor:
+def _run(stack: Stack, ids_BT: Tensor, walk: Prompt | _Token, marks: Marks | None) -> Tensor:
     x_BTC = stack.embed(ids_BT)
     turns = {kind: walk.rotation(kind) for kind in walk.cache.tables}
     for place, layer in enumerate(stack.layers):
-        x_BTC = _pass(place, layer, x_BTC, walk, turns[layer.rope], lane_B11)
+        x_BTC = _pass(place, layer, x_BTC, walk, turns[layer.rope], marks)
         signs(layer, x_BTC)
     logits: Tensor = stack.head(stack.norm(x_BTC[:, -1]))
     return logits
 
 
-def prefill(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> Tensor:
-    """Read all prompts into the (emptied) cache; the logits of each lane's first new token (B×V)."""
-    ids_BT, walk = opened(cache, prompts, adapted)
-    return _run(stack, ids_BT, walk, cache.lane_B11[: len(prompts)] if any(adapted) else None)
+def prefill(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
+    """Read all prompts into the (emptied) cache, each with the adapter of that number; the logits of each lane's first new token (B×V)."""
+    ids_BT, walk = opened(cache, prompts, adapters)
+    return _run(stack, ids_BT, walk, Marks(cache.lane_B[: len(prompts)]) if any(adapters) else None)
 
 
-def opened(cache: Cache, prompts: Sequence[Sequence[int]], adapted: Sequence[bool]) -> tuple[Tensor, Prompt]:
+def opened(cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> tuple[Tensor, Prompt]:
     """The emptied cache's way through these prompts, and their ids, padded on the left (B×T)."""
     width = max(map(len, prompts))
     pad = [width - len(prompt) for prompt in prompts]
-    cache.begin(pad, adapted, width)
+    cache.begin(pad, adapters, width)
     ids_BT = torch.tensor([[0] * n + list(prompt) for n, prompt in zip(pad, prompts, strict=True)], device=cache.ids_B.device)
     return ids_BT, Prompt(cache, pad, width)
 
@@ -206,8 +220,8 @@ def step(stack: Stack, cache: Cache, rows: int, upto: int, adapted: bool) -> Ten
     """Pass the first `rows` lanes' tokens (`cache.ids_B`) and move on by a column; the logits that follow (B×V).
 
     `upto` bounds the columns looked at; where it is the whole cache the call does the same work each time. With `adapted`
-    false no lane has the adapter on, and it is left out.
+    false no lane has an adapter on, and they are left out.
     """
-    logits_BV = _run(stack, cache.ids_B[:rows, None], _Token(cache, rows, upto), cache.lane_B11[:rows] if adapted else None)
+    logits_BV = _run(stack, cache.ids_B[:rows, None], _Token(cache, rows, upto), Marks(cache.lane_B[:rows]) if adapted else None)
     cache.column.add_(1)
     return logits_BV

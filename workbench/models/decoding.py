@@ -6,8 +6,10 @@ loop fails at, by transformers' `generate` with peft's mixed batches.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +21,10 @@ from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, 
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
 from workbench.models.faults import lets_go
-from workbench.models.loading import ADAPTER, Base
+from workbench.models.loading import SLOTS, Base, asked_alone
 from workbench.settings import Sampling
 
-__all__ = ["BASE_LANE", "Bound", "Lane", "Reply", "generate", "release", "room_for"]
+__all__ = ["BASE_LANE", "Bound", "Lane", "Reply", "generate", "release", "room_for", "together"]
 
 BASE_LANE = "__base__"  # peft's word for "no adapter" in a mixed batch
 
@@ -40,29 +42,71 @@ def _log_once(text: str) -> None:
 def generate(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
     on_text: OnText = nobody, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = _log_once, capture: bool = True,
-    keep: Collection[str] = (), stops: Collection[str] = (),
 ) -> list[Reply]:
     """One reply per lane, all lanes in one batch (prompts padded on the left).
 
     `on_text` gets every lane's text so far after each token; `stop` is asked as often. `say` hears in one sentence why decoding
     goes the slower way of transformers' `generate`, where it does; with `capture` false it goes that way unasked.
-    Control tokens of `keep` stay in the texts, and a reply also ends before a text of `stops`: what a dialect of calls needs.
     """
+    going = _going(base, lanes, sampling, on_text, stop, say, capture)
+    while True:
+        try:
+            next(going)
+        except StopIteration as ended:
+            replies: list[Reply] = ended.value
+            return replies
+
+
+def together(
+    asked: Sequence[tuple[Base, Sequence[Lane]]], sampling: Sampling, *,
+    on_text: OnText = nobody, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = _log_once,
+) -> list[list[Reply]]:
+    """`generate` on several loaded bases, a token on each in turns; `on_text` gets the texts of all lanes, in that order."""
+    texts = [[""] * len(lanes) for _, lanes in asked]
+
+    def heard(place: int) -> OnText:
+        def tell(some: list[str]) -> None:
+            texts[place] = some
+            on_text([text for part in texts for text in part])
+
+        return tell
+
+    now = time.perf_counter()
+    going = {place: _going(base, lanes, sampling, heard(place), stop, say, True, now) for place, (base, lanes) in enumerate(asked)}
+    replies: dict[int, list[Reply]] = {}
+    while going:
+        for place, one in list(going.items()):
+            try:
+                next(one)
+            except StopIteration as ended:
+                replies[place] = ended.value
+                del going[place]
+    return [replies[place] for place in range(len(asked))]
+
+
+Going = Generator[None, None, list[Reply]]
+
+
+def _going(
+    base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool,
+    begun: float | None = None,
+) -> Going:
+    """`generate`, a token of each lane at every step; by transformers all at one step. `begun` is when it was asked, if not now."""
     if not lanes:
         return []
     if _must_part(base, lanes):
-        return _in_turn(base, lanes, sampling, on_text, stop, say, capture, keep, stops)
+        return (yield from _in_turn(base, lanes, sampling, on_text, stop, say, capture))
     if capture:
-        progress = Progress(len(lanes), base.tokenizer, on_text, stop, keep=keep, stops=stops)
+        progress = Progress(lanes, base.tokenizer, on_text, stop, begun)
         try:
-            decode_static.run(base, lanes, sampling, progress, say)
+            yield from decode_static.steps(base, lanes, sampling, progress, say)
         except UnsupportedError as exc:
             say(f"Decoding goes by transformers, which is slower: {exc}.")
         except decode_static.DecodingFault as fault:
             _go_on_after(base, lanes, progress, fault, say)
         else:
             return progress.replies()
-    return _by_transformers(base, lanes, sampling, Progress(len(lanes), base.tokenizer, on_text, stop, keep=keep, stops=stops))
+    return _by_transformers(base, lanes, sampling, Progress(lanes, base.tokenizer, on_text, stop, begun))
 
 
 def _go_on_after(base: Base, lanes: Sequence[Lane], progress: Progress, fault: decode_static.DecodingFault, say: Callable[[str], None]) -> None:
@@ -136,48 +180,42 @@ def _by_transformers(base: Base, lanes: Sequence[Lane], sampling: Sampling, prog
 
 
 def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
-    """Whether lanes with and without the adapter can't share a batch: peft mixes no DoRA adapter."""
-    return base.adapter is not None and len({lane.adapted for lane in lanes}) > 1 and bool(base.model.peft_config[ADAPTER].use_dora)
+    """Whether lanes with different adapters, or with and without one, can't share a batch: peft mixes no DoRA adapter."""
+    return len({lane.adapter for lane in lanes}) > 1 and any(base.model.peft_config[slot].use_dora for slot in SLOTS[: len(base.adapters)])
 
 
 def _in_turn(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool,
-    keep: Collection[str], stops: Collection[str],
-) -> list[Reply]:
-    """The lanes without the adapter first, then those with it."""
+) -> Going:
+    """The lanes without an adapter first, then those with each."""
     texts, replies = [""] * len(lanes), dict[int, Reply]()
-    for adapted in (False, True):
-        places = [i for i, lane in enumerate(lanes) if lane.adapted is adapted]
+    for adapter in sorted({lane.adapter for lane in lanes}):
+        places = [i for i, lane in enumerate(lanes) if lane.adapter == adapter]
 
         def tell(some: list[str], places: list[int] = places) -> None:
             for i, text in zip(places, some, strict=True):
                 texts[i] = text
             on_text(list(texts))
 
-        part = generate(base, [lanes[i] for i in places], sampling, on_text=tell, stop=stop, say=say, capture=capture, keep=keep, stops=stops)
+        part = yield from _going(base, [lanes[i] for i in places], sampling, tell, stop, say, capture)
         replies |= dict(zip(places, part, strict=True))
     return [replies[i] for i in range(len(lanes))]
 
 
-class _adapters:
-    """Arranges which lanes see the adapter: none of them, all of them, or each as it says (a mixed batch)."""
-
-    def __init__(self, base: Base, lanes: Sequence[Lane]) -> None:
-        self.base, self.wanted = base, [lane.adapted for lane in lanes]
-        self.off: Any = None
-
-    def __enter__(self) -> dict[str, Any]:
-        if self.base.adapter is None or all(self.wanted):
-            return {}
-        if not any(self.wanted):
-            self.off = self.base.model.disable_adapter()
-            self.off.__enter__()
-            return {}
-        return {"adapter_names": [ADAPTER if adapted else BASE_LANE for adapted in self.wanted]}
-
-    def __exit__(self, *exc: Any) -> None:
-        if self.off is not None:
-            self.off.__exit__(*exc)
+@contextlib.contextmanager
+def _adapters(base: Base, lanes: Sequence[Lane]) -> Iterator[dict[str, Any]]:
+    """Arranges which lanes see which adapter: none of them, all of them the same, or each as it says (a mixed batch)."""
+    wanted = [lane.adapter for lane in lanes]
+    if not base.adapters:
+        yield {}
+    elif not any(wanted):
+        with base.model.disable_adapter():
+            yield {}
+    elif len(set(wanted)) == 1:
+        with asked_alone(base, wanted[0]) if wanted[0] > 1 else contextlib.nullcontext():
+            yield {}
+    else:
+        yield {"adapter_names": [SLOTS[number - 1] if number else BASE_LANE for number in wanted]}
 
 
 def _config(base: Base, sampling: Sampling) -> GenerationConfig:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
 from workbench.settings import DORA_NEEDS, Lora, Quantization
 
-ADAPTER = "adapted"  # the one adapter that is on the base, under this name
+ADAPTER = "adapted"  # what peft calls the adapter that is on the base
+SLOTS = (ADAPTER, "beside")  # and a second one beside it, which only answers
 
 # bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -35,13 +37,21 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 @dataclass
 class Base:
-    """A loaded base, its tokenizer, and the adapter that is on it (a run's name) or none."""
+    """A loaded base, its tokenizer, and the adapters that are on it: the names of their runs, in the order of `SLOTS`.
+
+    `adapters` is another object whenever one was put on or taken off, also under the same name.
+    """
 
     model: Any
     tokenizer: ChatTokenizer
     folder: Path
     quantization: Quantization
-    adapter: str | None = None
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that is trained, saved and asked where only one is."""
+        return self.adapters[0] if self.adapters else None
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +61,7 @@ class Base:
     @property
     def raw(self) -> Any:
         """The transformers model itself, without peft's wrapper."""
-        return self.model.get_base_model() if self.adapter is not None else self.model
+        return self.model.get_base_model() if self.adapters else self.model
 
 
 def pick_device() -> torch.device:
@@ -227,7 +237,7 @@ def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointi
         raise
     # peft writes the folder's whole path there; the adapter goes round, the path must not.
     config.base_model_name_or_path = model_name
-    base.adapter = name
+    base.adapters = (name,)
     if checkpointing:
         base.raw.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         base.raw.enable_input_require_grads()
@@ -243,14 +253,7 @@ def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
     from peft import PeftModel
 
     take_off_adapter(base)
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
-        raise AdapterError(f"{name} holds no finished adapter: train it again or choose another run.")
-    try:
-        with safe_open(str(weights), framework="pt") as stream:
-            saved = {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as exc:
-        raise AdapterError(f"{weights.name} of {name} is broken: {_first_line(exc)}. Train it again.") from exc
+    saved = _saved_shapes(folder, name)
     raw = base.model
     try:
         base.model = PeftModel.from_pretrained(raw, str(folder), adapter_name=ADAPTER, is_trainable=False)
@@ -260,24 +263,85 @@ def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
         if accelerator_fault(exc):
             raise  # the caller frees the memory, or lets the card's process go
         raise AdapterError(f"The adapter {name} does not fit {base.folder.name}: {_first_line(exc)}") from exc
-    base.adapter = name
+    base.adapters = (name,)
     base.model.eval()
     try:
-        _check_keys(base, saved)
+        _check_keys(base, saved, 0)
         return prove_active(base)
     except AdapterError:
         take_off_adapter(base)
         raise
 
 
-def _check_keys(base: Base, saved: dict[str, tuple[int, ...]]) -> None:
+def put_adapter_beside(base: Base, folder: Path, name: str) -> float:
+    """Put a second adapter on the base, beside the one that is there (and instead of one that was beside it), as `put_saved_adapter` does.
+
+    Both may answer in one batch. The first one stays the one in force; after a failure it is still there, alone.
+    """
+    slot = SLOTS[1]
+    take_off_beside(base)
+    saved = _saved_shapes(folder, name)
+    kept = base.adapters
+    try:
+        base.model.load_adapter(str(folder), adapter_name=slot, is_trainable=False)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as exc:
+        base.adapters = (*kept, name)
+        take_off_beside(base)
+        if accelerator_fault(exc):
+            raise
+        raise AdapterError(f"The adapter {name} does not fit {base.folder.name}: {_first_line(exc)}") from exc
+    base.adapters = (*kept, name)
+    try:
+        _check_keys(base, saved, 1)
+        with asked_alone(base, 2):
+            return prove_active(base, name)
+    except AdapterError:
+        take_off_beside(base)
+        raise
+    finally:
+        base.model.eval()
+
+
+def take_off_beside(base: Base) -> None:
+    """Take the second adapter off, if there is one."""
+    if len(base.adapters) < 2:
+        return
+    with contextlib.suppress(ValueError):  # its loading had not come so far
+        base.model.delete_adapter(SLOTS[1])
+    base.model.set_adapter(SLOTS[0], inference_mode=True)
+    base.adapters = base.adapters[:1]
+
+
+@contextlib.contextmanager
+def asked_alone(base: Base, number: int) -> Iterator[None]:
+    """For a while the adapter of that number (from 1) is the one in force."""
+    base.model.set_adapter(SLOTS[number - 1], inference_mode=True)
+    try:
+        yield
+    finally:
+        base.model.set_adapter(SLOTS[0], inference_mode=True)
+
+
+def _saved_shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The matrices of a saved adapter; raises `AdapterError` for one that is missing or broken."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file() or not (folder / "adapter_config.json").is_file():
+        raise AdapterError(f"{name} holds no finished adapter: train it again or choose another run.")
+    try:
+        with safe_open(str(weights), framework="pt") as stream:
+            return {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as exc:
+        raise AdapterError(f"{weights.name} of {name} is broken: {_first_line(exc)}. Train it again.") from exc
+
+
+def _check_keys(base: Base, saved: dict[str, tuple[int, ...]], place: int) -> None:
     from peft import get_peft_model_state_dict
 
-    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(base.model, adapter_name=ADAPTER).items()}
+    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(base.model, adapter_name=SLOTS[place]).items()}
     if saved != wanted:
         odd = sorted(set(saved.items()) ^ set(wanted.items()))
         raise AdapterError(
-            f"The adapter {base.adapter} does not fit {base.folder.name}: {len(odd)} of its matrices differ, "
+            f"The adapter {base.adapters[place]} does not fit {base.folder.name}: {len(odd)} of its matrices differ, "
             f"{odd[0][0]} for one. Choose the base it was trained on."
         )
 
@@ -296,7 +360,7 @@ def _unwrap(raw: Any) -> None:
 
 def take_off_adapter(base: Base) -> None:
     """The bare base again; its weights were never touched."""
-    if base.adapter is None:
+    if not base.adapters:
         return
     raw = base.model.unload()
     if raw.is_gradient_checkpointing:
@@ -304,17 +368,17 @@ def take_off_adapter(base: Base) -> None:
         raw.disable_input_require_grads()
     if hasattr(raw, "peft_config"):
         del raw.peft_config
-    base.model, base.adapter = raw, None
+    base.model, base.adapters = raw, ()
     base.model.requires_grad_(False)
     base.model.eval()
     gc.collect()
 
 
 @torch.no_grad()
-def prove_active(base: Base) -> float:
+def prove_active(base: Base, name: str | None = None) -> float:
     """Largest absolute difference between the last logits with and without the adapter, on a fixed probe.
 
-    Raises `AdapterError` if it is zero (or not a number): then the adapter does nothing.
+    Raises `AdapterError` if it is zero (or not a number): then the adapter (of that name, where it is not the first one) does nothing.
     """
     model, was_training = base.model, base.model.training
     model.eval()
@@ -324,7 +388,7 @@ def prove_active(base: Base) -> float:
     model.train(was_training)
     difference = float((adapted - plain).abs().max())
     if not difference > 0:
-        raise AdapterError(f"The adapter {base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
+        raise AdapterError(f"The adapter {name or base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
     return difference
 
 

@@ -63,7 +63,7 @@ def merge_adapter(plan: MergePlan, adapter: Path, name: str, device: torch.devic
         if isinstance(exc, torch.OutOfMemoryError):
             raise
         raise AdapterError(f"The adapter {name} can't be merged: {(str(exc).splitlines() or [type(exc).__name__])[0][:200]}. Answer with the adapter itself.") from exc
-    base.adapter = None
+    base.adapters = ()
     heed()
     rounding = float((probe_logits(base) - adapted).abs().max())
     if not rounding <= LOST * moved:

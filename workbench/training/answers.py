@@ -80,8 +80,8 @@ class Asker:
         dialect = self.form.dialect
         for group in self._groups():
             watch = _Watch(self.stop, dialect)
-            lanes = [Lane(self.questions[i].prompt_ids, adapted=True) for i in group]
-            made = generate(self.base, lanes, self.sampling, on_text=watch.take, stop=watch.enough, keep=dialect.control, stops=dialect.stops)
+            lanes = [Lane(self.questions[i].prompt_ids, 1, keep=dialect.control, stops=dialect.stops) for i in group]
+            made = generate(self.base, lanes, self.sampling, on_text=watch.take, stop=watch.enough)
             if watch.stopped:
                 return None
             replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}

@@ -147,7 +147,7 @@ def _answered(
     replies: dict[int, str] = {}
     for group in alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
         wrote = _Writing(tell, len(replies), len(group), len(rows), sampling.max_new_tokens)
-        made = generate(base, [Lane(prompts[i], adapted=True) for i in group], sampling, on_text=wrote, stop=stop, keep=dialect.control, stops=dialect.stops)
+        made = generate(base, [Lane(prompts[i], 1, keep=dialect.control, stops=dialect.stops) for i in group], sampling, on_text=wrote, stop=stop)
         if any(reply.ended == "stopped" for reply in made):
             return None
         replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}

@@ -42,14 +42,14 @@ class Manner:
 
 @dataclass
 class Asked:
-    """What goes on for one page: an exchange, the jobs for it, and whether it was told to stop. `page` is whose turns its jobs take."""
+    """What goes on for one page: an exchange, the job that asks both panes, all its jobs, and whether it was told to stop. `page` is whose turns they take."""
 
     space: Workspace
     chat: Chat
     exchange: Exchange
     manner: Manner
     page: str = ""
-    parts: list[tuple[Ticket, list[Side]]] = field(default_factory=list)
+    first: Ticket | None = None
     tickets: list[Ticket] = field(default_factory=list)
     halted: bool = False
 
@@ -60,13 +60,17 @@ class Asked:
             if not ticket.finished.is_set():
                 self.space.engine.stop(ticket)
 
-    def submit(self, prompts: list[list[Turn]], sides: Sequence[Side]) -> Ticket:
-        """Hand in a job for sides of one `weights`; one that comes after the stop is taken back at once."""
-        run, model, form_of = sides[0].weights
-        lanes = tuple(side.adapted for side in sides)
+    def submit(self, asked: Sequence[tuple[Side, list[Turn]]]) -> Ticket:
+        """Hand in one job for sides, each with its conversation; one that comes after the stop is taken back at once."""
         sampling, stops = self.manner.sampling, self.manner.stops
+        parts = []
+        for weights in dict.fromkeys(side.weights for side, _ in asked):
+            run, model, form_of = weights
+            own = [(side, turns) for side, turns in asked if side.weights == weights]
+            lanes = tuple(side.adapted for side, _ in own)
+            parts.append(self.space.answer_job([turns for _, turns in own], run=run, lanes=lanes, sampling=sampling, stops=stops, model=model, form_of=form_of))
         with asked_by(self.page):
-            ticket = self.space.answer_each(prompts, run=run, lanes=lanes, sampling=sampling, stops=stops, model=model, form_of=form_of)
+            ticket = self.space.answer_together(parts)
         self.tickets.append(ticket)
         if self.halted:
             self.stop()
@@ -124,13 +128,10 @@ def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None],
         run = None if voice is None else voice or (others[0] if others else None)
         sides.append(None if voice is None else Side(voice, run, space.form(run).dialect.name, [Piece(limit=manner.sampling.max_new_tokens)]))
     asked.exchange.left, asked.exchange.right = sides
-    jobs: list[tuple[list[Side], list[list[Turn]]]] = []
     before = Chat() if asked.exchange.fresh else chat
-    for weights in dict.fromkeys(side.weights for side in asked.exchange.asked()):
-        places = [(pane, side) for pane, side in enumerate(sides) if side is not None and side.weights == weights]
-        jobs.append(([side for _, side in places], [conversation(before, pane, side.voice, space.form(side.run), text) for pane, side in places]))
-    for own, prompts in jobs:
-        asked.parts.append((asked.submit(prompts, own), own))
+    told = [(side, conversation(before, pane, side.voice, space.form(side.run), text)) for pane, side in enumerate(sides) if side is not None]
+    if told:
+        asked.first = asked.submit(told)
     chat.take_up(asked.exchange)
     return asked
 
@@ -141,11 +142,8 @@ def follow(asked: Asked) -> Iterator[None]:
     Closing the iterator stops what still goes on.
     """
     try:
-        for ticket, sides in asked.parts:
-            for later in asked.exchange.asked():
-                if not later.first.done and all(later is not own for own in sides):
-                    later.state = words.NEXT_TO_ANSWER
-            yield from _answers(asked.space, ticket, sides)
+        if asked.first is not None:
+            yield from _answers(asked.space, asked.first, asked.exchange.asked())
         if asked.manner.way != "show":
             for side in asked.exchange.asked():
                 if side.first.judged and not asked.halted:
@@ -167,12 +165,13 @@ def _answers(space: Workspace, ticket: Ticket, sides: Sequence[Side]) -> Iterato
         ticket.wait_picture(seen, begun)
     try:
         result = ticket.wait()
-        for side, piece, reply in zip(sides, pieces, result["replies"], strict=True):
+        replies = [(reply, part["adapter_difference"]) for part in result.get("parts", [result]) for reply in part["replies"]]
+        for side, piece, (reply, moved) in zip(sides, pieces, replies, strict=True):
             piece.text, piece.ended, piece.tokens = reply["text"], reply["ended"], reply["tokens"]
             piece.seconds, piece.first_token_seconds = reply["seconds"], reply["first_token_seconds"]
             if bound := reply.get("constrained"):
                 piece.changed, piece.changes = bound["changed"], tuple((change["wanted"], change["wrote"]) for change in bound["first"])
-            side.moved = result.get("adapter_difference") if side.voice else None
+            side.moved = moved if side.voice else None
             side.state = common.EMPTY_REPLY
     except WorkbenchError as exc:
         for side, piece in zip(sides, pieces, strict=True):
@@ -275,7 +274,7 @@ def _walk(asked: Asked, side: Side) -> None:
 def _another(asked: Asked, side: Side, turns: list[Turn]) -> str:
     """The model's reply to what its tools answered."""
     side.pieces.append(Piece(limit=asked.manner.sampling.max_new_tokens))
-    ticket = asked.submit([turns], [side])
+    ticket = asked.submit([(side, turns)])
     for _ in _answers(asked.space, ticket, [side]):
         pass
     if not side.pieces[-1].judged:

@@ -27,7 +27,6 @@ GREEDY_REPEATS = "Greedy decoding gives the same reply again: switch Greedy off 
 GONE = "The adapter {name} is not there any more (deleted, or its run is training again): choose another one."
 MERGED_GONE = "The merged model {name} is not there any more (deleted or renamed): choose another voice."
 GONE_HERE, GONE_FOR = "“{name}” is not there any more: its pane is empty until there is another voice.", "“{name}” is not there any more: its pane has {now} now."
-NEXT_TO_ANSWER = "answers when the other pane has ended…"
 ACTIVE = "adapter active: moves the logits by up to {moved:.1f}"
 CUT = "cut at the length limit of {limit:,} tokens: raise “Longest reply” under “Sampling and calls”"
 STOPPED_BY_YOU = "stopped by you"

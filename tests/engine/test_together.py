@@ -1,0 +1,169 @@
+"""Two voices answer together: two adapters in one batch on their base, an adapter and a merged model in turns, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from workbench.dataset.formats import load_rows
+from workbench.engine import answering
+from workbench.engine.jobs import Host, Report
+from workbench.engine.messages import AnswerJob, EvaluateJob, MergeJob, TogetherJob, TrainJob
+from workbench.errors import AdapterError, RunError
+from workbench.models import decoding
+from workbench.settings import Sampling, make_settings
+from workbench.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+TURNS = ({"role": "user", "content": "Сколько у меня денег?"},)
+SHORT = Sampling(max_new_tokens=16)
+
+
+@pytest.fixture
+def host(workspace: Workspace) -> Host:
+    return Host(workspace.catalog, workspace.runs)
+
+
+@pytest.fixture
+def train(host: Host, workspace: Workspace) -> Callable[..., str]:
+    def build(name: str, lora: dict[str, Any] | None = None, **training: Any) -> str:
+        small = {"epochs": 1, "rows_per_step": 2, "validation_share": 0.0, "warmup_steps": 0, "learning_rate": 0.05, "sample_every": 0}
+        chosen = make_settings({"training": small | training, "lora": {"rank": 4} | (lora or {})})
+        workspace.create_run(name, load_rows(workspace.data_dir / "examples.json").rows[:4], chosen, data_name="examples.json")
+        host.do(TrainJob(run=name), Report())
+        return name
+
+    return build
+
+
+def asks(run: str | None = None, *lanes: bool, **more: Any) -> AnswerJob:
+    return AnswerJob(turns=TURNS, lanes=lanes or (run is not None,), run=run, sampling=SHORT, **more)
+
+
+def alone(host: Host, job: AnswerJob) -> list[str]:
+    return [reply["text"] for reply in host.do(job, Report())["replies"]]
+
+
+def both(host: Host, *parts: AnswerJob, report: Report | None = None) -> list[list[str]]:
+    found = host.do(TogetherJob(parts=parts), report or Report())  # type: ignore[arg-type]
+    return [[reply["text"] for reply in part["replies"]] for part in found["parts"]]
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The adapters' numbers of the lanes of every batch."""
+    seen: list[list[int]] = []
+
+    def counted(base: Any, lanes: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append([lane.adapter for lane in lanes])
+        return decoding.generate(base, lanes, *args, **kwargs)
+
+    monkeypatch.setattr(answering, "generate", counted)
+    return seen
+
+
+def test_two_adapters_and_their_base_answer_in_one_batch_as_each_does_alone(host: Host, train: Callable[..., str], batches: list[list[int]]) -> None:
+    one, two = train("one"), train("two", {"rank": 2, "target_modules": ["q_proj", "v_proj"]}, seed=7)
+    expected = [alone(host, asks(one)), alone(host, asks(two))]
+    plain = alone(host, asks(one, False))
+    assert expected[0] != expected[1] and plain not in expected
+    batches.clear()
+    texts: list[list[str]] = []
+    assert both(host, asks(one), asks(two), report=Report(texts=texts.append)) == expected
+    assert batches == [[1, 2]] and host.base is not None and host.base.adapters == ("one", "two"), "what was on it stayed"
+    assert texts[-1] == [expected[0][0], expected[1][0]] and any(all(some) and some != texts[-1] for some in texts), "both grow together"
+    assert both(host, asks(two), asks(one, False, True)) == [expected[1], [plain[0], expected[0][0]]] and batches[1:] == [[2, 0, 1]]
+
+
+def test_each_keeps_its_own_proof_and_either_answers_alone_without_being_put_on_again(
+    host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = train("one"), train("two", seed=7)
+    moved = [host.do(asks(name), Report())["adapter_difference"] for name in (one, two)]
+    found = host.do(TogetherJob(parts=(asks(one), asks(two))), Report())
+    assert [part["adapter_difference"] for part in found["parts"]] == pytest.approx(moved, rel=1e-5) and moved[0] != moved[1]
+    put: list[str] = []
+    monkeypatch.setattr("workbench.engine.jobs.put_saved_adapter", lambda base, folder, name: put.append(name))
+    told: list[str | None] = []
+    host.tell(Report(holds=lambda holds: told.append(holds.adapter)))
+    assert told == ["two and one"]
+    replies = [alone(host, asks(name)) for name in (one, two)]
+    scored = [host.do(EvaluateJob(prompts=(TURNS,), adapted=True, run=name, sampling=SHORT), Report())["replies"] for name in (one, two)]
+    assert put == [] and scored == replies and replies[0] != replies[1]
+
+
+def test_a_run_that_is_trained_again_is_put_on_anew_and_training_takes_both_off(host: Host, workspace: Workspace, train: Callable[..., str]) -> None:
+    one, two = train("one"), train("two", seed=7)
+    before = both(host, asks(one), asks(two))
+    workspace.runs.remove("two")
+    train("two", {"rank": 6}, seed=9)
+    assert host.base is not None and host.base.adapters == ("two",)
+    after = both(host, asks(one), asks(two))
+    assert after[0] == before[0] and after[1] == alone(host, asks("two")) != before[1]
+
+
+def test_a_second_adapter_that_is_broken_is_named_and_the_first_goes_on(host: Host, workspace: Workspace, train: Callable[..., str]) -> None:
+    one, two = train("one"), train("two", seed=7)
+    expected = alone(host, asks(one))
+    (workspace.runs.path("two") / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors of two is broken"):
+        both(host, asks(one), asks(two))
+    assert host.base is not None and host.base.adapters == ("one",) and alone(host, asks(one)) == expected
+    with pytest.raises(RunError, match="There is no run named three"):
+        both(host, asks(one), asks("three"))
+    with pytest.raises(AdapterError, match="No adapter is named"):
+        both(host, asks(None, True), asks(None))
+
+
+def test_adapters_of_two_dialects_each_end_where_their_own_does(host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = train("one"), train("two", dialect="functiongemma", seed=7)
+    lanes: list[Any] = []
+    monkeypatch.setattr(answering, "generate", lambda base, asked, *args, **kwargs: lanes.extend(asked) or decoding.generate(base, asked, *args, **kwargs))
+    both(host, asks(one), asks(two, stops=("!",)))
+    control = host.runs.form("two").dialect
+    assert [(lane.keep, lane.stops) for lane in lanes] == [((), ()), (control.control, (*control.stops, "!"))] and control.stops
+
+
+def test_a_dora_adapter_answers_beside_another_one_batch_after_the_other(host: Host, train: Callable[..., str]) -> None:
+    one, two = train("one"), train("two", {"dora": True}, seed=7)
+    expected = [alone(host, asks(one)), alone(host, asks(two))]
+    assert both(host, asks(one), asks(two)) == expected and both(host, asks(two), asks(one)) == expected[::-1]
+
+
+def test_an_adapter_and_a_merged_model_grow_together_where_the_memory_holds_both(host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = train("one"), train("two", seed=7)
+    host.do(MergeJob(run=one, name="mine"), Report())
+    merged = asks(model="merged:mine")
+    expected = [alone(host, asks(two)), alone(host, merged)]
+    texts: list[list[str]] = []
+    found = host.do(TogetherJob(parts=(asks(two), merged)), Report(texts=texts.append))
+    assert [[reply["text"] for reply in part["replies"]] for part in found["parts"]] == expected
+    assert [part["adapter_difference"] is None for part in found["parts"]] == [False, True]
+    assert any(0 < len(left) < len(expected[0][0]) and 0 < len(right) < len(expected[1][0]) for left, right in texts)
+    assert host.key is not None and host.key[0] == "merged:mine" and host.beside is not None and host.beside.base.adapters == ("two",)
+    assert both(host, merged, asks(two, False, True)) == [expected[1], [alone(host, asks(two, False))[0], expected[0][0]]]
+
+
+def test_without_the_room_for_both_bases_one_comes_after_the_other(host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    host.do(MergeJob(run=train("one"), name="mine"), Report())
+    expected = [alone(host, asks()), alone(host, asks(model="merged:mine"))]
+    host.drop()
+    monkeypatch.setattr(host, "one_only", True)
+    texts: list[list[str]] = []
+    said: list[str] = []
+    assert both(host, asks(), asks(model="merged:mine"), report=Report(progress=lambda text, share: said.append(text), texts=texts.append)) == expected
+    assert host.beside is None and any("the memory does not hold both" in text for text in said)
+    assert texts[-1] == [expected[0][0], expected[1][0]] and all(left == expected[0][0] for left, right in texts if right)
+
+
+def test_a_stop_ends_both(host: Host, train: Callable[..., str]) -> None:
+    host.do(MergeJob(run=train("one"), name="mine"), Report())
+    parts = (asks("one"), asks(model="merged:mine"))
+    both(host, *parts)
+    texts: list[list[str]] = []
+    found = host.do(TogetherJob(parts=parts), Report(texts=texts.append, stop=lambda: len(texts) > 4))
+    assert {reply["ended"] for part in found["parts"] for reply in part["replies"]} == {"stopped"}
+    assert all(2 <= reply["tokens"] <= 4 for part in found["parts"] for reply in part["replies"])

@@ -1,0 +1,224 @@
+"""The jobs that answer: a conversation in several lanes, two voices together, the cases of an evaluation, rows to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.calls.dialect import Dialect
+from workbench.calls.prompting import PLAIN, CallForm
+from workbench.calls.tools import parse_specs
+from workbench.engine.bases import Key, Report
+from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, TogetherJob
+from workbench.errors import AdapterError, InputError, WorkbenchError
+from workbench.models.decoding import Bound, Lane, Reply, generate, release, room_for, together
+from workbench.models.loading import Base
+from workbench.training.batching import alike
+from workbench.training.merged import model_form, voice_form
+
+if TYPE_CHECKING:
+    from workbench.engine.jobs import Host
+
+MAX_PROMPT_TOKENS = 8192  # a pasted book must not take the engine down
+BATCH = 10  # prompts answered at once in an evaluation, at most
+BATCH_TOKENS = 16_384  # of such a batch at most, its padding and the room for the replies included: what a training step holds by default
+CARD_BATCH = 128  # the same on a card, where its free memory allows
+KEPT_BYTES = 2**30  # a decoding cache up to this size outlives its evaluation
+WRITERS = 4  # replies of generated rows that are written at once
+
+
+def run_answer(host: Host, job: AnswerJob, report: Report) -> dict[str, Any]:
+    """Answer in every lane at once: `replies`, and by how much the adapter moves the logits."""
+    base = _base_of(host, job, report)
+    lanes = _lanes(host, base, job, report)
+    report.progress("answering", None)
+    replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+    return _told(host, job, lanes, replies)
+
+
+def run_together(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
+    """Answer both parts together; `parts` holds the result of each. Two adapters of one base are one batch; two bases take a token each in turns.
+
+    Where the memory does not hold both bases, one part comes after the other, and it is said.
+    """
+    keys = [_key_of(host, part) for part in job.parts]
+    if keys[0] == keys[1]:
+        return _one_batch(host, job, report)
+    first, second = job.parts
+    base = _base_of(host, first, report)
+    lanes = _lanes(host, base, first, report)
+    if not host.room_beside(keys[1]):
+        before = _after(report, [], len(second.lanes))
+        results = [_told(host, first, lanes, generate(base, lanes, first.sampling, on_text=before, stop=report.stop, say=_says(report)))]
+        said = [reply["text"] for reply in results[0]["replies"]]
+        del base
+        base = _base_of(host, second, report)
+        lanes = _lanes(host, base, second, report)
+        after = _after(report, said, 0)
+        results.append(_told(host, second, lanes, generate(base, lanes, second.sampling, on_text=after, stop=report.stop, say=_says(report))))
+        return {"parts": results}
+    moved = host.proven  # of the first base's adapters: the other base has its own
+    other = _base_of(host, second, report)
+    others = _lanes(host, other, second, report)
+    report.progress("answering", None)
+    made = together([(base, lanes), (other, others)], first.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+    return {"parts": [_told(host, first, lanes, made[0], moved), _told(host, second, others, made[1])]}
+
+
+def _one_batch(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
+    """Both parts on one base, in one batch."""
+    base = _base_with(host, job.parts, report)
+    parts = [_lanes(host, base, part, report) for part in job.parts]
+    report.progress("answering", None)
+    replies = generate(base, [lane for lanes in parts for lane in lanes], job.parts[0].sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+    first = len(parts[0])
+    return {"parts": [_told(host, job.parts[0], parts[0], replies[:first]), _told(host, job.parts[1], parts[1], replies[first:])]}
+
+
+def _after(report: Report, said: list[str], more: int) -> Callable[[list[str]], None]:
+    """Tells the texts of some lanes, with those of the lanes before and after them."""
+    return lambda texts: report.texts([*said, *texts, *[""] * more])
+
+
+def _key_of(host: Host, job: AnswerJob) -> Key:
+    if job.run is None:
+        return host.key_of(job.model, job.quantization)
+    info = host.finished_adapter(job.run)[0]
+    return host.key_of(info.model, info.settings.quantization)
+
+
+def _base_of(host: Host, job: AnswerJob | EvaluateJob | GenerateJob, report: Report) -> Base:
+    """The job's base, with its adapter on it (the run's own model and quantization), proven active."""
+    if job.run is None:
+        if isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes):
+            raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
+        return host.ensure_base(job.model, job.quantization, report, beside=True)
+    return host.ensure_adapters([job.run], report)
+
+
+def _base_with(host: Host, parts: Sequence[AnswerJob], report: Report) -> Base:
+    """The one base of several parts, with the adapters of all on it."""
+    for part in parts:
+        if part.run is None and any(part.lanes):
+            return _base_of(host, part, report)  # which refuses it
+    runs = list(dict.fromkeys(part.run for part in parts if part.run is not None))
+    return host.ensure_adapters(runs, report) if runs else _base_of(host, parts[0], report)
+
+
+def _lanes(host: Host, base: Base, job: AnswerJob, report: Report) -> list[Lane]:
+    form = _form(host, job)
+    prompts = [_prompt(base, turns, form) for turns in job.prompts] or [_prompt(base, job.turns, form)] * len(job.lanes)
+    bound = _bound(base, job, form.dialect, report)
+    number = base.adapters.index(job.run) + 1 if job.run is not None else 0
+    keep, stops = form.dialect.control, (*form.dialect.stops, *job.stops)
+    return [Lane(prompt, number if adapted else 0, bound(), keep, stops) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
+
+
+def _told(host: Host, job: AnswerJob, lanes: Sequence[Lane], replies: Sequence[Reply], moved: Any = None) -> dict[str, Any]:
+    told = [vars(reply) | _bent(lane) for reply, lane in zip(replies, lanes, strict=True)]
+    proven = host.proven if moved is None else moved
+    return {"replies": told, "adapter_difference": proven[job.run].difference if job.run else None}
+
+
+def _form(host: Host, job: AnswerJob | EvaluateJob) -> CallForm:
+    """How the conversations of a job are written: as its adapter, its merged model or the voice that it names was taught, or as a base that nothing was."""
+    voice = job.run or (job.form_of if isinstance(job, AnswerJob) else None)
+    return voice_form(host.runs, host.catalog, voice) if voice is not None else model_form(host.catalog, job.model)
+
+
+def _bound(base: Base, job: AnswerJob | EvaluateJob, dialect: Dialect, report: Report) -> Callable[[], Bound | None]:
+    """Makes what binds the calls of a reply; nothing where the job leaves them free."""
+    if not job.sampling.constrain:
+        return lambda: None
+    from workbench.models.call_bound import CallGrammar  # its compiler takes a while, and few need it
+
+    report.progress("reading the tools that calls are bound to", None)
+    return CallGrammar(base, dialect, parse_specs(list(job.tools))).bound
+
+
+def run_evaluation(host: Host, job: EvaluateJob, report: Report) -> dict[str, Any]:
+    """Answer every prompt, in batches of like length; raises `WorkbenchError` where it was stopped."""
+    base = _base_of(host, job, report)
+    form = _form(host, job)
+    dialect = form.dialect
+    prompts = [_prompt(base, turns, form) for turns in job.prompts]
+    bound = _bound(base, job, dialect, report)
+    number = base.adapters.index(job.run) + 1 if job.run is not None and job.adapted else 0
+    replies: dict[int, Reply] = {}
+    bent: dict[int, dict[str, Any]] = {}
+    lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
+    budget, most = _batch(base, lengths)
+    for chunk in alike(lengths, budget, most=most):
+        if report.stop():
+            raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
+        report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
+        lanes = [Lane(prompts[i], number, bound(), dialect.control, dialect.stops) for i in chunk]
+        made = generate(base, lanes, job.sampling, stop=report.stop, say=_says(report))
+        if any(reply.ended == "stopped" for reply in made):
+            raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
+        replies |= dict(zip(chunk, made, strict=True))
+        bent |= {i: _bent(lane) for i, lane in zip(chunk, lanes, strict=True)}
+    release(above=KEPT_BYTES)
+    told = {"constrained": [bent[i]["constrained"] for i in range(len(prompts))]} if job.sampling.constrain else {}
+    moved = host.proven[job.run].difference if job.run is not None else None
+    return {"replies": [replies[i].text for i in range(len(prompts))], "adapter_difference": moved} | told
+
+
+def run_generation(host: Host, job: GenerateJob, report: Report) -> dict[str, Any]:
+    """Replies that are bound to the job's form; a stop keeps those that were begun, marked as "stopped"."""
+    from workbench.models.constrained import Grammar  # its compiler takes a while, and only this job needs it
+
+    base = _base_of(host, job, report)
+    prompts = [_prompt(base, turns) for turns in job.prompts]
+    report.progress("reading the form that replies must have", None)
+    grammar = Grammar(base, job.form)
+    number = base.adapters.index(job.run) + 1 if job.run is not None else 0
+    replies: list[Reply] = []
+    for start in range(0, len(prompts), WRITERS):
+        if report.stop():
+            break
+        report.progress(f"wrote {len(replies)} of {len(prompts)} replies", len(replies) / len(prompts))
+        lanes = [Lane(ids, number, grammar.bound()) for ids in prompts[start : start + WRITERS]]
+        # Another seed for each batch, or like prompts would get the same reply again.
+        sampling = job.sampling.model_copy(update={"seed": (job.sampling.seed + start) % 2**31})
+        replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+    return {"replies": [vars(r) for r in replies], "adapter_difference": host.proven[job.run].difference if job.run is not None else None}
+
+
+def _bent(lane: Lane) -> dict[str, Any]:
+    """What the bound of a finished reply changed: at how many steps it forbade the likeliest token; nothing for a free reply."""
+    if lane.bound is None:
+        return {}
+    from workbench.models.call_bound import CallBound
+
+    assert isinstance(lane.bound, CallBound)
+    count, first = lane.bound.changes()
+    return {"constrained": {"changed": count, "first": [vars(change) for change in first]}}
+
+
+def _prompt(base: Base, turns: Sequence[dict[str, str]], form: CallForm = PLAIN) -> tuple[int, ...]:
+    ids = tuple(base.tokenizer.prompt_ids(turns, allowed=form.dialect.control))
+    most = min(MAX_PROMPT_TOKENS, _context(base) - 1)
+    if len(ids) > most:
+        raise InputError(f"The prompt has {len(ids):,} tokens; {most:,} are allowed here. Shorten it, or begin a new conversation.")
+    return ids
+
+
+def _context(base: Base) -> int:
+    """Tokens that the model was made for; as many as are allowed anyway where it does not say."""
+    config = getattr(base.raw.config, "text_config", base.raw.config)
+    known = getattr(config, "max_position_embeddings", None)
+    return known if isinstance(known, int) and known > 1 else MAX_PROMPT_TOKENS + 1
+
+
+def _batch(base: Base, lengths: Sequence[int]) -> tuple[int, int]:
+    """Tokens and prompts at most in a batch of an evaluation, by the card's free memory where there is a card."""
+    if base.device.type != "cuda" or not lengths:
+        return BATCH_TOKENS, BATCH
+    most = room_for(base, max(lengths), most=CARD_BATCH)
+    return most * max(lengths), most
+
+
+def _says(report: Report) -> Callable[[str], None]:
+    """Where decoding says that it goes a slower way: in the job's progress."""
+    return lambda text: report.progress(text, None)
