@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import App, free_port
 from workbench.calls.dialects import TAG
 from workbench.engine.client import Ticket
-from workbench.engine.messages import AnswerJob
+from workbench.engine.messages import AnswerJob, TogetherJob
 from workbench.schema import Example, Message, ToolCall, ToolSpec
 from workbench.settings import RunSettings
 from workbench.training import events
@@ -127,7 +127,7 @@ def test_a_closed_browser_frees_the_engine_at_once(app: App, page: Page, chromiu
 
 
 class Script:
-    """Answers `AnswerJob`s from a list, a lane each, in growing pieces; every other job goes to the real engine."""
+    """Answers `AnswerJob`s, also two together, from a list, a lane each, in growing pieces."""
 
     def __init__(self, space: Workspace) -> None:
         self.replies: list[tuple[str, ...]] = []
@@ -137,8 +137,8 @@ class Script:
         self.jobs: list[AnswerJob] = []
 
     def submit(self, job: Any, label: str) -> Ticket:
-        assert isinstance(job, AnswerJob)
-        self.jobs.append(job)
+        assert isinstance(job, AnswerJob | TogetherJob)
+        self.jobs += job.parts if isinstance(job, TogetherJob) else (job,)
         ticket = Ticket(1, job, label, begun=time.time(), progress="answering")
         threading.Thread(target=self._answer, args=(ticket, self.replies.pop(0)), daemon=True).start()
         return ticket
@@ -149,7 +149,10 @@ class Script:
             ticket.touch()
             time.sleep(0.25)
         told = [{"text": text, "tokens": 9, "seconds": 1.0, "first_token_seconds": 0.1, "ended": "stop token"} for text in texts]
-        ticket.result = {"replies": told, "adapter_difference": 4.0 if ticket.job.run else None}  # type: ignore[union-attr]
+        parts = ticket.job.parts if isinstance(ticket.job, TogetherJob) else (ticket.job,)
+        replies = iter(told)
+        results = [{"replies": [next(replies) for _ in part.lanes], "adapter_difference": 4.0 if part.run else None} for part in parts]  # type: ignore[union-attr]
+        ticket.result = {"parts": results} if len(results) > 1 else results[0]
         ticket.finished.set()
         ticket.touch()
 
@@ -286,7 +289,7 @@ def merged_model(space: Workspace) -> None:
 def test_a_merged_model_is_chosen_answers_is_deleted_and_named_as_gone(scripted: tuple[Page, Script, Workspace]) -> None:
     page, script, space = scripted
     merged_model(space)
-    script.replies = [("Да",), ("Нет",)]
+    script.replies = [("Да", "Нет")]
     page.locator("#chat-left input").click()
     page.get_by_role("option", name="merged: mine").click()
     expect(page.locator("#pane-left .wb-voice")).to_have_text("Merged · mine")
