@@ -18,8 +18,14 @@ def escape(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` for a place that gradio renders as Markdown (the help of a field): every sign stands for itself."""
+    """`text` for a place that gradio renders as Markdown: every sign stands for itself."""
     return re.sub(r"([\\\\`*_{}\[\]()#+\-.!|<>~&:])", r"\\\1", text)
+
+
+def help_text(text: str) -> str:
+    """`text` for the help of a field, where gradio knows a few marks of Markdown and no escapes: what would be one is written with its look-alike."""
+    text = text.replace("`", "ˋ").replace("*", "∗").replace("](", "]\u2060(")
+    return re.sub(r"_{2,}|(?<![A-Za-z0-9_])_", lambda found: "ˍ" * len(found[0]), text)
 
 
 def chip(word: str, kind: str) -> str:

@@ -19,7 +19,7 @@ from workbench.ui.data.editor import Editor, Form, delete, duplicate, mend_line,
 from workbench.ui.data.lesson import lesson_html
 from workbench.ui.data.turns import Shape, Tools, answer_with, change_call, field_value, read_draft, shape_of, with_call, with_turn, without_turn
 from workbench.ui.errors import shown
-from workbench.ui.highlight import chip, note, plain
+from workbench.ui.highlight import chip, help_text, note
 
 PIN_CHOICES = [(words.PIN_NONE, ""), *((words.PIN_WORDS[p], p) for p in PINS)]
 
@@ -253,7 +253,7 @@ class _Drawn:
 
 def _argument(field: ArgumentField, value: Any, element: str) -> Any:
     label = f"{field.name}{' *' if field.required else ''}"
-    common: dict[str, Any] = {"label": label, "info": plain(field.help) or None, "interactive": True, "elem_id": element, "min_width": 120, **_kept(element)}
+    common: dict[str, Any] = {"label": label, "info": help_text(field.help) or None, "interactive": True, "elem_id": element, "min_width": 120, **_kept(element)}
     if field.kind == "choice":
         return gr.Dropdown([*([] if field.required else [""]), *field.choices], value=value, allow_custom_value=False, **common)
     if field.kind == "boolean":
