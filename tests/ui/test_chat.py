@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from workbench.calls.dialects import DIALECTS, TAG
@@ -436,6 +439,22 @@ def test_a_pane_whose_voice_is_gone_says_which_it_has_now() -> None:
     assert replaced_words(("", "a"), ("", None), []) == "“a” is not there any more: its pane is empty until there is another voice."
     assert replaced_words(("", "b"), ("", "c"), ["c", "b"]) == "", "a new adapter has taken its place"
     assert replaced_words((None, gone), (None, gone), ["b"]) == "", "in a chat that goes on it stays chosen, and is named there"
+
+
+def test_what_another_button_said_stays_while_an_answer_streams(workspace: Workspace, engine: Script) -> None:
+    chat = Chat([Exchange("a", Side(pieces=[Piece("wri")]), Side("a", "a", pieces=[Piece("wri")]))])
+    asked = SimpleNamespace(stop=lambda: None)
+
+    def going() -> Iterator[None]:
+        yield
+        yield  # meanwhile another button speaks
+        for side in chat.exchanges[0].asked():
+            side.pieces = [Piece("Да", "stop token")]
+        yield
+
+    steps = panel.answering(workspace, asking.Desk(), panel.drawing(workspace))("page", chat, words.BASE, "a", lambda: (asked, going(), "known"))  # type: ignore[arg-type,return-value]
+    lines = [step[6] for step in steps]
+    assert "known" in lines[0] and lines[1] == gr.skip() and "both in text" in lines[2] and len(lines) == 3
 
 
 # -- a new conversation -------------------------------------------------------------------------------

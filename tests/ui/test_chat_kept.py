@@ -31,6 +31,13 @@ def a_chat() -> Chat:
     return Chat([Exchange("Погода?", Side(pieces=[Piece("Не знаю", "stop token")]), right, 1), Exchange("Ещё?", None, None, 2)])
 
 
+def test_a_tool_that_answers_at_once_took_no_nought_seconds() -> None:
+    times = [("0.03", "(in less than 0.1 s)"), ("0.1", "(0.1 s)"), ("2.26", "(2.3 s)")]
+    for seconds, said in times:
+        side = Side("a", "a", pieces=[Piece("x", "stop token")], steps=(Said("x", "tool call", 0.5), Ran(CALL, "12°", False, float(seconds))))
+        assert said in shown.side_html(side, {})
+
+
 def test_a_chat_comes_back_as_it_was(tmp_path: Path) -> None:
     before = a_chat()
     assert kept.keep(tmp_path / "chats", " мой-чат ", before, "m") == "мой-чат"

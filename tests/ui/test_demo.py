@@ -99,6 +99,23 @@ def test_the_score_runs_along_and_space_goes_on_to_the_next_unplayed_prompt(read
     assert score_words(show)[0] == "adapted called 1 of 2, base 0 of 2"
 
 
+def test_what_bound_calls_changed_is_told_in_words(ready: Workspace, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = a_show()
+    answers((CALL, CALL))
+    wait = Ticket.wait
+
+    def bound(self: Ticket) -> dict[str, Any]:
+        result = wait(self)
+        for reply, changed in zip(result["replies"], (0, 2), strict=True):
+            reply["constrained"] = {"changed": changed}
+        return result
+
+    monkeypatch.setattr(Ticket, "wait", bound)
+    run_all(ready, show, [0])
+    assert show.played[0].base.foot.endswith(" · bound calls: nothing had to be changed")
+    assert " · bound calls: changed in 2 place(s)" in show.played[0].adapted.foot
+
+
 def test_each_pane_says_whether_it_did_as_it_should(ready: Workspace, answers: Answers) -> None:
     show = a_show()
     answers(("нет", CALL), (CALL, "x"), (CALL, "<tool_call broken>"))
@@ -121,7 +138,7 @@ def test_a_fault_ends_the_show_with_its_sentence_and_counts_nothing(ready: Works
 
 def test_without_an_adapter_the_way_to_one_is_told(workspace: Workspace) -> None:
     show = Show(Deck((Entry("a", True),)))
-    assert words.NO_ADAPTER.replace("“", "“") in stage_html(show, [])
+    assert words.NO_ADAPTER in stage_html(show, []) and "<h3>Adapted</h3>" in stage_html(show, [])
     with pytest.raises(InputError, match="No adapter yet. Train one first"):
         run_all(workspace, show, [0])
     show.run = "gone"

@@ -18,7 +18,7 @@ from workbench.ui.chat.voices import choice_words, chosen_now, gone_words, repla
 from workbench.ui.errors import sentence
 from workbench.ui.errors import shown as guarded
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
-from workbench.ui.highlight import note, plain
+from workbench.ui.highlight import note
 from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
@@ -69,9 +69,9 @@ def settings(space: Workspace) -> list[Any]:
         with gr.Row():
             sampling = sampling_components()
         with gr.Row(equal_height=True):
-            stops = gr.Textbox("", label=words.STOPS, info=plain(words.STOPS_HELP), lines=1, max_lines=8, scale=2, min_width=220, elem_id="chat-stops")
+            stops = gr.Textbox("", label=words.STOPS, info=words.STOPS_HELP, lines=1, max_lines=8, scale=2, min_width=220, elem_id="chat-stops")
             way = gr.Radio([(title, key) for key, title in words.WAYS.items()], value="ask", label=words.WAY, scale=3, min_width=300, elem_id="chat-way")
-            functions = gr.Checkbox(False, label=words.FUNCTIONS, info=plain(words.FUNCTIONS_HELP), scale=2, min_width=240, elem_id="chat-functions")
+            functions = gr.Checkbox(False, label=words.FUNCTIONS, info=words.FUNCTIONS_HELP, scale=2, min_width=240, elem_id="chat-functions")
     return [*sampling, stops, way, functions]
 
 
@@ -125,17 +125,18 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
         desk.enter(page, asked)
         tools = tools_of(space)
         try:
-            first = True
+            first, told = True, None
             for _ in going:
                 if desk.of(page) is not asked:  # the chat was cleared meanwhile; the last picture is told once more at the end, so it must be of what is now
                     yield [*draw(chat, left, right), *[gr.skip()] * 4]
                     return
                 between = shown.changed_html(chat) + (note(said) if said else "")
+                told, line = between, gr.skip() if between == told else between  # what another button has said there meanwhile stays until there is something new
                 if first:
-                    yield [*draw(chat, left, right)[:6], between, *tail]
+                    yield [*draw(chat, left, right)[:6], line, *tail]
                 else:  # what is past does not change while an answer streams
                     newest = [shown.live_html(chat, pane, tools, "") for pane in range(shown.PANES)]
-                    yield [gr.skip(), gr.skip(), newest[0], gr.skip(), gr.skip(), newest[1], between, *[gr.skip()] * 4]
+                    yield [gr.skip(), gr.skip(), newest[0], gr.skip(), gr.skip(), newest[1], line, *[gr.skip()] * 4]
                 first = False
         except Exception as exc:
             yield [*[gr.skip()] * 6, note(sentence(exc), "bad"), *[gr.skip()] * 4]

@@ -119,7 +119,7 @@ def _bound(piece: Piece) -> str:
 def _step(step: Step) -> str:
     """What a call led to."""
     if isinstance(step, Ran):
-        how = words.KNOWN if step.cached else words.RESULT_SECONDS.format(seconds=step.seconds)
+        how = words.KNOWN if step.cached else words.RESULT_SECONDS.format(seconds=step.seconds) if step.seconds >= 0.1 else words.RESULT_AT_ONCE
         said = f"{escape(words.ANSWERED.format(name=step.call.name))} <span>({escape(how)})</span>"
         return f'<div class="wb-step ran"><details open><summary>{said}</summary><pre dir="auto">{visible(step.result, SHOWN_RESULT)}</pre></details></div>'
     if isinstance(step, Refused):

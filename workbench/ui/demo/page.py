@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ KEYS_JS = """
 () => {
   if (window.wbDemoKeys) return;
   window.wbDemoKeys = true;
+  for (const [id, told] of Object.entries(NAMES)) { const b = document.getElementById(id); if (b) { b.title = told; b.setAttribute('aria-label', told); } }
   const press = (id) => { const b = document.getElementById(id); if (b && !b.disabled) b.click(); };
   const dark = () => document.body.classList.toggle('dark');
   const edit = () => {
@@ -68,7 +70,7 @@ def build(space: Workspace) -> None:
     seen = gr.State(None)  # the adapters that the choice holds
     with gr.Row(elem_classes="wb-demo-bar", equal_height=True):
         gr.HTML(_title(space), elem_id="demo-heading")
-        run = gr.Dropdown(choices=[], label=words.ADAPTER, show_label=False, container=False, min_width=100, elem_id="demo-adapter")
+        run = gr.Dropdown(choices=[], label=words.ADAPTER, min_width=100, elem_id="demo-adapter")
         previous = gr.Button(words.PREVIOUS, size="sm", min_width=0, elem_id="demo-previous")
         one = gr.Button(words.PLAY, size="sm", variant="primary", min_width=0, elem_id="demo-play")
         following = gr.Button(words.NEXT, size="sm", min_width=0, elem_id="demo-next")
@@ -181,7 +183,7 @@ def build(space: Workspace) -> None:
     page = gr.context.Context.root_block
     assert page is not None
     page.load(shown(opened), show, [stage, run, seen, deck, said, show], **QUIET)
-    page.load(None, js=KEYS_JS)
+    page.load(None, js=KEYS_JS.replace("NAMES", json.dumps({"demo-previous": words.PREVIOUS_HELP, "demo-next": words.NEXT_HELP})))
 
 
 def _title(space: Workspace) -> str:

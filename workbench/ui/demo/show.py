@@ -193,4 +193,5 @@ def _take(side: Side, reply: dict[str, Any]) -> None:
     if reply["ended"] in ("length", "stopped"):
         side.foot += f" · {words.CUT if reply['ended'] == 'length' else words.STOPPED}"
     if "constrained" in reply:
-        side.foot += " · " + words.BOUND.format(count=reply["constrained"]["changed"])
+        changed = reply["constrained"]["changed"]
+        side.foot += " · " + (words.BOUND_CHANGED.format(count=changed) if changed else words.BOUND_NOTHING)

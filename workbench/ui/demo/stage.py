@@ -26,7 +26,7 @@ def stage_html(show: Show, adapters: list[str], message: str = "") -> str:
 
 
 def _adapted(show: Show) -> str:
-    return words.ADAPTED.format(name=show.run) if show.run else words.ADAPTED.format(name="—")
+    return words.ADAPTED.format(name=show.run) if show.run else words.NOT_CHOSEN
 
 
 def _asked(show: Show, entry: Entry) -> str:
