@@ -7,13 +7,15 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from workbench.models import arriving, loading, quantized_cache
-from workbench.models.arriving import LARGE, Arrival, read_header
+from workbench.errors import ModelError
+from workbench.models import arriving, loading, overlap, quantized_cache
+from workbench.models.arriving import LARGE, Arrival, arrival_of, expect, expect_none, read_header
 from workbench.models.loading import load_base
 from workbench.models.quantized_cache import FOLDER, MANIFEST, WEIGHTS, wait_for_copies
 from workbench.settings import Quantization
@@ -91,6 +93,96 @@ def test_an_arrival_that_nobody_waits_for_ends(tmp_path: Path) -> None:
     arrival = Arrival(file_of(tmp_path / "m.safetensors", **{f"t{i}": torch.ones(LARGE // 4) for i in range(20)}), CPU)
     arrival.stop()
     assert not [t for t in threading.enumerate() if t.name.startswith("tensors arriving")]
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing is expected and nothing was loaded; the event that ends what is begun early."""
+    monkeypatch.setattr(arriving, "_loads", threading.Event())
+    monkeypatch.setattr(arriving, "_expected", [])
+    return threading.Event()
+
+
+def coming() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("tensors arriving")]
+
+
+def test_what_is_expected_is_taken_by_who_asks_for_it_once(tmp_path: Path, early: threading.Event) -> None:
+    path = file_of(tmp_path / "m.safetensors", a=torch.arange(6.0))
+    expect(path, CPU, early)
+    (expected,) = [one for one, _ in arriving._expected]
+    expect(path, CPU, early)
+    assert [one for one, _ in arriving._expected] == [expected]
+    found = arrival_of(path, CPU)
+    assert found is expected and torch.equal(found.tensors()["a"], torch.arange(6.0)) and not coming()
+    again = arrival_of(path, CPU)
+    assert again is not expected and torch.equal(again.tensors()["a"], torch.arange(6.0))
+    expect(path, CPU, early)  # too late: a base was loaded
+    assert arriving._expected == [] and not coming()
+
+
+@pytest.mark.parametrize("how", ["another file", "replaced", "gone"])
+def test_what_was_expected_of_another_file_is_let_go(how: str, tmp_path: Path, early: threading.Event) -> None:
+    path = file_of(tmp_path / "m.safetensors", a=torch.arange(6.0))
+    expect(path, CPU, early)
+    (expected,) = [one for one, _ in arriving._expected]
+    other = path
+    if how == "another file":
+        other = file_of(tmp_path / "n.safetensors", a=torch.ones(6))
+    else:
+        path.unlink()
+        if how == "replaced":
+            file_of(path, a=torch.ones(6), b=torch.ones(1))
+    found = arrival_of(other, CPU)
+    assert found is not expected
+    if how == "gone":
+        with pytest.raises(FileNotFoundError):
+            found.tensors()
+    else:
+        assert torch.equal(found.tensors()["a"], torch.ones(6))
+    assert not coming()
+
+
+def test_nothing_comes_once_it_was_let_go_or_is_not_there(tmp_path: Path, early: threading.Event) -> None:
+    path = file_of(tmp_path / "m.safetensors", a=torch.arange(6.0))
+    expect(path, CPU, early)
+    assert coming()
+    early.set()
+    expect_none()
+    expect(path, CPU, early)
+    assert arriving._expected == [] and not coming()
+    early.clear()
+    path.unlink()
+    expect(path, CPU, early)
+    expect_none()
+    assert not coming()
+
+
+def test_a_copy_comes_while_a_command_plans_and_is_let_go_after_a_refusal(
+    tiny_folder: Path, tmp_path: Path, early: threading.Event, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "m", ignore=shutil.ignore_patterns(FOLDER)))
+    load_base(folder, Quantization(mode="4-bit"))
+    wait_for_copies()
+    asked: list[tuple[Path, str]] = []
+    done = threading.Event()
+
+    def expected(path: Path, device: torch.device, ended: threading.Event) -> None:
+        asked.append((path, device.type))
+        expect(path, CPU, ended)
+        done.set()
+
+    card = SimpleNamespace(type="cuda")
+    monkeypatch.setattr(overlap, "wake_card", lambda: None)
+    monkeypatch.setattr(loading, "pick_device", lambda: card)
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(quantized_cache.QuantizedCopy, "folder", property(lambda self: folder / FOLDER / "nf4-double-float32-cpu"))
+    monkeypatch.setattr(arriving, "expect", expected)
+    with pytest.raises(ModelError), overlap.ahead(folder, Quantization()):
+        assert done.wait(60) and len(arriving._expected) == 1
+        raise ModelError("refused")
+    assert asked == [(folder / FOLDER / "nf4-double-float32-cpu" / WEIGHTS, "cuda")]
+    assert arriving._expected == [] and not coming()
 
 
 @pytest.mark.parametrize("choice", [Quantization(mode="4-bit"), Quantization(mode="8-bit")], ids=["4-bit", "8-bit"])

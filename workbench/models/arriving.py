@@ -71,6 +71,44 @@ def _placed(name: str, entry: Any, start: int) -> Placed:
     return Placed(name, dtype, shape, begin, end)
 
 
+_early = threading.Lock()
+_expected: list[tuple[Arrival, tuple[int, ...]]] = []  # at most one, and what tells its file from a later one
+_loads = threading.Event()  # a base is being loaded, or was: nothing comes early any more
+
+
+def expect(path: Path, device: torch.device, ended: threading.Event) -> None:
+    """Have the tensors of `path` come before anybody asks for them, unless that is too late by now, or it has `ended`."""
+    with _early, contextlib.suppress(OSError):
+        if not (ended.is_set() or _loads.is_set() or _expected):
+            stamp = _stamp(path)
+            _expected.append((Arrival(path, device), stamp))
+
+
+def expect_none() -> None:
+    """Let go of what was expected and never asked for."""
+    with _early:
+        while _expected:
+            _expected.pop()[0].stop()
+
+
+def arrival_of(path: Path, device: torch.device) -> Arrival:
+    """The tensors of `path` on their way to `device`: those that are expected already, if the file is still the same."""
+    with _early:
+        _loads.set()
+        found, stamp = _expected.pop() if _expected else (None, ())
+    if found is not None:
+        with contextlib.suppress(OSError):
+            if (found.path, found.device, stamp) == (path, device, _stamp(path)):
+                return found
+        found.stop()
+    return Arrival(path, device)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class Arrival:
     """The tensors of `path` on their way to `device`, begun at once. `tensors()` waits for them, `stop()` lets go of what has not come."""
 

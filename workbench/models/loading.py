@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
-from workbench.models.arriving import Arrival
+from workbench.models.arriving import Arrival, arrival_of
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
@@ -88,7 +88,7 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     copy = copy_of(folder, resolved, dtype, device) if keep else None
     kept = copy if copy is not None and copy.ready(say) else None
     beside = ThreadPoolExecutor(2)
-    arrival = Arrival(kept.weights, device) if kept is not None and _apart(device) else None
+    arrival = arrival_of(kept.weights, device) if kept is not None and _apart(device) else None
     try:
         if device.type == "cuda":
             beside.submit(wake, device)

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import WorkbenchError
 from workbench.models.hardware import host_memory_gib
+from workbench.settings import Quantization
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +89,40 @@ def wake_card() -> None:
         return
     if torch.cuda.is_available():
         wake(torch.device("cuda", torch.cuda.current_device()))
+
+
+@contextlib.contextmanager
+def ahead(folder: Path | None, quantization: Quantization) -> Iterator[None]:
+    """Within, a thread imports torch, wakes the card and has the quantized copy of the base in `folder` come to it, for whoever loads that base then.
+
+    `folder` is None where the model is not here yet. Leaving it lets go of what nobody has asked for.
+    """
+    ended = threading.Event()
+    threading.Thread(target=_begin, args=(folder, quantization, ended), name="importing torch", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        let_go = getattr(sys.modules.get("workbench.models.arriving"), "expect_none", None)
+        if let_go is not None:
+            let_go()
+
+
+def _begin(folder: Path | None, quantization: Quantization, ended: threading.Event) -> None:
+    wake_card()
+    if folder is None or "torch" not in sys.modules:
+        return
+    from workbench.models.arriving import expect
+    from workbench.models.loading import pick_device, pick_dtype
+    from workbench.models.quantized_cache import copy_of
+
+    with contextlib.suppress(WorkbenchError, RuntimeError, OSError):  # whoever loads the base will say so
+        device = pick_device()
+        if device.type != "cuda":  # the file is mapped where it lies
+            return
+        copy = copy_of(folder, quantization.resolved(True), pick_dtype(device), device)
+        if copy is not None and copy.ready(lambda text: None):
+            expect(copy.weights, device, ended)
 
 
 @contextlib.contextmanager

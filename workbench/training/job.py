@@ -115,9 +115,10 @@ class _Training:
         prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
         self.ranks = replace(self.ranks, spread=self.base.quantization.shard)
-        model = put_new_adapter(
-            self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
-        )
+        with self.base.device:  # drawn where it stays: a large adapter's random numbers take a processor half a second
+            model = put_new_adapter(
+                self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
+            )
         if self.base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.base.device)
         self.emit(events.Started(

@@ -7,16 +7,17 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.dataset.formats import load_rows, refuse_problems
 from workbench.engine.messages import TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.models.catalog import is_hub_name
-from workbench.models.overlap import import_libraries, no_sweeps, wake_card
+from workbench.models.overlap import ahead, lean, no_sweeps
+from workbench.settings import Quantization
 from workbench.training import events
 from workbench.training.resuming import reopen
 from workbench.training.runs import AT_BEST
@@ -39,15 +40,13 @@ def train(space: Workspace, options: argparse.Namespace) -> Result:
     def create() -> TrainJob:
         return TrainJob(run=space.create_run(options.name, loaded.rows, settings, data_name=options.data.name, preset=options.preset).name)
 
-    return _together(space, create)
+    return _together(space, create, space.model, settings.quantization)
 
 
 def resume(space: Workspace, options: argparse.Namespace) -> Result:
     info = space.runs.info(options.name)
     need_model(space, info.model)
-    folder = None
-    with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
-        folder = space.catalog.find(info.model)
+    folder = _folder(space, info.model)
     step = 0
 
     def take_up() -> TrainJob:
@@ -55,18 +54,25 @@ def resume(space: Workspace, options: argparse.Namespace) -> Result:
         step = reopen(space.runs, info.name, base=folder)
         return TrainJob(run=info.name, resume=True)
 
-    found = _together(space, take_up)
+    found = _together(space, take_up, info.model, info.settings.quantization)
     return {"resumed_from": step} | found
 
 
-def _together(space: Workspace, begin: Callable[[], TrainJob]) -> Result:
-    """Begin a run and do it. Where a launcher started several processes the first one begins it, and the others train along and say nothing."""
+def _folder(space: Workspace, model: str) -> Path | None:
+    """The model's folder; None for a hub's model that is still to be downloaded."""
+    with contextlib.suppress(ModelError):
+        return space.catalog.find(model)
+    return None
+
+
+def _together(space: Workspace, begin: Callable[[], TrainJob], model: str, quantization: Quantization) -> Result:
+    """Begin a run on `model` and do it. Where a launcher started several processes the first one begins it, and the others train along and say nothing."""
     if os.environ.get("WORLD_SIZE", "1") == "1":  # the usual case need not wait for torch to hear of a wrong name
         # Planning reads a tokenizer, which takes as long as importing torch and needs no Python.
-        threading.Thread(target=wake_card, name="importing torch", daemon=True).start()
-        with no_sweeps():
-            job = begin()
-        return _followed(space, job)
+        with ahead(_folder(space, model), quantization):
+            with no_sweeps():
+                job = begin()
+            return _followed(space, job)
     from workbench.training.ranks import launched, leave
 
     ranks = launched()
@@ -113,8 +119,7 @@ def need_model(space: Workspace, model: str) -> None:
 def host(space: Workspace, ranks: Ranks | None = None) -> tuple[Any, Any]:
     """(host, report) of this process; the report says on standard error what the job is doing."""
     # Imported here: the verbs that need no model answer without waiting for torch.
-    with no_sweeps():
-        import_libraries()
+    with no_sweeps(), lean():
         from workbench.engine.jobs import Host, Report
 
     last = ""
