@@ -31,6 +31,12 @@ def a_chat() -> Chat:
     return Chat([Exchange("Погода?", Side(pieces=[Piece("Не знаю", "stop token")]), right, 1), Exchange("Ещё?", None, None, 2)])
 
 
+def test_each_reply_says_whose_it_is_since_a_pane_may_have_another_voice_by_now() -> None:
+    for voice, said in (("", "Base"), ("a<b", "a&lt;b"), ("merged:m", "merged: m")):
+        assert f"<span><b>{said}</b> · 4 tokens" in shown.side_html(Side(voice, pieces=[Piece("x", "stop token", 4, 1.0)]), {})
+    assert "<b>" not in shown.side_html(Side("a", pieces=[Piece("wri")]), {}) + shown.side_html(Side("a", pieces=[Piece("x", "failed", trouble="It broke.")]), {})
+
+
 def test_a_tool_that_answers_at_once_took_no_nought_seconds() -> None:
     times = [("0.03", "(in less than 0.1 s)"), ("0.1", "(0.1 s)"), ("2.26", "(2.3 s)")]
     for seconds, said in times:

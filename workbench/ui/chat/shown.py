@@ -11,6 +11,7 @@ from workbench.schema import ToolSpec
 from workbench.ui import words as common
 from workbench.ui.chat.cards import difference_html, reply_html, visible
 from workbench.ui.chat.talk import Chat, Exchange, Piece, Side
+from workbench.ui.chat.voices import choice_words
 from workbench.ui.highlight import chip, empty, escape, verdict_chip
 from workbench.ui.words import chat as words
 
@@ -90,7 +91,12 @@ def _piece(side: Side, piece: Piece, tools: Tools, run_key: str | None, *, voice
         reply = reply_html(piece.text, done=piece.done, dialect=side.dialect, tools=tools, run_key=run_key)
     judged = verdict_chip(verdict(side.dialect.parse(piece.text))) if piece.judged else ""
     active = chip(words.ACTIVE.format(moved=side.moved), "ok") if voice and side.moved is not None and piece.done else ""
-    return f'{reply}<div class="wb-foot">{judged}{active}<span>{escape(foot(piece))}</span></div>{_bound(piece)}'
+    return f'{reply}<div class="wb-foot">{judged}{active}<span>{_who(side, piece)}{escape(foot(piece))}</span></div>{_bound(piece)}'
+
+
+def _who(side: Side, piece: Piece) -> str:
+    """Whose reply it is: the title above a pane tells who answers next, and that may be another one by now."""
+    return f"<b>{escape(choice_words(side.voice))}</b> · " if piece.done and not piece.trouble else ""
 
 
 def foot(piece: Piece) -> str:
