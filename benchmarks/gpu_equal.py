@@ -109,7 +109,7 @@ def scores(options: Any) -> list[Result]:
             difference = put_saved_adapter(base, folder, f"{what}-{seed}")
             replies = []
             for start in range(0, len(prompts), 10):
-                lanes = [Lane(p, adapted=True) for p in prompts[start : start + 10]]
+                lanes = [Lane(p, 1) for p in prompts[start : start + 10]]
                 replies += generate(base, lanes, Sampling(max_new_tokens=options.new_tokens))
             judged = [score_reply(case, reply.text) for case, reply in zip(cases, replies, strict=True)]
             with torch.no_grad():

@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="torch's build for this machine has no Trit
 
 from workbench.models import decode_fused, loading  # after the variable is set
 from workbench.models.decode_stack import Stack, read_stack
-from workbench.models.decode_step import Cache, prefill, step
+from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.loading import SLOTS, Base, load_base, put_new_adapter
 from workbench.settings import Lora, Quantization
 
@@ -83,8 +83,8 @@ def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
         stack = read_stack(base)
         stack.copy_adapter()
         plain, fused = (Cache(stack, 4, COLUMNS) for _ in range(2))
-        plain_BV = prefill(stack, plain, PROMPTS, adapted)
-        fused_BV = decode_fused.prompt(stack, fused, PROMPTS, adapted)
+        plain_BV = prefill(stack, plain, begin(plain, PROMPTS, adapted), any(adapted))
+        fused_BV = decode_fused.prompt(stack, fused, begin(fused, PROMPTS, adapted), any(adapted))
         assert torch.allclose(plain_BV, fused_BV, rtol=1e-3, atol=1e-3), float((plain_BV - fused_BV).abs().max())
         for ours, theirs in zip(plain.keys + plain.values, fused.keys + fused.values, strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
@@ -108,7 +108,7 @@ def test_the_adapter_s_products_are_added_in_one_launch_each_to_its_own(widths: 
 
 def begun(stack: Stack, adapted: list[int]) -> Cache:
     cache = Cache(stack, 4, COLUMNS)
-    cache.ids_B[:3].copy_(prefill(stack, cache, PROMPTS, adapted).argmax(-1))
+    cache.ids_B[:3].copy_(prefill(stack, cache, begin(cache, PROMPTS, adapted), any(adapted)).argmax(-1))
     return cache
 
 

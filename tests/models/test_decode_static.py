@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import TopPLogitsWarper
 
-from workbench.models import decode_static, decoding
+from workbench.models import decode_graphs, decode_static, decoding
 from workbench.models.decode_choice import Chooser
+from workbench.models.decode_graphs import Decoder, up_to
 from workbench.models.decode_lanes import Progress
 from workbench.models.decode_stack import UnsupportedError, read_stack
-from workbench.models.decode_static import Decoder, DecodingFault, up_to
-from workbench.models.decode_step import Cache, prefill, step
+from workbench.models.decode_static import DecodingFault
+from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.loading import Base, load_base, put_adapter_beside, put_new_adapter, take_off_beside
 from workbench.settings import Lora, Quantization, Sampling
@@ -120,7 +121,7 @@ def test_lanes_without_the_adapter_have_the_bare_base_s_logits_to_the_bit(
             stack = read_stack(base)
             stack.copy_adapter()
             cache = Cache(stack, 3, 64)
-            first_BV = prefill(stack, cache, PROMPTS, on)
+            first_BV = prefill(stack, cache, begin(cache, PROMPTS, on), any(on))
             cache.ids_B.copy_(torch.tensor([50, 60, 70]))
             made.append((first_BV, step(stack, cache, 3, 47, any(on))))
     for plain_BV, mixed_BV in zip(*made, strict=True):
@@ -158,7 +159,7 @@ class Replay:
 
 @pytest.fixture
 def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, bool]]]:
-    """Graph sizes, filler rows, looking one token behind: all but the capture itself. Yields what was captured."""
+    """Graph sizes, filler rows and columns, looking one token behind: all but the capture itself. Yields the steps that were captured."""
     captured: list[tuple[int, bool]] = []
     real = Decoder.__init__
 
@@ -171,15 +172,19 @@ def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, bo
             return
         cache, column = self.cache, self.cache.column.clone() if self.cache else None
         assert cache is not None
-        logits_BV = self._step(cache, rows, adapted)
+        self.graphs[rows, adapted] = self.record(lambda: self._step(cache, rows, adapted))
         cache.column.copy_(column)
         captured.append((rows, adapted))
-        self.graphs[rows, adapted] = (Replay(lambda: self._step(cache, rows, adapted), logits_BV), logits_BV)
+
+    def record(self: Decoder, work: Callable[[], torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        logits_BV = work().clone()
+        return Replay(work, logits_BV), logits_BV
 
     monkeypatch.setattr(Decoder, "__init__", made)
     monkeypatch.setattr(Decoder, "capture", capture)
-    monkeypatch.setattr(decode_static, "ROWS", (1, 2, 4, 8))
-    monkeypatch.setattr(decode_static, "COLUMNS", (96, 192))
+    monkeypatch.setattr(Decoder, "record", record)
+    monkeypatch.setattr(decode_graphs, "ROWS", (1, 2, 4, 8))
+    monkeypatch.setattr(decode_graphs, "COLUMNS", (96, 192))
     yield captured
 
 
@@ -191,6 +196,27 @@ def test_graphs_of_few_sizes_with_rows_that_fill_them_give_the_same_tokens(
     expected = facts(generate(base, lanes(False, True, True), GREEDY, capture=False))
     assert facts(generate(base, lanes(False, True, True), GREEDY, say=refuse)) == expected
     assert as_on_a_card[0] == (4, True)
+
+
+def test_prompts_of_a_size_that_comes_again_are_read_by_a_graph(
+    adapted_base: Callable[[str], Base], as_on_a_card: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that lasts, as a card's does: eagerly, captured, replayed with other prompts, and eagerly where prompts are long."""
+    base = adapted_base("gemma3")
+    kept = Decoder(base, refuse)
+    monkeypatch.setattr(decode_static, "_decoder", lambda base, say: kept)
+    some = [Lane(PROMPTS[0], 1), Lane(PROMPTS[1], 0), Lane(PROMPTS[2], 1)]
+    other = [Lane(tuple(range(20, 57)), 1), Lane(PROMPTS[2], 0), Lane(PROMPTS[0], 1)]  # 37 tokens: 48 columns, as 46 take
+    first, second = (facts(generate(base, lanes, GREEDY, capture=False)) for lanes in (some, other))
+    sizes = []
+    for lanes, expected in ((some, first), (other, second), (some, first), (other, second)):
+        assert facts(generate(base, lanes, GREEDY, say=refuse)) == expected
+        sizes.append(set(kept.read_graphs))
+    assert sizes == [set(), {(4, 48, True)}, {(4, 48, True)}, {(4, 48, True)}]
+    monkeypatch.setattr(decode_graphs, "MOST_READ", 100)
+    long = [Lane(tuple(range(20, 80)), 1), Lane(PROMPTS[1], 0)]
+    expected = facts(generate(base, long, GREEDY, capture=False))
+    assert [facts(generate(base, long, GREEDY, say=refuse)) for _ in range(2)] == [expected] * 2 and (2, 64, True) not in kept.read_graphs
 
 
 def test_a_token_launched_after_the_last_stop_is_thrown_away(adapted_base: Callable[[str], Base], as_on_a_card: list[tuple[int, bool]]) -> None:

@@ -71,7 +71,7 @@ def test_another_adapter_on_the_same_base_makes_a_new_one_also_under_the_same_na
     first = decoder(one)
     one.adapters = (*one.adapters, "b")
     second = decoder(one)
-    one.adapters = tuple(list(one.adapters))
+    one.adapters = tuple(name for name in one.adapters)
     assert len({id(found) for found in (first, second, decoder(one))}) == 3 and kept() == 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.models.decode_stack import Group, Layer, Stack
-from workbench.models.decode_step import Cache, Marks, opened, signs
+from workbench.models.decode_step import Cache, Marks, Prompt, signs
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
 WIDEST = 16_384  # of the residual stream: one program norms a whole row
 OWN_PRODUCTS = 8  # rows; beyond them the adapter's products are left to cuBLAS
 OWN_RANK = 64  # and beyond that rank the second ones
+BESIDE = True  # whether a graph's first products go on a stream of their own
 LIKE = 0.98  # cosine between the logits of both steps: bf16 noise is below 0.001, a wrong kernel is nowhere near
 
 
@@ -39,11 +40,16 @@ def usable(stack: Stack) -> bool:
 
 
 def _project(kernels: Any, group: Group, x_BK: Tensor, marks: Marks | None) -> list[Tensor]:
-    made = [member.base(x_BK) for member in group.members]
     if marks is None or group.a_RK is None:
-        return made
+        return [member.base(x_BK) for member in group.members]
     own = x_BK.shape[0] <= OWN_PRODUCTS
-    delta_BR = kernels.narrow(x_BK, group.a_RK, marks.lane_B, group.owner_R) if own else F.linear(x_BK, group.a_RK) * marks.of(group)
+    if own:
+        delta_BR, join = _narrowed(kernels, group, x_BK, marks)
+        made = [member.base(x_BK) for member in group.members]
+        join()
+    else:
+        made = [member.base(x_BK) for member in group.members]
+        delta_BR = F.linear(x_BK, group.a_RK) * marks.of(group)
     adapted = [(y_BN, member) for y_BN, member in zip(made, group.members, strict=True) if member.rank]
     if own and all(member.rank <= OWN_RANK for _, member in adapted):
         kernels.widen_([y_BN for y_BN, _ in adapted], delta_BR, [member.b_NR for _, member in adapted])
@@ -53,6 +59,22 @@ def _project(kernels: Any, group: Group, x_BK: Tensor, marks: Marks | None) -> l
         y_BN.addmm_(delta_BR[:, begun : begun + member.rank], member.b_NR.t())
         begun += member.rank
     return made
+
+
+def _narrowed(kernels: Any, group: Group, x_BK: Tensor, marks: Marks) -> tuple[Tensor, Callable[[], None]]:
+    """The adapters' first product, and what waits for it. In a graph it goes beside the base's products, which are longer and hide it."""
+    if not (BESIDE and x_BK.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return kernels.narrow(x_BK, group.a_RK, marks.lane_B, group.owner_R), lambda: None
+    main, beside = torch.cuda.current_stream(x_BK.device), _stream(x_BK.device)
+    beside.wait_stream(main)
+    with torch.cuda.stream(beside):  # what it allocates is only used again after it has waited for the main stream again
+        delta_BR = kernels.narrow(x_BK, group.a_RK, marks.lane_B, group.owner_R)
+    return delta_BR, lambda: main.wait_stream(beside)
+
+
+@lru_cache(maxsize=8)
+def _stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _through(stack: Stack, x_RC: Tensor, marks: Marks | None, attend: Callable[[int, Layer, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
@@ -72,12 +94,12 @@ def _through(stack: Stack, x_RC: Tensor, marks: Marks | None, attend: Callable[[
     return normed_RC
 
 
-def prompt(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
+def prompt(stack: Stack, cache: Cache, ids_BT: Tensor, adapted: bool, *, masked: bool = True) -> Tensor:
     """As `decode_step.prefill`."""
     kernels = _kernels()
-    ids_BT, walk = opened(cache, prompts, adapters)
     lanes, tokens = ids_BT.shape
-    marks = Marks(cache.lane_B[:lanes, None].expand(lanes, tokens).reshape(-1)) if any(adapters) else None
+    walk = Prompt(cache, lanes, tokens, masked=masked)
+    marks = Marks(cache.lane_B[:lanes, None].expand(lanes, tokens).reshape(-1)) if adapted else None
     positions_R = walk.positions_BT.reshape(-1)
 
     def attend(place: int, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.models import decode_fused
 from workbench.models.decode_choice import Chooser
+from workbench.models.decode_graphs import COLUMNS, Decoder, Say, up_to
 from workbench.models.decode_lanes import Lane, Progress, bind
-from workbench.models.decode_stack import Stack, UnsupportedError, read_stack
-from workbench.models.decode_step import Cache, prefill, step
+from workbench.models.decode_stack import UnsupportedError, read_stack
+from workbench.models.decode_step import Cache
 from workbench.models.faults import accelerator_fault, lost_to
 from workbench.models.loading import Base
-from workbench.models.offload import host_parts
-from workbench.models.side_stream import side_stream
 from workbench.settings import Sampling
 
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
-COLUMNS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)  # tokens that a cache is made for
-SHRINK = 4  # a smaller graph is captured once so many times fewer lanes are left
 KEPT_IN_TRAINING = 2**28  # bytes of cache: more is held while the adapter may be training only where an eighth of the free memory allows it
-
-Say = Callable[[str], None]
 
 
 class DecodingFault(Exception):
@@ -47,132 +40,6 @@ def _own_work() -> Iterator[None]:
         yield
     except Exception as exc:
         raise DecodingFault(exc) from exc
-
-
-def up_to(sizes: Sequence[int], least: int) -> int:
-    """The smallest of `sizes` that is not below `least`; beyond the last, `least` itself."""
-    return next((size for size in sizes if size >= least), least)
-
-
-class Decoder:
-    """One base's layers, a cache for its lanes, and the graphs captured over them. Made for the adapters that are on the base then."""
-
-    def __init__(self, base: Base, say: Say) -> None:
-        self.stack: Stack = read_stack(base)
-        self.adapters = base.adapters
-        self.say = say
-        self.cuda = self.stack.device.type == "cuda"
-        self.cache: Cache | None = None
-        self.graphs: dict[tuple[int, bool], tuple[Any, Tensor]] = {}
-        self.pool: Any = None
-        self.fused = decode_fused.usable(self.stack)
-        self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
-        self.read_proven: set[bool] = set()  # and the fused reading of prompts
-        reason = _hinders(base)
-        self.whole = not reason  # whether a step can be captured at all
-        if self.cuda and reason:
-            say(f"Decoding takes its steps one by one: {reason} can't be captured as a CUDA graph.")
-
-    def room(self, rows: int, columns: int) -> Cache:
-        """A cache of at least that size. On CUDA it is kept, with its graphs, until one is needed that it can't serve."""
-        if self.cache is not None and self.cache.rows >= rows and self.cache.columns >= columns:
-            return self.cache
-        if self.cuda:
-            rows, columns = up_to(ROWS, rows), up_to(COLUMNS, columns)
-        self.graphs.clear()
-        self.cache = self.pool = None
-        self.cache = Cache(self.stack, rows, columns)
-        return self.cache
-
-    def cache_bytes(self) -> int:
-        return 0 if self.cache is None else self.cache.rows * self.stack.kv_bytes(self.cache.columns)
-
-    def rows_for(self, lanes: int) -> int:
-        """How many rows a step takes for so many lanes: on CUDA one of the captured sizes."""
-        return up_to(ROWS, lanes) if self.cuda else lanes
-
-    def worth_changing(self, rows: int, fewer: int, adapted: bool) -> bool:
-        """Whether to go on with fewer rows: a graph that is not there yet must be worth its capture."""
-        return not self.cuda or not self.whole or (fewer, adapted) in self.graphs or SHRINK * fewer <= rows
-
-    def launch(self, rows: int, upto: int, adapted: bool) -> Tensor:
-        """One token of every row; its logits (rows×V), which the next launch may overwrite."""
-        cache = self.cache
-        assert cache is not None
-        if not self.cuda:
-            return step(self.stack, cache, rows, upto, adapted)
-        if not self.whole:
-            self._prove(cache, rows, adapted)
-            return self._step(cache, rows, adapted)
-        if (rows, adapted) not in self.graphs:
-            self.capture(rows, adapted)
-        graph, logits_BV = self.graphs[rows, adapted]
-        graph.replay()
-        return logits_BV
-
-    def read(self, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
-        """Read all prompts into the cache; the logits that follow (B×V). The fused way is held against the plain one once, as the step's is."""
-        if self.fused and any(adapters) in self.read_proven:
-            return decode_fused.prompt(self.stack, cache, prompts, adapters)
-        plain_BV = prefill(self.stack, cache, prompts, adapters)
-        if not self.fused:
-            return plain_BV
-        made: list[Tensor] = []
-
-        def ours() -> Tensor:
-            made.append(decode_fused.prompt(self.stack, cache, prompts, adapters))
-            return made[0]
-
-        self.fused = decode_fused.agrees(ours, plain_BV, self.say)
-        self.read_proven.add(any(adapters))
-        return made[0] if self.fused else prefill(self.stack, cache, prompts, adapters)
-
-    def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
-        if self.fused:
-            return decode_fused.step(self.stack, cache, rows, adapted)
-        return step(self.stack, cache, rows, cache.columns, adapted)
-
-    def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
-        """Hold the fused step against the plain one, once with the adapter and once without; the column stays where it is."""
-        if not self.fused or adapted in self.proven:
-            return
-        column = cache.column.clone()
-        plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
-        cache.column.copy_(column)
-        self.fused = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
-        self.proven.add(adapted)
-        cache.column.copy_(column)
-
-    def _rehearse(self, cache: Cache, rows: int, adapted: bool, column: Tensor) -> None:
-        """A step before the capture: libraries load their kernels at the first call. What it writes, the step itself overwrites."""
-        self._prove(cache, rows, adapted)
-        self._step(cache, rows, adapted)
-        cache.column.copy_(column)
-
-    def capture(self, rows: int, adapted: bool) -> None:
-        """Capture the step of so many rows, unless it is there; raises what the capture raises."""
-        cache = self.cache
-        assert cache is not None
-        if not self.whole or (rows, adapted) in self.graphs:
-            return
-        column = cache.column.clone()
-        side = side_stream(self.stack.device)
-        side.wait_stream(torch.cuda.current_stream(self.stack.device))
-        with torch.cuda.stream(side):
-            self._rehearse(cache, rows, adapted, column)
-        torch.cuda.current_stream(self.stack.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode="thread_local"):
-            logits_BV = self._step(cache, rows, adapted)
-        self.pool = self.pool or graph.pool()
-        self.graphs[rows, adapted] = (graph, logits_BV)
-
-
-def _hinders(base: Base) -> str:
-    """What keeps a step from being captured: it would wait for the host in the middle. Empty if nothing does."""
-    if base.quantization.mode == "8-bit" and base.quantization.threshold > 0:
-        return "8-bit weights with an outlier threshold above 0"
-    return "word embeddings in the host's memory" if host_parts(base.raw) is not None else ""
 
 
 class _Fetch:
@@ -204,7 +71,7 @@ class _Loop:
         self.adapted = any(lane.adapter for lane in lanes)
         self.live = list(range(len(lanes)))  # the lane in each row; what is beyond are rows that fill a size up
         self.rows = decoder.rows_for(len(lanes))
-        self.width = max(len(lane.prompt_ids) for lane in lanes)
+        self.width = decoder.width_for(max(len(lane.prompt_ids) for lane in lanes))
 
     def steps(self) -> Iterator[None]:
         """One token of every lane at each step."""
@@ -213,7 +80,7 @@ class _Loop:
             decoder.stack.copy_adapter()
             cache = decoder.room(self.rows, self.width + self.sampling.max_new_tokens)
             choose = Chooser(self.sampling)
-            logits_BV = decoder.read(cache, [lane.prompt_ids for lane in self.lanes], [lane.adapter for lane in self.lanes])
+            logits_BV = decoder.read(self.rows, [lane.prompt_ids for lane in self.lanes], [lane.adapter for lane in self.lanes])
             if decoder.cuda and last:
                 decoder.capture(self.rows, self.adapted)  # a fault must come before the first token is told
         self._choose(choose, logits_BV)

@@ -50,15 +50,15 @@ class Cache:
 
 
 class Prompt:
-    """Attention of whole prompts among themselves; their keys and values go into the cache."""
+    """Attention of whole prompts among themselves; their keys and values go into the cache. With `masked` false none of them is padded."""
 
-    def __init__(self, cache: Cache, pad: Sequence[int], width: int) -> None:
-        self.cache, self.width, self.rows = cache, width, len(pad)
+    def __init__(self, cache: Cache, rows: int, width: int, *, masked: bool) -> None:
+        self.cache, self.width, self.rows = cache, width, rows
         device = cache.ids_B.device
         self.pad_B = cache.pad_B[: self.rows]
         self.at_T = torch.arange(width, device=device)
         self.positions_BT = (self.at_T - self.pad_B[:, None]).clamp(min=0)
-        self.padded = any(pad)
+        self.masked = masked
         self.masks: dict[int, Tensor | None] = {}
         self.slots: dict[int, Tensor] = {}
 
@@ -77,7 +77,7 @@ class Prompt:
                 seen = seen & (back_TT < window)
             # Padding sees itself, or it would become NaN and, by way of its values, all the rest.
             seen_BTT = seen & (self.at_T >= self.pad_B[:, None])[:, None, :] | (back_TT == 0)
-            self.masks[window] = seen_BTT.unsqueeze(1) if self.padded or window else None
+            self.masks[window] = seen_BTT.unsqueeze(1) if self.masked or window else None
         return self.masks[window]
 
     def into(self, slots: int) -> Tensor:
@@ -201,19 +201,18 @@ def _run(stack: Stack, ids_BT: Tensor, walk: Prompt | _Token, marks: Marks | Non
     return logits
 
 
-def prefill(stack: Stack, cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
-    """Read all prompts into the (emptied) cache, each with the adapter of that number; the logits of each lane's first new token (B×V)."""
-    ids_BT, walk = opened(cache, prompts, adapters)
-    return _run(stack, ids_BT, walk, Marks(cache.lane_B[: len(prompts)]) if any(adapters) else None)
+def prefill(stack: Stack, cache: Cache, ids_BT: Tensor, adapted: bool, *, masked: bool = True) -> Tensor:
+    """Read prompts into the cache, which `begin` has made ready for them; the logits of each lane's first new token (B×V)."""
+    lanes, width = ids_BT.shape
+    return _run(stack, ids_BT, Prompt(cache, lanes, width, masked=masked), Marks(cache.lane_B[:lanes]) if adapted else None)
 
 
-def opened(cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> tuple[Tensor, Prompt]:
-    """The emptied cache's way through these prompts, and their ids, padded on the left (B×T)."""
-    width = max(map(len, prompts))
+def begin(cache: Cache, prompts: Sequence[Sequence[int]], adapters: Sequence[int], width: int = 0) -> Tensor:
+    """Empty the cache for prompts, each with the adapter of that number; their ids, padded on the left to `width` at least (B×T)."""
+    width = max(width, *map(len, prompts))
     pad = [width - len(prompt) for prompt in prompts]
     cache.begin(pad, adapters, width)
-    ids_BT = torch.tensor([[0] * n + list(prompt) for n, prompt in zip(pad, prompts, strict=True)], device=cache.ids_B.device)
-    return ids_BT, Prompt(cache, pad, width)
+    return torch.tensor([[0] * n + list(prompt) for n, prompt in zip(pad, prompts, strict=True)], device=cache.ids_B.device)
 
 
 def step(stack: Stack, cache: Cache, rows: int, upto: int, adapted: bool) -> Tensor:
