@@ -76,6 +76,7 @@ def test_check_names_the_rows_that_a_dialect_can_t_teach(run: Callable[..., tupl
     assert "There is no setting" in run("check", str(file), "--set", "x.y=1")[2][0]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_dialects_trains_asks_and_scores_each_in_its_own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = apply_overrides(RunSettings(), ["training.epochs=1", "lora.rank=2", "training.dialect=json", "quantization.mode=none", LONG])
     path, values = read_axis("training.dialect=tag,hermes", settings)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,19 @@ class Import:
         return f"{self.source}:{self.line} imports {self.target}"
 
 
-def project_files() -> list[Path]:
+@cache
+def project_files() -> tuple[Path, ...]:
     """The shipped Python files: the package, app.py, and the benchmarks."""
     found = [*ROOT.glob("workbench/**/*.py"), *ROOT.glob("*.py"), *ROOT.glob("benchmarks/*.py")]
     assert len(found) > 30
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
@@ -85,11 +88,12 @@ def imports_of(text: str, name: str, is_package: bool = False) -> list[Import]:
     return found
 
 
-def all_imports() -> list[Import]:
-    return [
+@cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(
         found for file in project_files()
         for found in imports_of(file.read_text(encoding="utf-8"), module_name(file), file.name == "__init__.py")
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def shipped_imports() -> list[Import]:

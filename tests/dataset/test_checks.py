@@ -105,8 +105,9 @@ def test_leaks_stand_between_two_lists_only():
 def brute_force(left: list[str], right: list[str], cutoff: float) -> dict[tuple[int, int], float]:
     """Every pair measured one by one."""
     found = {}
+    others = [similar.compared(text) for text in right]
     for i, a in enumerate(map(similar.compared, left)):
-        for k, b in enumerate(map(similar.compared, right)):
+        for k, b in enumerate(others):
             score = max(fuzz.ratio(a, b), fuzz.token_sort_ratio(a, b))
             if score >= cutoff:
                 found[i, k] = score

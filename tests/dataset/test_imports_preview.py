@@ -193,6 +193,7 @@ def test_times_come_as_text_and_bytes_are_left_out_and_said(tmp_path):
     assert preview.notes == ("The columns image hold bytes and were left out.",)
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_file_on_this_machine_are_read(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text("\n".join(map(line, TWO)), encoding="utf-8")
@@ -205,6 +206,7 @@ def test_a_folder_and_a_file_on_this_machine_are_read(tmp_path):
     assert str(caught.value).startswith("set has no split 'nosuch'")
 
 
+@pytest.mark.slow
 def test_only_the_first_rows_of_a_large_data_set_are_read_and_that_is_said(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text("\n".join(line(chat(str(i))) for i in range(5)), encoding="utf-8")
     monkeypatch.setattr(hub, "HUB_ROWS", 3)
@@ -270,6 +272,7 @@ def in_this_process(command, **_):
     return subprocess.CompletedProcess(command, 0, "".join(f"{text}\n" for text in lines).encode())
 
 
+@pytest.mark.slow
 def test_a_folder_whose_file_unpacks_to_gigabytes_is_refused_and_the_app_lives(tmp_path):
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * 20_000]))
     pq.write_table(pa.table({"text": text}), tmp_path / "train.parquet", compression="zstd", store_schema=False)

@@ -71,6 +71,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_libraries_come_without_the_compiler_and_the_compiler_stays_usable() -> None:
     run(
         "import sys, torch; compiler, marks, told = torch.compile, torch.compiler.disable, torch.distributed.is_available\n"
@@ -95,6 +96,7 @@ def test_the_libraries_come_without_the_compiler_and_the_compiler_stays_usable()
     )
 
 
+@pytest.mark.slow
 def test_whoever_asks_for_the_compiler_itself_meanwhile_gets_it() -> None:
     run(
         "import sys, torch\n"

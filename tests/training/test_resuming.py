@@ -84,6 +84,7 @@ def test_a_refused_resume_leaves_the_run_as_it_is(stopped: Workspace) -> None:
     assert view.ended is not None and (view.state, view.ended.reason, len(view.happened)) == ("stopped", "x", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{"dora": True}, {"rslora": True}], ids=["DoRA", "rsLoRA"])
 def test_other_kinds_of_adapters_go_on_where_they_stopped(tiny_folder: Path, tmp_path: Path, lora: dict[str, Any]) -> None:
     base, runs = load_base(tiny_folder, Quantization(mode="none")), RunStore(tmp_path / "adapters")

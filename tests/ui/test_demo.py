@@ -7,6 +7,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from workbench.calls.dialects import TAG
@@ -22,7 +23,6 @@ from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
 from workbench.ui.demo.stage import score_words, stage_html
 from workbench.ui.words import demo as words
-from workbench.ui.workbench import build
 from workbench.workspace import Workspace
 
 CALL = TAG.render(ToolCall("get_sensitive_data", {}))
@@ -249,9 +249,8 @@ def test_markup_in_a_prompt_a_reply_or_a_name_is_shown_and_not_run(ready: Worksp
     assert not tags.seen & {"script", "img"} and "onerror" not in tags.names
 
 
-def test_the_page_stands_at_its_own_address_beside_the_workbench(workspace: Workspace) -> None:
-    page = build(workspace)
-    assert ("demo", words.TITLE, False) in page.pages
-    own = {block.elem_id for block in page.blocks.values() if block.page == "demo" and block.elem_id}
+def test_the_page_stands_at_its_own_address_beside_the_workbench(whole_page: gr.Blocks) -> None:
+    assert ("demo", words.TITLE, False) in whole_page.pages
+    own = {block.elem_id for block in whole_page.blocks.values() if block.page == "demo" and block.elem_id}
     assert {"demo-stage", "demo-play", "demo-all", "demo-stop", "demo-deck", "demo-file", "demo-adapter"} <= own
     assert "grid" not in own

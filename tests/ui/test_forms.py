@@ -9,8 +9,7 @@ from workbench.ui import forms
 
 
 def component(group: str, name: str, default) -> gr.components.Component:
-    with gr.Blocks():
-        return forms.field_component(GROUPS[group], name, group, default)
+    return forms.field_component(GROUPS[group], name, group, default)
 
 
 @pytest.mark.parametrize(("group", "name"), forms.FIELDS)

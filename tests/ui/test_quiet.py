@@ -12,7 +12,6 @@ import pytest
 from gradio.state_holder import SessionState
 
 from workbench.ui.quiet import MOST_STREAMS, STREAM, THREADS, keep_numbers, look_for_no_library
-from workbench.ui.workbench import build
 
 
 @pytest.mark.parametrize("answer", [gr.skip, lambda: gr.Number(label="another"), lambda: gr.update(visible=False), lambda: 3])
@@ -36,16 +35,15 @@ def test_it_is_done_once_however_many_pages_are_built():
     assert SessionState.__setitem__ is once
 
 
-def test_no_page_that_follows_an_answer_waits_for_a_thread(workspace):
-    streams = [fn for fn in build(workspace).fns.values() if fn.concurrency_id == STREAM["concurrency_id"]]
+def test_no_page_that_follows_an_answer_waits_for_a_thread(whole_page):
+    streams = [fn for fn in whole_page.fns.values() if fn.concurrency_id == STREAM["concurrency_id"]]
     assert len(streams) > 8 and {fn.concurrency_limit for fn in streams} == {MOST_STREAMS}
     assert MOST_STREAMS >= 100 and THREADS - MOST_STREAMS >= 40
 
 
-def test_a_tab_s_timer_asks_for_that_tab_alone(workspace):
-    page = build(workspace)
-    ticks = [timer for fn in page.fns.values() for timer, event in fn.targets if event == "tick"]
-    intervals = [page.blocks[timer].value for timer in ticks]
+def test_a_tab_s_timer_asks_for_that_tab_alone(whole_page):
+    ticks = [timer for fn in whole_page.fns.values() for timer, event in fn.targets if event == "tick"]
+    intervals = [whole_page.blocks[timer].value for timer in ticks]
     assert sorted(intervals) == [1.0, 1.0, 1.0, 2.0, 3.0]  # the header; the Train tab's two; the Chat tab; the demonstration page
     assert len(set(ticks)) == 4
 
