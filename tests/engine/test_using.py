@@ -8,7 +8,7 @@ import pytest
 
 from workbench.engine.client import Status, Ticket
 from workbench.engine.messages import AnswerJob, EvaluateJob, FoldJob, Holds, Job, LoadJob, MergeJob, TogetherJob, TrainJob, UnloadJob
-from workbench.engine.using import trained_on
+from workbench.engine.using import runs_used, trained_on
 from workbench.errors import ModelError
 from workbench.schema import Example, Message
 from workbench.settings import RunSettings, Sampling
@@ -102,3 +102,9 @@ def test_the_model_that_the_workbench_is_open_on_is_kept_by_its_name_and_by_its_
 
 def test_the_runs_that_were_trained_on_it_are_known(workspace: Workspace, engine: Engine) -> None:
     assert trained_on(workspace.runs, MINE) == ["on-mine"] and trained_on(workspace.runs, "merged:other") == []
+
+
+def test_the_runs_that_jobs_need_are_known_also_those_that_answer_together(engine: Engine) -> None:
+    assert runs_used(engine) == set()  # type: ignore[arg-type]
+    engine.jobs = [UnloadJob(), answer(model=MINE), answer(form_of="form@best"), TogetherJob(parts=(answer(run="one@best"), answer(model=MINE, form_of=MINE)))]
+    assert runs_used(engine) == {"form", "one"}  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whether a merged model is in use, so that it can't be deleted now."""
+"""What the engine's jobs use, runs and merged models, so that it can't be taken away now."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from pathlib import Path
 from workbench.engine.client import Engine
 from workbench.engine.messages import Job, TogetherJob
 from workbench.errors import ModelError, RunError
-from workbench.models.catalog import MERGED, Catalog
+from workbench.models.catalog import MERGED, Catalog, is_merged
 from workbench.training.runs import RunStore, run_of
+
+
+def runs_used(engine: Engine) -> set[str]:
+    """The runs whose adapter, or form of calls, a job in hand or waiting needs."""
+    jobs = [part for ticket in engine.queue() for part in _parts(ticket.job)]
+    named = [getattr(job, field, None) for job in jobs for field in ("run", "form_of")]
+    return {run_of(name) for name in named if isinstance(name, str) and not is_merged(name)}
+
+
+def _parts(job: Job) -> tuple[Job, ...]:
+    return job.parts if isinstance(job, TogetherJob) else (job,)
 
 
 def refuse_used(engine: Engine, runs: RunStore, catalog: Catalog, model: str, *, opened: str) -> None:
@@ -26,7 +37,7 @@ def refuse_used(engine: Engine, runs: RunStore, catalog: Catalog, model: str, *,
     if same(opened):
         raise ModelError(f"This workbench is open on the merged model {name}: start it with another --model, then delete it.")
     for ticket in engine.queue():
-        if _names(ticket.job, runs, same):
+        if any(_names(job, runs, same) for job in _parts(ticket.job)):
             raise ModelError(f"A job is using the merged model {name} ({ticket.label}): wait for its end, or stop it.")
     for view in runs.views():
         if view.live and same(view.info.model):
@@ -38,8 +49,6 @@ def refuse_used(engine: Engine, runs: RunStore, catalog: Catalog, model: str, *,
 
 def _names(job: Job, runs: RunStore, same: Callable[[str | None], bool]) -> bool:
     """Whether a job asks for the model: by its own name, or by an adapter that was trained on it."""
-    if isinstance(job, TogetherJob):
-        return any(_names(part, runs, same) for part in job.parts)
     if any(same(getattr(job, field, None)) for field in ("model", "form_of")):
         return True
     run = getattr(job, "run", None)

@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.engine.using import runs_used
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import write_atomic
 from workbench.training.export_metrics import metrics_csv, metrics_json
 from workbench.training.run_search import filter_rows
 from workbench.training.run_table import SORTS, DataHashes, RunRow, RunTable, sort_rows
-from workbench.training.runs import run_of
 from workbench.training.shelf import delete, deleted, read_note, rename, restore, write_note
 from workbench.ui import words as common
 from workbench.ui.downloads import download_folder, fetched
@@ -120,7 +120,7 @@ def _names_in(value: Any) -> list[str]:
 
 def held_runs(space: Workspace) -> set[str]:
     """The runs that the engine's jobs, in hand or waiting, are using."""
-    return {run_of(run) for ticket in space.engine.queue() if isinstance(run := getattr(ticket.job, "run", None), str)}
+    return runs_used(space.engine)
 
 
 def bin_choices(space: Workspace) -> list[tuple[str, str]]:
