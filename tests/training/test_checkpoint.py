@@ -547,3 +547,17 @@ def test_a_failed_mark_is_not_put_on_a_run_that_another_process_trains(runs: Run
         stranger.stdout.close()
     runs.mark_failed("r1", "x")
     assert runs.view("r1").state == "failed"
+
+
+@pytest.mark.parametrize("mode", ["none", "4-bit"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_saved_as_peft_saves_it(mode: str, dora: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_folder, Quantization(mode=mode), keep=False)  # type: ignore[arg-type]
+    model = put_new_adapter(base, make_settings({"lora": {"rank": 4, "dora": dora, "dropout": 0.0}}).lora, name="a", seed=3, checkpointing=False)
+    (tmp_path / "ours").mkdir()
+    checkpoint.save_adapter(base, tmp_path / "ours", best=False)
+    model.save_pretrained(str(tmp_path / "theirs"), save_embedding_layers=False)  # with its README: nothing was left changed
+    theirs = tmp_path / "theirs" / checkpoint.ADAPTER
+    assert (tmp_path / "theirs" / "README.md").is_file() and not (tmp_path / "ours" / "README.md").exists()
+    for file in checkpoint.ADAPTER_FILES:
+        assert (tmp_path / "ours" / file).read_bytes() == (theirs / file).read_bytes()

@@ -153,11 +153,23 @@ def save_adapter(base: Base, folder: Path, *, best: bool) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     into = folder / BEST if best else folder
     try:
-        with _system_errors():
-            base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False)
+        with _system_errors(), _no_card(base.model):
+            # peft takes the adapter's matrices from it; by itself it has every quantized matrix of the base described first.
+            held = {name: p.detach() for name, p in base.model.named_parameters()}
+            base.model.save_pretrained(str(scratch), selected_adapters=[ADAPTER], safe_serialization=True, save_embedding_layers=False, state_dict=held)
         _put(scratch / ADAPTER, into)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _no_card(model: Any) -> Iterator[None]:
+    """Keep peft from writing its README: a run has its own."""
+    vars(model)["create_or_update_model_card"] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del vars(model)["create_or_update_model_card"]
 
 
 def copy_best(folder: Path) -> None:
