@@ -86,7 +86,7 @@ def test_a_sweep_over_dialects_trains_asks_and_scores_each_in_its_own(workspace:
     host, seen = Host(workspace.catalog, workspace.runs), []
 
     def kept(base, lanes, sampling, **options):  # type: ignore[no-untyped-def]
-        seen.append((HERMES in base.tokenizer.text(lanes[0].prompt_ids), options["keep"]))
+        seen.append((HERMES in base.tokenizer.text(lanes[0].prompt_ids), lanes[0].keep))
         return generate(base, lanes, sampling.model_copy(update={"max_new_tokens": 2}), **options)
 
     monkeypatch.setattr("workbench.training.fold.generate", kept)

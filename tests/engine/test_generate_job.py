@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workbench.dataset.generate import Request, prompt, read_reply, reply_schema
-from workbench.engine import jobs
+from workbench.engine import answering
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import Do, GenerateJob, LoadJob, ToEngine
 from workbench.errors import AdapterError, InputError
@@ -38,7 +38,7 @@ def after(calls: int) -> Callable[[], bool]:
 
 
 def test_replies_over_several_batches_are_all_of_the_form_and_all_different(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "WRITERS", 2)
+    monkeypatch.setattr(answering, "WRITERS", 2)
     told: list[tuple[str, float | None]] = []
     done = host.do(job(3), Report(progress=lambda text, share: told.append((text, share))))
     assert [r["ended"] for r in done["replies"]] == ["stop token"] * 3 and done["adapter_difference"] is None
@@ -51,7 +51,7 @@ def test_replies_over_several_batches_are_all_of_the_form_and_all_different(host
 
 
 def test_a_stop_in_mid_reply_gives_what_there_is_and_begins_no_other(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "WRITERS", 1)
+    monkeypatch.setattr(answering, "WRITERS", 1)
     host.do(LoadJob(model="demo"), Report())  # loading looks for a stop too
     done = host.do(job(3), Report(stop=after(6)))
     [reply] = done["replies"]
