@@ -197,7 +197,8 @@ def ties(base: Any, prompts: Sequence[tuple[int, ...]], theirs: Sequence[list[in
             gaps = (best_T2[:, 0] - best_T2[:, 1]).tolist()
             usual += gaps[: len(ids)]
             if text(ids) != said:
-                same = next((n for n in range(len(ids), -1, -1) if said.startswith(text(ids[:n]))), 0)
+                # A character of several tokens is not whole before its last one.
+                same = next((n for n in range(len(ids), -1, -1) if said.startswith(text(ids[:n]).rstrip("\ufffd"))), 0)
                 at_difference.append(gaps[same])
     again = in_batches(base, prompts, 2 * PLAIN_BATCH, adapted=adapted, tokens=tokens)
     return {

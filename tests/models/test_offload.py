@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.models import decode_static
+from workbench.models import decode_graphs
 from workbench.models import offload as offloading
 from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base, load_base, put_new_adapter
@@ -90,7 +90,7 @@ def test_an_offloaded_model_answers_what_it_answered_by_our_own_loop(tiny_model_
     offload(base.model, CPU)
     assert [r.text for r in generate(base, lanes, sampling, say=said.append)] == [r.text for r in before]
     assert said == [], "neither went by transformers"
-    assert "in the host's memory" in decode_static._hinders(base)
+    assert "in the host's memory" in decode_graphs._hinders(base)
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
@@ -115,3 +115,34 @@ def test_the_streamed_loss_without_a_gradient_reads_the_head_once(small_blocks: 
     for learns in (False, True):
         _StreamedLoss.apply(torch.randn(2, 16).requires_grad_(learns), weight, targets, weights, None)
     assert len(read) == 1 + 2
+
+
+class Runtime:
+    """CUDA's locks on the host's memory."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.locked: list[int] = []
+        self.refuses = refuses
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.locked += [] if self.refuses else [address]
+        return int(self.refuses)
+
+    def cudaHostUnregister(self, address: int) -> None:
+        self.locked.remove(address)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_locked_memory_is_let_go_with_its_tensor_and_small_tensors_are_left(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+    """Left locked, it would go to another tensor one day, which could not be copied to the card."""
+    runtime = Runtime(refuses)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    card = torch.device("cuda")
+    small, large = (torch.nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False) for size in (2**25 - 1, 2**25))
+    for weight in (small, large):
+        offloading._lock(weight, card)
+    assert runtime.locked == ([] if refuses else [large.data_ptr()])
+    del weight
+    view = large.detach()[:10]
+    del large
+    assert runtime.locked == [] and len(view) == 10

@@ -7,6 +7,7 @@ head once or twice, which goes over to the card a block of words at a time.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from workbench.models.estimate import BLOCK
+
+OWN_PAGES = 2**25  # bytes from which on glibc gives an allocation a mapping of its own, whatever was freed before
 
 
 class HostEmbedding(torch.nn.Module):
@@ -98,8 +101,20 @@ def host_parts(model: Any) -> tuple[HostEmbedding, HostHead] | None:
 
 
 def _lock(weight: Tensor, device: torch.device) -> None:
-    """Keep a tensor's memory where it is, so that the card reads it by itself; without it the copies are slower, and right."""
-    if device.type != "cuda" or weight.is_pinned():
+    """Keep a tensor's memory where it is, so that the card reads it by itself; without it the copies are slower, and right.
+
+    It is let go with the tensor: whatever gets that memory next could not be copied to the card any more. Small tensors are left
+    as they are, since they share their pages with others.
+    """
+    size = weight.numel() * weight.element_size()
+    if device.type != "cuda" or weight.is_pinned() or size < OWN_PAGES:
         return
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     with contextlib.suppress(RuntimeError):
-        torch.cuda.cudart().cudaHostRegister(weight.data_ptr(), weight.numel() * weight.element_size(), 0)  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(weight.data_ptr(), size, 0)) == 0:
+            weakref.finalize(weight, _unlock, runtime, weight.data_ptr()).atexit = False
+
+
+def _unlock(runtime: Any, address: int) -> None:
+    with contextlib.suppress(RuntimeError):  # the card is gone
+        runtime.cudaHostUnregister(address)
