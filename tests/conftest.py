@@ -35,6 +35,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else bindings complain, as the process ends, of what they were never asked to give back
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A builder of tiny random model folders, each made once: gemma3, -wide, -deep or -vision; llama, qwen2, qwen3."""
