@@ -133,15 +133,17 @@ class Runtime:
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_locked_memory_is_let_go_with_its_tensor_and_small_tensors_are_left(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+def test_locked_memory_is_let_go_with_its_tensor_and_small_tensors_are_copied(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
     """Left locked, it would go to another tensor one day, which could not be copied to the card."""
     runtime = Runtime(refuses)
+    pinned: list[int] = []
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.numel()) or self.clone())
     card = torch.device("cuda")
     small, large = (torch.nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False) for size in (2**25 - 1, 2**25))
     for weight in (small, large):
         offloading._lock(weight, card)
-    assert runtime.locked == ([] if refuses else [large.data_ptr()])
+    assert runtime.locked == ([] if refuses else [large.data_ptr()]) and pinned == [2**25 - 1]
     del weight
     view = large.detach()[:10]
     del large

@@ -103,14 +103,17 @@ def host_parts(model: Any) -> tuple[HostEmbedding, HostHead] | None:
 def _lock(weight: Tensor, device: torch.device) -> None:
     """Keep a tensor's memory where it is, so that the card reads it by itself; without it the copies are slower, and right.
 
-    It is let go with the tensor: whatever gets that memory next could not be copied to the card any more. Small tensors are left
-    as they are, since they share their pages with others.
+    It is let go with the tensor: whatever gets that memory next could not be copied to the card any more. A small tensor shares
+    its pages with others and goes into locked ones of its own.
     """
     size = weight.numel() * weight.element_size()
-    if device.type != "cuda" or weight.is_pinned() or size < OWN_PAGES:
+    if device.type != "cuda" or weight.is_pinned():
         return
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     with contextlib.suppress(RuntimeError):
+        if size < OWN_PAGES:
+            weight.data = weight.data.pin_memory()
+            return
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         if int(runtime.cudaHostRegister(weight.data_ptr(), size, 0)) == 0:
             weakref.finalize(weight, _unlock, runtime, weight.data_ptr()).atexit = False
 
