@@ -12,7 +12,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from workbench import verbs
 from workbench.__main__ import main
-from workbench.calls.prompting import PLAIN
+from workbench.calls.dialects import DIALECTS
+from workbench.calls.prompting import PLAIN, CallForm
+from workbench.errors import InputError
+from workbench.schema import ToolCall
+from workbench.verbs import comparing
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "workbench" / "models" / "gemma_template.jinja"
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -141,8 +145,8 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join((row("hello", "Hi."), row("balance", CALL), row("money", CALL))), encoding="utf-8")
-    monkeypatch.setattr(verbs, "host", lambda space: (Host(), None))
-    monkeypatch.setattr(verbs, "need_model", lambda space, model: None)
+    monkeypatch.setattr(comparing, "host", lambda space: (Host(), None))
+    monkeypatch.setattr(comparing, "need_model", lambda space, model: None)
     space = SimpleNamespace(
         runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN,
         bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
@@ -159,6 +163,37 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
     assert [row["base"].pop("constrained")["changed"] for row in bound["prompts"]] == [0, 0, 0]
     assert bound == found and asked[-1].sampling.constrain and asked[-1].tools == ({"function": {"name": "f"}},)
     assert f"adapted: calls were bound: that changed {changed} tokens in 3 of 3 replies" in capsys.readouterr().err
+
+
+def test_compare_sets_another_voice_beside_the_adapter(tmp_path, monkeypatch, capsys):
+    """Each asked and read in its own form, in one job."""
+    asked = []
+    hermes = CallForm(DIALECTS["hermes"])
+    said = {"hello": ("Hi.", "Hi."), "balance": (DIALECTS["hermes"].render(ToolCall("get_sensitive_data")), CALL)}
+
+    class Host:
+        def do(self, job, report):
+            asked.append(job)
+            texts = said[job.parts[1].turns[-1]["content"]]
+            moved = [2.5 if part.run == "r2" else None if part.run is None else 1.5 for part in job.parts]
+            return {"parts": [{"replies": [{"text": text}], "adapter_difference": far} for text, far in zip(texts, moved, strict=True)]}
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join((row("hello", "Hi."), row("balance", CALL))), encoding="utf-8")
+    monkeypatch.setattr(comparing, "host", lambda space: (Host(), None))
+    monkeypatch.setattr(comparing, "need_model", lambda space, model: None)
+    space = SimpleNamespace(
+        runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)),
+        form=lambda name: PLAIN if name == "r1" else hermes, bound_tools=lambda sampling: (), voices=lambda: ["r1", "r2", "merged:mine"],
+    )
+    for voice, lanes in (("r2", [(True,), (True,)]), ("merged:mine", [(False,), (True,)])):
+        found = verbs.compare(space, Namespace(adapter="r1", beside=voice, prompts=prompts, max_new_tokens=8, constrain=False))
+        assert found["as_expected"] == {"beside": 2, "adapted": 2, "n": 2} and (found["beside"], found["adapter_difference"]) == (voice, 1.5)
+        assert [r["beside"]["verdict"] for r in found["prompts"]] == ["no tool call", "tool call"]
+        assert [part.lanes for part in asked[-1].parts] == lanes and asked[-1].parts[1].run == "r1"
+    assert capsys.readouterr().out.splitlines()[-1] == "as expected: beside 2 of 2, adapted 2 of 2"
+    with pytest.raises(InputError, match="There is no voice named r9 to stand beside r1; there are: r1, r2, merged:mine"):
+        verbs.compare(space, Namespace(adapter="r1", beside="r9", prompts=prompts, max_new_tokens=8, constrain=False))
 
 
 def test_evaluate_binds_calls_scores_as_usual_and_keeps_no_figures_of_them(tmp_path, monkeypatch, capsys):

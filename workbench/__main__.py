@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     answer.add_argument("--max-new-tokens", type=int, default=96)
     compare = verb("compare", "answer prompts with base and adapter side by side")
     compare.add_argument("--adapter", required=True, help=adapters)
+    compare.add_argument("--beside", metavar="VOICE", help="another adapter, or merged:NAME, in the place of the base")
     compare.add_argument("--prompts", type=Path, help="rows in JSON lines, or one prompt a line (default: the six demo prompts)")
     compare.add_argument("--max-new-tokens", type=int, default=96)
     constrain(compare)
