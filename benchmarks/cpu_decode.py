@@ -1,4 +1,4 @@
-"""Decoding on a CPU: the loop of our own against transformers' `generate`, one lane and both panes, in one run by turns.
+"""Decoding on a CPU: the loop of our own against transformers' `generate`, one lane, both panes and two adapters, in one run by turns.
 
     python benchmarks/cpu_decode.py [--model models/gemma-3-270m] [--tokens 24] [--rounds 3]
 
@@ -28,11 +28,13 @@ def main() -> None:
     import torch
 
     from workbench.models.decoding import Lane, generate
-    from workbench.models.loading import load_base, put_new_adapter
+    from workbench.models.loading import SLOTS, load_base, put_new_adapter
     from workbench.settings import Lora, Quantization, Sampling
 
     base = load_base(options.model, Quantization(mode="none"))
     model = put_new_adapter(base, Lora(), name="bench", seed=42, checkpointing=False)
+    model.add_adapter(SLOTS[1], model.peft_config[SLOTS[0]])
+    base.adapters = ("bench", "other")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
@@ -40,8 +42,8 @@ def main() -> None:
     prompt = tuple(base.tokenizer.prompt_ids([{"role": "user", "content": "Сколько денег на моём счёте?"}]))
     sampling = Sampling(max_new_tokens=options.tokens)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.model.name}, {options.tokens} tokens, {options.rounds} rounds")
-    for title, adapted in (("one answer, base", [False]), ("one answer, adapted", [True]), ("both panes", [False, True])):
-        lanes = [Lane(prompt, on) for on in adapted]
+    for title, adapted in (("one answer, base", [0]), ("one answer, adapted", [1]), ("base and adapted", [0, 1]), ("two adapters", [1, 2])):
+        lanes = [Lane(prompt, number) for number in adapted]
         speeds: dict[bool, list[float]] = {True: [], False: []}
         worked: dict[bool, list[float]] = {True: [], False: []}
         texts: dict[bool, list[str]] = {}
