@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.dataset.formats import load_rows
 from workbench.engine import answering, bases
 from workbench.engine.jobs import FaultError, Host, Report
-from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, MergeJob, TrainJob, UnloadJob
+from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, MergeJob, UnloadJob
 from workbench.errors import AdapterError, InputError, ModelError, RunError, WorkbenchError
 from workbench.models import decoding, merge_plan, merging
 from workbench.models.catalog import DEMO_FOLDER
 from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import load_base, put_saved_adapter
-from workbench.settings import Quantization, Sampling, make_settings
+from workbench.settings import Quantization, Sampling
 from workbench.training.merged import read_merged
 from workbench.workspace import Workspace
 
@@ -29,23 +28,6 @@ pytestmark = pytest.mark.slow
 TURNS = ({"role": "user", "content": "Сколько у меня денег?"},)
 SHORT = Sampling(max_new_tokens=16)
 WHOLE = Quantization(mode="none")
-
-
-@pytest.fixture
-def host(workspace: Workspace) -> Host:
-    return Host(workspace.catalog, workspace.runs)
-
-
-@pytest.fixture
-def train(host: Host, workspace: Workspace) -> Callable[..., str]:
-    def build(name: str, lora: dict[str, Any] | None = None, **training: Any) -> str:
-        small = {"epochs": 1, "rows_per_step": 2, "validation_share": 0.0, "warmup_steps": 0, "learning_rate": 0.05, "sample_every": 0}
-        chosen = make_settings({"training": small | training, "lora": {"rank": 4} | (lora or {})})
-        workspace.create_run(name, load_rows(workspace.data_dir / "examples.json").rows[:4], chosen, data_name="examples.json")
-        host.do(TrainJob(run=name), Report())
-        return name
-
-    return build
 
 
 def reply(host: Host, *, run: str | None = None, model: str = "demo", adapted: bool = False, report: Report | None = None) -> str:
