@@ -10,7 +10,7 @@ import pytest
 from workbench.engine import answering
 from workbench.engine.jobs import Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, MergeJob, TogetherJob
-from workbench.errors import AdapterError, RunError
+from workbench.errors import RunError
 from workbench.models import decoding
 from workbench.settings import Sampling
 from workbench.workspace import Workspace
@@ -87,17 +87,22 @@ def test_a_run_that_is_trained_again_is_put_on_anew_and_training_takes_both_off(
     assert after[0] == before[0] and after[1] == alone(host, asks("two")) != before[1]
 
 
-def test_a_second_adapter_that_is_broken_is_named_and_the_first_goes_on(host: Host, workspace: Workspace, train: Callable[..., str]) -> None:
+def test_a_voice_that_can_t_be_asked_is_named_and_the_other_one_answers(host: Host, workspace: Workspace, train: Callable[..., str]) -> None:
     one, two = train("one"), train("two", seed=7)
     expected = alone(host, asks(one))
     (workspace.runs.path("two") / "adapter_model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors of two is broken"):
-        both(host, asks(one), asks(two))
-    assert host.base is not None and host.base.adapters == ("one",) and alone(host, asks(one)) == expected
-    with pytest.raises(RunError, match="There is no run named three"):
-        both(host, asks(one), asks("three"))
-    with pytest.raises(AdapterError, match="No adapter is named"):
-        both(host, asks(None, True), asks(None))
+    held: list[str | None] = []
+    for parts in ((asks(one), asks(two)), (asks(two), asks(one))):
+        texts: list[list[str]] = []
+        found = host.do(TogetherJob(parts=parts), Report(texts=texts.append, holds=lambda holds: held.append(holds.adapter)))["parts"]
+        sound, broken = (found[0], found[1]) if parts[0].run == one else (found[1], found[0])
+        assert [reply["text"] for reply in sound["replies"]] == expected and sound["adapter_difference"] is not None
+        assert broken["replies"] == [] and "adapter_model.safetensors of two is broken" in broken["error"]
+        assert sorted(texts[-1]) == sorted([expected[0], ""]) and {len(told) for told in texts} == {2}
+    assert host.base is not None and host.base.adapters == ("one",) and alone(host, asks(one)) == expected and held[-1] == "one"
+    assert "There is no run named three" in host.do(TogetherJob(parts=(asks(one), asks("three"))), Report())["parts"][1]["error"]
+    with pytest.raises(RunError, match="There is no run named four"):
+        both(host, asks("four"), asks("three"))
 
 
 def test_adapters_of_two_dialects_each_end_where_their_own_does(host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +144,35 @@ def test_without_the_room_for_both_bases_one_comes_after_the_other(host: Host, t
     assert both(host, asks(), asks(model="merged:mine"), report=Report(progress=lambda text, share: said.append(text), texts=texts.append)) == expected
     assert host.beside is None and any("the memory does not hold both" in text for text in said)
     assert texts[-1] == [expected[0][0], expected[1][0]] and all(left == expected[0][0] for left, right in texts if right)
+
+
+def test_a_seed_gives_the_same_words_alone_and_beside_another_base(host: Host, train: Callable[..., str]) -> None:
+    host.do(MergeJob(run=train("one"), name="mine"), Report())
+    drawn = Sampling(greedy=False, temperature=1.5, top_k=0, top_p=1.0, max_new_tokens=12, seed=3)
+    parts = tuple(asks(run, **more).model_copy(update={"sampling": drawn}) for run, more in (("one", {}), (None, {"model": "merged:mine"})))
+    expected = [alone(host, part) for part in parts]
+    assert both(host, *parts) == expected and host.beside is not None
+
+
+def test_a_stop_while_the_first_of_two_answers_by_itself_keeps_what_it_said(host: Host, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    host.do(MergeJob(run=train("one"), name="mine"), Report())
+    host.drop()
+    monkeypatch.setattr(host, "one_only", True)
+    texts: list[list[str]] = []
+    found = host.do(TogetherJob(parts=(asks("one"), asks(model="merged:mine"))), Report(texts=texts.append, stop=lambda: len(texts) > 2))["parts"]
+    assert [(reply["tokens"], reply["ended"]) for part in found for reply in part["replies"]] == [(3, "stopped"), (0, "stopped")]
+    assert host.key is not None and host.key[0] == "demo", "the second one was not loaded any more"
+
+
+def test_the_layers_of_both_bases_give_signs(host: Host, train: Callable[..., str]) -> None:
+    host.do(MergeJob(run=train("one"), name="mine"), Report())
+    parts = (asks("one"), asks(model="merged:mine"))
+    both(host, *parts)
+    signs: list[str] = []
+    layers = sum(len(base.base.raw.model.layers) for base in (host, host.beside) if base is not None and base.base is not None)
+    host.do(TogetherJob(parts=parts), Report(sign=signs.append))  # type: ignore[arg-type]
+    tokens = max(reply["tokens"] for part in host.do(TogetherJob(parts=parts), Report())["parts"] for reply in part["replies"])
+    assert len(signs) >= layers * (tokens - 1)
 
 
 def test_a_stop_ends_both(host: Host, train: Callable[..., str]) -> None:

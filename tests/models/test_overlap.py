@@ -144,3 +144,30 @@ def test_a_decorator_that_does_nothing_takes_settings_too() -> None:
 
     assert overlap.as_it_is(work) is work and overlap.as_it_is(work, True, reason="x") is work
     assert overlap.as_it_is(recursive=False)(work) is work
+
+
+def test_two_threads_that_import_leanly_take_turns_and_torch_is_whole_afterwards() -> None:
+    """Entering one after the other and leaving in the same order, the second would have kept the first one's stand-ins for good."""
+    before = torch.compile, torch.distributed.is_available
+    within, let = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def first() -> None:
+        with overlap.lean():
+            within.set()
+            let.wait(60)
+            order.append("first left")
+
+    def second() -> None:
+        with overlap.lean():
+            order.append("second came")
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    threads[0].start()
+    assert within.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)
+    let.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["first left", "second came"] and (torch.compile, torch.distributed.is_available) == before

@@ -52,6 +52,9 @@ class Script:
             told = iter([{"text": text, "tokens": 4, "seconds": 0.5, "first_token_seconds": 0.1, "ended": "stop token"} for text in said])
             moved = {None: None, "a": 3.5, "b": 2.5}
             results = [{"replies": [next(told) for _ in part.lanes], "adapter_difference": moved[part.run]} for part in parts]
+            for result in results:
+                if isinstance(error := result["replies"][0]["text"], WorkbenchError):
+                    result |= {"replies": [], "error": str(error)}
             ticket.result = {"parts": results} if len(results) > 1 else results[0]
         ticket.finished.set()
         return ticket
@@ -113,6 +116,14 @@ def test_two_adapters_answer_together_and_so_does_the_same_voice_twice(workspace
     assert [(side.first.text, side.moved) for side in exchange.asked()] == [("Да", 3.5), ("Нет", 2.5)]
     talk(workspace, Chat(), "Привет", ("", ""))
     assert (engine.jobs[2].run, engine.jobs[2].lanes) == (None, (False, False))
+
+
+def test_a_voice_that_could_not_be_asked_says_why_in_its_own_pane_and_the_other_one_stands(workspace: Workspace, engine: Script) -> None:
+    engine.replies = [("Да", WorkbenchError("b is broken: train it again."))]
+    exchange = talk(workspace, Chat(), "Привет", ("a", "b"))
+    assert [(side.first.text, side.first.ended, side.first.trouble) for side in exchange.asked()] == [
+        ("Да", "stop token", ""), ("", "failed", "b is broken: train it again."),
+    ]  # fmt: skip
 
 
 def test_what_another_voice_said_is_not_put_into_a_models_mouth(workspace: Workspace, engine: Script) -> None:

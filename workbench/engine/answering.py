@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.calls.dialect import Dialect
 from workbench.calls.prompting import PLAIN, CallForm
 from workbench.calls.tools import parse_specs
-from workbench.engine.bases import Key, Report
+from workbench.engine.bases import Key, Proven, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, TogetherJob
 from workbench.errors import AdapterError, InputError, WorkbenchError
 from workbench.models.decoding import Bound, Lane, Reply, generate, release, room_for, together
 from workbench.models.loading import Base
+from workbench.models.passes import watch_passes
+from workbench.models.watched import StoppedLoadingError
 from workbench.training.batching import alike
 from workbench.training.merged import model_form, voice_form
 
@@ -33,51 +37,86 @@ def run_answer(host: Host, job: AnswerJob, report: Report) -> dict[str, Any]:
     lanes = _lanes(host, base, job, report)
     report.progress("answering", None)
     replies = generate(base, lanes, job.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
-    return _told(host, job, lanes, replies)
+    return _told(job, host.proven, lanes, replies)
 
 
 def run_together(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
     """Answer both parts together; `parts` holds the result of each. Two adapters of one base are one batch; two bases take a token each in turns.
 
-    Where the memory does not hold both bases, one part comes after the other, and it is said.
+    Where the memory does not hold both bases, one part comes after the other, and it is said. A part that can't be answered has an
+    `error` in the place of its replies; raises `WorkbenchError` where neither can.
     """
+    try:
+        ready = _ready(host, job, report)
+    except StoppedLoadingError:
+        raise
+    except WorkbenchError:
+        ready = None  # alone, each tells whose fault it is
+    if ready is None:
+        return _one_by_one(host, job, report)
+    report.progress("answering", None)
+    (base, lanes, moved), (other, others, other_moved) = ready
+    sampling = job.parts[0].sampling
+    if base is other:
+        replies = generate(base, [*lanes, *others], sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+        made = [replies[: len(lanes)], replies[len(lanes) :]]
+    else:
+        with contextlib.ExitStack() as watching:  # the other one is in hand, and watched
+            watching.callback(watch_passes(base.raw, host.got_on))
+            made = together([(base, lanes), (other, others)], sampling, on_text=report.texts, stop=report.stop, say=_says(report))
+    return {"parts": [_told(job.parts[0], moved, lanes, made[0]), _told(job.parts[1], other_moved, others, made[1])]}
+
+
+Ready = tuple[Base, list[Lane], dict[str, Proven]]  # what a part is answered on, its lanes, and what is known of the base's adapters
+
+
+def _ready(host: Host, job: TogetherJob, report: Report) -> list[Ready] | None:
+    """Both parts as they can be answered at once; None where the memory does not hold both bases."""
     keys = [_key_of(host, part) for part in job.parts]
     if keys[0] == keys[1]:
-        return _one_batch(host, job, report)
-    first, second = job.parts
-    base = _base_of(host, first, report)
-    lanes = _lanes(host, base, first, report)
+        base = _base_with(host, job.parts, report)
+        return [(base, _lanes(host, base, part, report), host.proven) for part in job.parts]
+    host.make_room(keys, report)
+    base = _base_of(host, job.parts[0], report)
     if not host.room_beside(keys[1]):
-        before = _after(report, [], len(second.lanes))
-        results = [_told(host, first, lanes, generate(base, lanes, first.sampling, on_text=before, stop=report.stop, say=_says(report)))]
-        said = [reply["text"] for reply in results[0]["replies"]]
-        del base
-        base = _base_of(host, second, report)
-        lanes = _lanes(host, base, second, report)
-        after = _after(report, said, 0)
-        results.append(_told(host, second, lanes, generate(base, lanes, second.sampling, on_text=after, stop=report.stop, say=_says(report))))
-        return {"parts": results}
-    moved = host.proven  # of the first base's adapters: the other base has its own
-    other = _base_of(host, second, report)
-    others = _lanes(host, other, second, report)
-    report.progress("answering", None)
-    made = together([(base, lanes), (other, others)], first.sampling, on_text=report.texts, stop=report.stop, say=_says(report))
-    return {"parts": [_told(host, first, lanes, made[0], moved), _told(host, second, others, made[1])]}
+        report.progress("one answers after the other: the memory does not hold both", None)
+        return None
+    found = [(base, _lanes(host, base, job.parts[0], report), host.proven)]
+    other = _base_of(host, job.parts[1], report)
+    if host.beside is None or host.beside.base is not base:  # it had to go for the other one after all
+        return None
+    return [*found, (other, _lanes(host, other, job.parts[1], report), host.proven)]
 
 
-def _one_batch(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
-    """Both parts on one base, in one batch."""
-    base = _base_with(host, job.parts, report)
-    parts = [_lanes(host, base, part, report) for part in job.parts]
-    report.progress("answering", None)
-    replies = generate(base, [lane for lanes in parts for lane in lanes], job.parts[0].sampling, on_text=report.texts, stop=report.stop, say=_says(report))
-    first = len(parts[0])
-    return {"parts": [_told(host, job.parts[0], parts[0], replies[:first]), _told(host, job.parts[1], parts[1], replies[first:])]}
+def _one_by_one(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
+    """Each part by itself; the first one's texts stay when the second can't be answered, or is stopped before its turn."""
+    results: list[dict[str, Any]] = []
+    faults: list[WorkbenchError] = []
+    for place, part in enumerate(job.parts):
+        before = [reply["text"] for result in results for reply in result["replies"]] if not faults else [""] * len(job.parts[0].lanes)
+        after = [""] * sum(len(later.lanes) for later in job.parts[place + 1 :])
+        if place and report.stop():
+            stopped = vars(Reply("", 0, 0.0, 0.0, "stopped"))
+            results.append({"replies": [stopped for _ in part.lanes], "adapter_difference": None})
+            continue
+        try:
+            results.append(run_answer(host, part, replace(report, texts=_between(report, before, after))))
+        except WorkbenchError as exc:
+            if isinstance(exc, StoppedLoadingError):
+                if not place:
+                    raise
+                host.drop()
+                host.tell(report)
+            faults.append(exc)
+            results.append({"replies": [], "adapter_difference": None, "error": str(exc)})
+    if len(faults) == len(job.parts):
+        raise faults[0]
+    return {"parts": results}
 
 
-def _after(report: Report, said: list[str], more: int) -> Callable[[list[str]], None]:
+def _between(report: Report, before: list[str], after: list[str]) -> Callable[[list[str]], None]:
     """Tells the texts of some lanes, with those of the lanes before and after them."""
-    return lambda texts: report.texts([*said, *texts, *[""] * more])
+    return lambda texts: report.texts([*before, *texts, *after])
 
 
 def _key_of(host: Host, job: AnswerJob) -> Key:
@@ -114,9 +153,8 @@ def _lanes(host: Host, base: Base, job: AnswerJob, report: Report) -> list[Lane]
     return [Lane(prompt, number if adapted else 0, bound(), keep, stops) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
 
 
-def _told(host: Host, job: AnswerJob, lanes: Sequence[Lane], replies: Sequence[Reply], moved: Any = None) -> dict[str, Any]:
+def _told(job: AnswerJob, proven: dict[str, Proven], lanes: Sequence[Lane], replies: Sequence[Reply]) -> dict[str, Any]:
     told = [vars(reply) | _bent(lane) for reply, lane in zip(replies, lanes, strict=True)]
-    proven = host.proven if moved is None else moved
     return {"replies": told, "adapter_difference": proven[job.run].difference if job.run else None}
 
 

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +91,8 @@ class Bases:
     _watching: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
     """Takes the hooks off the base that tell of every layer's pass."""
 
-    def _got_on(self) -> None:
+    def got_on(self) -> None:
+        """The job has really got on."""
         self._sign(self._phase)
 
     def ensure_base(self, model: str, quantization: Quantization, report: Report, *, beside: bool = False) -> Base:
@@ -127,6 +128,18 @@ class Bases:
     def key_of(self, model: str, quantization: Quantization) -> Key:
         """What a base is known by; raises `ModelError` for a merged model that is gone."""
         return model, quantization.resolved(torch.cuda.is_available()), self._made(model)
+
+    def make_room(self, keys: Sequence[Key], report: Report) -> None:
+        """Give the memory of bases that are none of these back."""
+        if self.beside is not None and self.beside.key not in keys:
+            self._drop_beside(report)
+        if self.base is not None and self.key not in keys:
+            if self.beside is None:
+                self.drop()
+            else:
+                self._swap()
+                self._drop_beside(report)
+            self.tell(report)
 
     def room_beside(self, wanted: Key) -> bool:
         """Whether that base is in hand or beside it, or fits there."""
@@ -184,7 +197,7 @@ class Bases:
     def _watched(self, base: Base) -> Base:
         """The base, giving a sign after every layer of every pass until the job is over: training, validation and decoding alike."""
         self._watching.close()
-        self._watching.callback(watch_passes(base.raw, self._got_on))
+        self._watching.callback(watch_passes(base.raw, self.got_on))
         return base
 
     def fetch(self, model: str, report: Report) -> Path:

@@ -61,11 +61,11 @@ class Host(Bases):
         is told) or the card failed. Either way a run is marked with it.
         """
         def stop() -> bool:
-            self._got_on()
+            self.got_on()
             return report.stop()
 
         self._sign, self._phase = report.sign, computing()
-        self._got_on()
+        self.got_on()
         try:
             return self._do(job, replace(report, stop=stop))
         except StoppedLoadingError as exc:
@@ -164,17 +164,19 @@ class Host(Bases):
         if len(there) == len(names):
             return base
         stays = base.adapter if base.adapter in there else None
-        for name in names:
-            if name == stays:
-                continue
-            report.progress(f"putting the adapter {name} on", None)
-            info, folder = found[name]
-            self.refuse_other_base(base.folder, info, name, self.weighed)
-            self.proven = {known: proof for known, proof in self.proven.items() if known == stays}
-            moved = put_saved_adapter(base, folder, name) if stays is None else put_adapter_beside(base, folder, name)
-            self.proven = {**self.proven, name: Proven(moved, written[name])}
-            stays = stays or name
-        self.tell(report)
+        try:
+            for name in names:
+                if name == stays:
+                    continue
+                report.progress(f"putting the adapter {name} on", None)
+                info, folder = found[name]
+                self.refuse_other_base(base.folder, info, name, self.weighed)
+                self.proven = {known: proof for known, proof in self.proven.items() if known == stays}
+                moved = put_saved_adapter(base, folder, name) if stays is None else put_adapter_beside(base, folder, name)
+                self.proven = {**self.proven, name: Proven(moved, written[name])}
+                stays = stays or name
+        finally:  # one that failed has left the base bare, or the first one alone
+            self.tell(report)
         return base
 
     def finished_adapter(self, adapter: str) -> tuple[RunInfo, Path]:

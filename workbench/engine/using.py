@@ -32,7 +32,7 @@ def refuse_used(engine: Engine, runs: RunStore, catalog: Catalog, model: str, *,
 
     def same(other: str | None) -> bool:
         """Whether the name of a model, or the whole path of its folder, means this one."""
-        return other is not None and (other == MERGED + name or Path(other) == place)
+        return other is not None and (other == MERGED + name or Path(other).resolve() == place)
 
     if same(opened):
         raise ModelError(f"This workbench is open on the merged model {name}: start it with another --model, then delete it.")

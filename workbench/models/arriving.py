@@ -91,6 +91,12 @@ def expect_none() -> None:
             _expected.pop()[0].stop()
 
 
+def no_arrival() -> None:
+    """A base is being loaded that wants no tensors: what was expected is let go of, and nothing comes early any more."""
+    _loads.set()
+    expect_none()
+
+
 def arrival_of(path: Path, device: torch.device) -> Arrival:
     """The tensors of `path` on their way to `device`: those that are expected already, if the file is still the same."""
     with _early:

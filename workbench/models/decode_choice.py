@@ -10,14 +10,18 @@ from workbench.settings import Sampling
 
 
 class Chooser:
-    """Chooses as transformers' `generate` does: the same cuts in the same order, and the same draws from torch's own generator."""
+    """Chooses as transformers' `generate` does: the same cuts in the same order, and the draws of its seed, from a generator of its own.
+
+    Whoever decodes meanwhile draws nothing away: a seed gives the same words alone and beside another base.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
+        self.seed = sampling.seed
+        self.made: torch.Generator | None = None
         self.greedy = sampling.greedy or sampling.temperature <= 0
         self.cuts = LogitsProcessorList()
         if self.greedy:
             return
-        torch.manual_seed(sampling.seed)
         if sampling.temperature != 1:
             self.cuts.append(TemperatureLogitsWarper(sampling.temperature))
         if sampling.top_k:
@@ -30,5 +34,6 @@ class Chooser:
             return logits_BV.argmax(-1)
         chance_BV = self.cuts(None, logits_BV.float()).softmax(-1)
         # torch.multinomial draws one sample just so, but stops to look whether the chances are numbers.
-        drawn_B: Tensor = (chance_BV / torch.empty_like(chance_BV).exponential_(1)).argmax(-1)
+        self.made = self.made or torch.Generator(chance_BV.device).manual_seed(self.seed)
+        drawn_B: Tensor = (chance_BV / torch.empty_like(chance_BV).exponential_(1, generator=self.made)).argmax(-1)
         return drawn_B

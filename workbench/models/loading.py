@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, ModelError, SettingsError
-from workbench.models.arriving import Arrival, arrival_of
+from workbench.models.arriving import Arrival, arrival_of, no_arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
@@ -89,6 +89,8 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     kept = copy if copy is not None and copy.ready(say) else None
     beside = ThreadPoolExecutor(2)
     arrival = arrival_of(kept.weights, device) if kept is not None and _apart(device) else None
+    if arrival is None and _apart(device):
+        no_arrival()  # they would lie on the card beside what is loaded
     try:
         if device.type == "cuda":
             beside.submit(wake, device)
@@ -267,7 +269,9 @@ def put_saved_adapter(base: Base, folder: Path, name: str) -> float:
     base.model.eval()
     try:
         _check_keys(base, saved, 0)
-        return prove_active(base)
+        difference = prove_active(base)
+        base.model.set_adapter(ADAPTER, inference_mode=True)  # peft lets it learn again where it was left out for a while
+        return difference
     except AdapterError:
         take_off_adapter(base)
         raise
@@ -337,7 +341,7 @@ def _saved_shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
 def _check_keys(base: Base, saved: dict[str, tuple[int, ...]], place: int) -> None:
     from peft import get_peft_model_state_dict
 
-    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(base.model, adapter_name=SLOTS[place]).items()}
+    wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(base.model, adapter_name=SLOTS[place], save_embedding_layers=False).items()}
     if saved != wanted:
         odd = sorted(set(saved.items()) ^ set(wanted.items()))
         raise AdapterError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 READERS = 4  # threads
+_LEAN = threading.RLock()  # what is put in torch's place is put back in the order it came
 BLOCK = 8 * 2**20  # bytes read at a time
 COMPILER = "torch._dynamo"
 _INDEXING, _MODE = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"  # what transformers' masks take from it
@@ -152,11 +153,16 @@ def lean() -> Iterator[None]:
     Both take a third of the time that all the libraries take. bitsandbytes, transformers and Liger import them to compile
     what is for devices that we do not have, or to mark what a compiler is to leave alone, and nothing here is compiled. Without the
     other, transformers and accelerate take torch for one that was built for one process. Where a launcher started several,
-    or somebody has imported the compiler already, that part is left as it is.
+    or somebody has imported the compiler already, that part is left as it is. One thread at a time: another one waits.
     """
     import torch
     import torch.distributed
 
+    with _LEAN:
+        yield from _leanly(torch)
+
+
+def _leanly(torch: Any) -> Iterator[None]:
     held: list[tuple[Any, str, Any]] = []
 
     def put(owner: Any, name: str, value: Any) -> None:
@@ -213,4 +219,5 @@ def _step_aside(torch: Any) -> None:
 
 
 def _mode(*how: Any) -> Any:
+    _step_aside(sys.modules["torch"])
     return getattr(importlib.import_module(_INDEXING), _MODE)(*how)

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.calls.prompting import CallForm
 from workbench.dataset.formats import parse_jsonl, read_text, refuse_problems
 from workbench.engine.messages import AnswerJob, TogetherJob
-from workbench.errors import DataError, InputError
+from workbench.errors import DataError, InputError, WorkbenchError
 from workbench.evaluation.report import Bent
 from workbench.evaluation.scores import Case, make_cases, score_reply
 from workbench.models.catalog import is_merged
@@ -40,6 +40,9 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     for case, known in cases:
         done = work.do(_job(options.adapter, beside, case.prompt, forms, shared), report)
         parts = done.get("parts", [done])
+        for part in parts:
+            if "error" in part:
+                raise WorkbenchError(part["error"])
         replies = [reply for part in parts for reply in part["replies"]]
         said = {
             name: judged_reply(reply["text"], own.dialect) | {key: reply[key] for key in ("constrained",) if key in reply}

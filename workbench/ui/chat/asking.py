@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.calls.loop import LoopLimits, Step, ToolLoop
 from workbench.calls.mocks import run_mock
@@ -165,8 +166,10 @@ def _answers(space: Workspace, ticket: Ticket, sides: Sequence[Side]) -> Iterato
         ticket.wait_picture(seen, begun)
     try:
         result = ticket.wait()
-        replies = [(reply, part["adapter_difference"]) for part in result.get("parts", [result]) for reply in part["replies"]]
-        for side, piece, (reply, moved) in zip(sides, pieces, replies, strict=True):
+        for side, piece, (reply, moved) in zip(sides, pieces, _replies(result, sides), strict=True):
+            if isinstance(reply, str):  # this voice could not be asked; the other one answered
+                piece.ended, piece.trouble, side.state = "failed", reply, reply
+                continue
             piece.text, piece.ended, piece.tokens = reply["text"], reply["ended"], reply["tokens"]
             piece.seconds, piece.first_token_seconds = reply["seconds"], reply["first_token_seconds"]
             if bound := reply.get("constrained"):
@@ -177,6 +180,18 @@ def _answers(space: Workspace, ticket: Ticket, sides: Sequence[Side]) -> Iterato
         for side, piece in zip(sides, pieces, strict=True):
             piece.ended, piece.trouble, side.state = "failed", str(exc), str(exc)
     yield
+
+
+def _replies(result: dict[str, Any], sides: Sequence[Side]) -> list[tuple[dict[str, Any] | str, float | None]]:
+    """Each side's reply, or why it has none, and by how much its adapter moves the logits."""
+    if "parts" not in result:
+        return [(reply, result["adapter_difference"]) for reply in result["replies"]]
+    told: list[tuple[dict[str, Any] | str, float | None]] = []
+    for weights, part in zip(dict.fromkeys(side.weights for side in sides), result["parts"], strict=True):
+        lanes = sum(side.weights == weights for side in sides)
+        replies = [part["error"]] * lanes if "error" in part else part["replies"]
+        told += [(reply, part["adapter_difference"]) for reply in replies]
+    return told
 
 
 # -- the way of a call ----------------------------------------------------------------------------
