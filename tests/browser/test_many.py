@@ -66,7 +66,7 @@ while True:
         time.sleep(0.05)
     if job["kind"] == "answer":
         ended = "stopped" if number in stopped else "stop token"
-        say(type="done", number=number, result=dict(replies=[dict(text=told, tokens=8, seconds=0.4, first_token_seconds=0.05, ended=ended)]))
+        say(type="done", number=number, result=dict(replies=[dict(text=told, tokens=8, seconds=0.4, first_token_seconds=0.05, ended=ended)], adapter_difference=None))
     else:
         say(type="failed", number=number, reason="It was not measured.")
 """
