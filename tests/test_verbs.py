@@ -151,12 +151,12 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
         runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN,
         bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
     )
-    found = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8, constrain=False))
+    found = verbs.compare(space, Namespace(adapter="r1", beside=None, prompts=prompts, max_new_tokens=8, constrain=False))
     assert found["as_expected"] == {"base": 1, "adapted": 2, "n": 3}
     assert [r["adapted"]["verdict"] for r in found["prompts"]] == ["no tool call", "tool call", "tool call"]
     assert capsys.readouterr().out.splitlines()[-1] == "as expected: base 1 of 3, adapted 2 of 3"
     assert "constrained" not in found and not asked[0].tools
-    bound = verbs.compare(space, Namespace(adapter="r1", prompts=prompts, max_new_tokens=8, constrain=True))
+    bound = verbs.compare(space, Namespace(adapter="r1", beside=None, prompts=prompts, max_new_tokens=8, constrain=True))
     changed = sum(map(len, said.values()))
     assert bound.pop("constrained") == {"base": {"tokens_changed": 0, "rows_changed": 0}, "adapted": {"tokens_changed": changed, "rows_changed": 3}}
     assert [row["adapted"].pop("constrained")["changed"] for row in bound["prompts"]] == [len(text) for text in said.values()]

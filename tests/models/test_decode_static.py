@@ -131,7 +131,8 @@ def test_lanes_without_the_adapter_have_the_bare_base_s_logits_to_the_bit(
 def test_a_lane_that_has_ended_is_dropped_and_the_others_go_on_as_before(adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
     base = adapted_base("gemma3")
     before = Progress(lanes(True, True, True), base.tokenizer, lambda texts: None, lambda: False)
-    decode_static.run(base, lanes(True, True, True), GREEDY, before, refuse)
+    for _ in decode_static.steps(base, lanes(True, True, True), GREEDY, before, refuse):
+        pass
     expected = facts(before.replies())
     first, *others = (state.ids for state in before.states)
     stop = next(t for k, t in enumerate(first) if 2 < k < 20 and t not in first[:k] and all(t not in ids for ids in others))

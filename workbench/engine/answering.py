@@ -92,15 +92,20 @@ def _one_by_one(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
     """Each part by itself; the first one's texts stay when the second can't be answered, or is stopped before its turn."""
     results: list[dict[str, Any]] = []
     faults: list[WorkbenchError] = []
+    said = [[""] * len(part.lanes) for part in job.parts]
     for place, part in enumerate(job.parts):
-        before = [reply["text"] for result in results for reply in result["replies"]] if not faults else [""] * len(job.parts[0].lanes)
-        after = [""] * sum(len(later.lanes) for later in job.parts[place + 1 :])
+
+        def tell(texts: list[str], place: int = place) -> None:
+            said[place] = texts
+            report.texts([text for part in said for text in part])
+
         if place and report.stop():
             stopped = vars(Reply("", 0, 0.0, 0.0, "stopped"))
             results.append({"replies": [stopped for _ in part.lanes], "adapter_difference": None})
             continue
         try:
-            results.append(run_answer(host, part, replace(report, texts=_between(report, before, after))))
+            results.append(run_answer(host, part, replace(report, texts=tell)))
+            said[place] = [reply["text"] for reply in results[-1]["replies"]]  # whole: an unfinished character is not told while it is written
         except WorkbenchError as exc:
             if isinstance(exc, StoppedLoadingError):
                 if not place:
@@ -114,11 +119,6 @@ def _one_by_one(host: Host, job: TogetherJob, report: Report) -> dict[str, Any]:
     return {"parts": results}
 
 
-def _between(report: Report, before: list[str], after: list[str]) -> Callable[[list[str]], None]:
-    """Tells the texts of some lanes, with those of the lanes before and after them."""
-    return lambda texts: report.texts([*before, *texts, *after])
-
-
 def _key_of(host: Host, job: AnswerJob) -> Key:
     if job.run is None:
         return host.key_of(job.model, job.quantization)
@@ -128,34 +128,40 @@ def _key_of(host: Host, job: AnswerJob) -> Key:
 
 def _base_of(host: Host, job: AnswerJob | EvaluateJob | GenerateJob, report: Report) -> Base:
     """The job's base, with its adapter on it (the run's own model and quantization), proven active."""
-    if job.run is None:
-        if isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes):
+    return _base_with(host, [job], report)
+
+
+def _base_with(host: Host, jobs: Sequence[AnswerJob | EvaluateJob | GenerateJob], report: Report) -> Base:
+    """The one base of several jobs, with the adapters of all on it."""
+    for job in jobs:
+        if job.run is None and (isinstance(job, EvaluateJob) and job.adapted or isinstance(job, AnswerJob) and any(job.lanes)):
             raise AdapterError("No adapter is named: choose the run whose adapter should answer.")
-        return host.ensure_base(job.model, job.quantization, report, beside=True)
-    return host.ensure_adapters([job.run], report)
+    runs = list(dict.fromkeys(job.run for job in jobs if job.run is not None))
+    return host.ensure_adapters(runs, report) if runs else host.ensure_base(jobs[0].model, jobs[0].quantization, report, beside=True)
 
 
-def _base_with(host: Host, parts: Sequence[AnswerJob], report: Report) -> Base:
-    """The one base of several parts, with the adapters of all on it."""
-    for part in parts:
-        if part.run is None and any(part.lanes):
-            return _base_of(host, part, report)  # which refuses it
-    runs = list(dict.fromkeys(part.run for part in parts if part.run is not None))
-    return host.ensure_adapters(runs, report) if runs else _base_of(host, parts[0], report)
+def _number(base: Base, run: str | None) -> int:
+    """The number that lanes name an adapter on the base by; 0 for none."""
+    return base.adapters.index(run) + 1 if run is not None else 0
+
+
+def _moved(proven: dict[str, Proven], run: str | None) -> float | None:
+    """By how much the adapter moves the logits."""
+    return proven[run].difference if run is not None else None
 
 
 def _lanes(host: Host, base: Base, job: AnswerJob, report: Report) -> list[Lane]:
     form = _form(host, job)
     prompts = [_prompt(base, turns, form) for turns in job.prompts] or [_prompt(base, job.turns, form)] * len(job.lanes)
     bound = _bound(base, job, form.dialect, report)
-    number = base.adapters.index(job.run) + 1 if job.run is not None else 0
+    number = _number(base, job.run)
     keep, stops = form.dialect.control, (*form.dialect.stops, *job.stops)
     return [Lane(prompt, number if adapted else 0, bound(), keep, stops) for prompt, adapted in zip(prompts, job.lanes, strict=True)]
 
 
 def _told(job: AnswerJob, proven: dict[str, Proven], lanes: Sequence[Lane], replies: Sequence[Reply]) -> dict[str, Any]:
     told = [vars(reply) | _bent(lane) for reply, lane in zip(replies, lanes, strict=True)]
-    return {"replies": told, "adapter_difference": proven[job.run].difference if job.run else None}
+    return {"replies": told, "adapter_difference": _moved(proven, job.run)}
 
 
 def _form(host: Host, job: AnswerJob | EvaluateJob) -> CallForm:
@@ -181,7 +187,7 @@ def run_evaluation(host: Host, job: EvaluateJob, report: Report) -> dict[str, An
     dialect = form.dialect
     prompts = [_prompt(base, turns, form) for turns in job.prompts]
     bound = _bound(base, job, dialect, report)
-    number = base.adapters.index(job.run) + 1 if job.run is not None and job.adapted else 0
+    number = _number(base, job.run) if job.adapted else 0
     replies: dict[int, Reply] = {}
     bent: dict[int, dict[str, Any]] = {}
     lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
@@ -198,8 +204,7 @@ def run_evaluation(host: Host, job: EvaluateJob, report: Report) -> dict[str, An
         bent |= {i: _bent(lane) for i, lane in zip(chunk, lanes, strict=True)}
     release(above=KEPT_BYTES)
     told = {"constrained": [bent[i]["constrained"] for i in range(len(prompts))]} if job.sampling.constrain else {}
-    moved = host.proven[job.run].difference if job.run is not None else None
-    return {"replies": [replies[i].text for i in range(len(prompts))], "adapter_difference": moved} | told
+    return {"replies": [replies[i].text for i in range(len(prompts))], "adapter_difference": _moved(host.proven, job.run)} | told
 
 
 def run_generation(host: Host, job: GenerateJob, report: Report) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def run_generation(host: Host, job: GenerateJob, report: Report) -> dict[str, An
     prompts = [_prompt(base, turns) for turns in job.prompts]
     report.progress("reading the form that replies must have", None)
     grammar = Grammar(base, job.form)
-    number = base.adapters.index(job.run) + 1 if job.run is not None else 0
+    number = _number(base, job.run)
     replies: list[Reply] = []
     for start in range(0, len(prompts), WRITERS):
         if report.stop():
@@ -220,7 +225,7 @@ def run_generation(host: Host, job: GenerateJob, report: Report) -> dict[str, An
         # Another seed for each batch, or like prompts would get the same reply again.
         sampling = job.sampling.model_copy(update={"seed": (job.sampling.seed + start) % 2**31})
         replies += generate(base, lanes, sampling, on_text=report.texts, stop=report.stop, say=_says(report))
-    return {"replies": [vars(r) for r in replies], "adapter_difference": host.proven[job.run].difference if job.run is not None else None}
+    return {"replies": [vars(r) for r in replies], "adapter_difference": _moved(host.proven, job.run)}
 
 
 def _bent(lane: Lane) -> dict[str, Any]:

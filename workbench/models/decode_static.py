@@ -132,6 +132,7 @@ class _Loop:
         self.live, self.rows = [self.live[row] for row in still], rows
 
 
+_OVER = object()
 _kept: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
 
 
@@ -156,12 +157,6 @@ def release(above: int = 0) -> None:
             del _kept[model]
 
 
-def run(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress, say: Say) -> None:
-    """Decode all lanes into `progress`, as `steps` does."""
-    for _ in steps(base, lanes, sampling, progress, say):
-        pass
-
-
 def steps(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progress, say: Say) -> Iterator[None]:
     """Decode all lanes into `progress`, a token of each at every step.
 
@@ -182,9 +177,6 @@ def steps(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progr
         raise
     if any(part.a.requires_grad for projection in decoder.stack.projections for part in projection.parts):
         release(above=_spare(base))
-
-
-_OVER = object()
 
 
 def _spare(base: Base) -> int:

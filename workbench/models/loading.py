@@ -213,10 +213,11 @@ def target_pattern(names: list[str], lora: Lora) -> str:
     return pattern
 
 
-def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool, model_name: str = "") -> Any:
+def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointing: bool, model_name: str = "", alike: bool = False) -> Any:
     """A fresh adapter on the base, ready to train (fp32 parameters); returns the peft model.
 
-    `model_name` is what the saved adapter calls its base. Raises `SettingsError` where the settings don't fit the base.
+    `model_name` is what the saved adapter calls its base. Its first numbers are drawn where it stays (a large adapter's take a processor
+    half a second), or where several processes have to draw `alike`, on the host: unlike cards draw unlike. Raises `SettingsError` where the settings don't fit the base.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -233,7 +234,8 @@ def put_new_adapter(base: Base, lora: Lora, *, name: str, seed: int, checkpointi
     torch.manual_seed(seed)
     raw = base.model
     try:
-        base.model = get_peft_model(raw, config, adapter_name=ADAPTER)
+        with contextlib.nullcontext() if alike else base.device:
+            base.model = get_peft_model(raw, config, adapter_name=ADAPTER)
     except BaseException:
         _unwrap(raw)  # the next run must not learn through half an adapter
         raise

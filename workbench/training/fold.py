@@ -70,8 +70,7 @@ def run_fold(
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     try:
-        with base.device:  # as a run draws it
-            model = put_new_adapter(base, settings.lora, name="a sweep's cell", seed=training.seed, checkpointing=training.checkpointing)
+        model = put_new_adapter(base, settings.lora, name="a sweep's cell", seed=training.seed, checkpointing=training.checkpointing)
         watched = _Watched(step_count(len(teach), training), tell)
         outcome = train(model, teach, [], training, emit=watched, stop=stop, save=lambda moment: None)
         if outcome.stopped or stop():

@@ -115,11 +115,10 @@ class _Training:
         prepared = prepare_rows(_rows(self.runs, info), self.base, training, info.data_name, stop, form)
         checkpoint = read_checkpoint(self.folder, self.name)
         self.ranks = replace(self.ranks, spread=self.base.quantization.shard)
-        # Drawn where it stays: a large adapter's random numbers take a processor half a second. Several processes draw them on theirs: unlike cards draw unlike.
-        with self.base.device if self.ranks.size == 1 else contextlib.nullcontext():
-            model = put_new_adapter(
-                self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
-            )
+        model = put_new_adapter(
+            self.base, info.settings.lora, name=self.name, seed=training.seed, checkpointing=training.checkpointing, model_name=info.model_name,
+            alike=self.ranks.size > 1,
+        )
         if self.base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.base.device)
         self.emit(events.Started(

@@ -23,7 +23,7 @@ from workbench.workspace import Workspace
 
 
 def compare(space: Workspace, options: argparse.Namespace) -> Result:
-    beside: str | None = getattr(options, "beside", None)
+    beside: str | None = options.beside
     if beside is not None and beside not in (there := space.voices()):
         raise InputError(f"There is no voice named {beside[:60]} to stand beside {options.adapter}; there are: {', '.join(there) or 'none'}.")
     need_model(space, space.runs.adapter(options.adapter)[0].info.model)
