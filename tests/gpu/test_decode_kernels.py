@@ -38,7 +38,7 @@ COLUMNS = 64
 def adapted_base(folder: Path, monkeypatch: pytest.MonkeyPatch, *, second: bool = False) -> Base:
     """A tiny base in fp32 with an adapter that does something, and another one beside it of another rank and fewer layers."""
     monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.float32)  # also on a card: what is compared is the sums
-    base = load_base(folder, Quantization(mode="none"))
+    base = load_base(folder, Quantization(mode="none"), keep=False)
     model = put_new_adapter(base, Lora(rank=6, alpha=12), name="r", seed=1, checkpointing=False)
     if second:
         from peft import LoraConfig

@@ -42,7 +42,7 @@ TRAINING = Training(epochs=2, rows_per_step=4, warmup_steps=1, learning_rate=1e-
 
 
 def ready(folder: Path) -> tuple[Base, Any]:
-    base = load_base(folder, Quantization(mode="none"))
+    base = load_base(folder, Quantization(mode="none"), keep=False)
     model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.0), name="test", seed=1, checkpointing=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -225,7 +225,7 @@ def test_steps_with_layers_computed_again_and_the_head_with_the_host_are_the_pla
 
 
 def test_each_pass_has_a_mask_of_its_own_and_a_resumed_run_the_same_ones(tiny_folder: Path) -> None:
-    base = load_base(tiny_folder, Quantization(mode="none"))
+    base = load_base(tiny_folder, Quantization(mode="none"), keep=False)
     model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.3), name="test", seed=1, checkpointing=True)
     steps = graphed(model.train())
     assert steps.again is not None
@@ -245,7 +245,7 @@ def test_a_second_run_on_a_base_is_not_proven_again_unless_its_adapter_is_anothe
     proofs: list[int] = []
     proof = stepper.prove_same
     monkeypatch.setattr(stepper, "prove_same", lambda *args: proofs.append(1) or proof(*args))
-    base = load_base(tiny_folder, Quantization(mode="none"))
+    base = load_base(tiny_folder, Quantization(mode="none"), keep=False)
     for rank, known in ((4, 1), (4, 1), (8, 2)):
         model = put_new_adapter(base, Lora(rank=rank, alpha=8, dropout=0.0), name="test", seed=1, checkpointing=False)
         steps = graphed(model.train())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.models import decode_fused
+from workbench.models import decode_fused, proofs
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.loading import Base
@@ -43,8 +44,8 @@ class Decoder:
         self.read_graphs: dict[tuple[int, int, bool], tuple[Any, Tensor, Tensor]] = {}
         self.pool: Any = None
         self.fused = decode_fused.usable(self.stack)
-        self.proven: set[bool] = set()  # with the adapter, without: whether the fused step was held against the plain one
-        self.read_proven: set[bool] = set()  # and the fused reading of prompts
+        self.raw = weakref.ref(base.raw)  # the decoder goes with its model, so it must not hold it
+        self.proven: set[str] = set()  # which fused ways were held against the plain ones
         reason = _hinders(base)
         self.whole = not reason  # whether a step can be captured at all
         if self.cuda and reason:
@@ -121,11 +122,25 @@ class Decoder:
 
     def _prove_reading(self, cache: Cache, ids_BT: Tensor, adapted: bool, masked: bool) -> None:
         """Hold the fused way of reading against the plain one, once with an adapter and once without."""
-        if not self.fused or adapted in self.read_proven:
+
+        def held() -> bool:
+            plain_BV = prefill(self.stack, cache, ids_BT, adapted, masked=masked)
+            return decode_fused.agrees(lambda: decode_fused.prompt(self.stack, cache, ids_BT, adapted, masked=masked), plain_BV, self.say)
+
+        self._trust("fused reading", adapted, held)
+
+    def _trust(self, what: str, adapted: bool, held: Callable[[], bool]) -> None:
+        """Give the fused kernels up unless they were `held` against the plain way: asked once, and not where an earlier process did."""
+        if not self.fused:
             return
-        plain_BV = prefill(self.stack, cache, ids_BT, adapted, masked=masked)
-        self.fused = decode_fused.agrees(lambda: decode_fused.prompt(self.stack, cache, ids_BT, adapted, masked=masked), plain_BV, self.say)
-        self.read_proven.add(adapted)
+        what = f"{what} {'with' if adapted else 'without'} an adapter"
+        if what in self.proven:
+            return
+        if proofs.proven(self.raw(), what) != [True]:
+            self.fused = held()
+            if self.fused:
+                proofs.prove(self.raw(), what, [True])
+        self.proven.add(what)
 
     def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
         if self.fused:
@@ -134,14 +149,16 @@ class Decoder:
 
     def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
         """Hold the fused step against the plain one, once with the adapter and once without; the column stays where it is."""
-        if not self.fused or adapted in self.proven:
-            return
-        column = cache.column.clone()
-        plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
-        cache.column.copy_(column)
-        self.fused = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
-        self.proven.add(adapted)
-        cache.column.copy_(column)
+
+        def held() -> bool:
+            column = cache.column.clone()
+            plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
+            cache.column.copy_(column)
+            agree = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
+            cache.column.copy_(column)
+            return agree
+
+        self._trust("fused step", adapted, held)
 
     def _rehearse(self, cache: Cache, rows: int, adapted: bool, column: Tensor) -> None:
         """A step before the capture: libraries load their kernels at the first call. What it writes, the step itself overwrites."""

@@ -20,7 +20,8 @@ from workbench.models.arriving import Arrival, arrival_of, no_arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
-from workbench.models.overlap import import_libraries, no_sweeps, read_ahead, wake
+from workbench.models.overlap import import_libraries, name_kernels, no_sweeps, read_ahead, wake
+from workbench.models import proofs
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
@@ -77,7 +78,8 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], None] = lambda _: None, keep: bool = True) -> Base:
     """Load the weights in `folder` (safetensors only, no remote code).
 
-    With `keep` quantized weights are read from the copy beside the model, and the first loading makes that copy. Raises
+    With `keep` quantized weights are read from the copy beside the model, and the first loading makes that copy; what is proven of the
+    base is kept there too. Raises
     `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
     """
     device = pick_device()
@@ -87,17 +89,19 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     tokenizer = ChatTokenizer.load(folder)
     copy = copy_of(folder, resolved, dtype, device) if keep else None
     kept = copy if copy is not None and copy.ready(say) else None
-    beside = ThreadPoolExecutor(2)
+    beside = ThreadPoolExecutor(3)
     arrival = arrival_of(kept.weights, device) if kept is not None and _apart(device) else None
     if arrival is None and _apart(device):
         no_arrival()  # they would lie on the card beside what is loaded
     try:
         if device.type == "cuda":
             beside.submit(wake, device)
+            beside.submit(name_kernels)
         words = beside.submit(lambda: tokenizer.backend)  # read now, so that the first answer does not wait for it
         files = [] if arrival is not None else [kept.weights] if kept is not None else sorted(folder.glob("*.safetensors"))
-        with read_ahead(files), no_sweeps():
-            import_libraries()
+        with read_ahead(files):
+            with no_sweeps():
+                import_libraries()
             model = _from_copy(kept, resolved, dtype, device, say, arrival) if kept is not None else None
             fresh = model is None
             into = torch.device("cpu") if resolved.shard else device
@@ -118,6 +122,8 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     if resolved.shard:
         say("spreading the base over the processes")
         spread(model, device)
+    if keep:
+        proofs.remember_for(model, folder, f"{resolved.model_dump_json()} {dtype} {device.type}")
     return Base(model, tokenizer, folder, resolved)
 
 

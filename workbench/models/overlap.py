@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 READERS = 4  # threads
 _LEAN = threading.RLock()  # what is put in torch's place is put back in the order it came
+_NAMING = threading.Lock()
 BLOCK = 8 * 2**20  # bytes read at a time
+MANY = 200  # modules imported at once that were libraries: no base was loaded before them, and a base must never escape the search for garbage
 COMPILER = "torch._dynamo"
 _INDEXING, _MODE = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"  # what transformers' masks take from it
 _MARKS = ("disable", "assume_constant_result", "allow_in_graph", "graph_break")  # by which functions are commended to it
@@ -82,6 +84,12 @@ def wake(device: torch.device) -> None:
             clear_workspaces()  # this thread's; there are no graphs yet
 
 
+def name_kernels() -> None:
+    """Have Triton take the digest of itself that all names of compiled kernels begin with: half a gigabyte, and its first kernel would wait for it."""
+    with _NAMING, contextlib.suppress(Exception):  # another release keeps it elsewhere: then the first kernel waits
+        importlib.import_module("triton.runtime.cache").triton_key()
+
+
 def wake_card() -> None:
     """Import torch, and `wake` the card that a base would be loaded on, if there is one."""
     try:
@@ -124,16 +132,22 @@ def _begin(folder: Path | None, quantization: Quantization, ended: threading.Eve
         copy = copy_of(folder, quantization.resolved(True), pick_dtype(device), device)
         if copy is not None and copy.ready(lambda text: None):
             expect(copy.weights, device, ended)
+        name_kernels()
 
 
 @contextlib.contextmanager
 def no_sweeps() -> Iterator[None]:
-    """Within, Python looks for no cycles of garbage: imports make a million objects that stay, and looking at them takes a sixth of the time."""
-    looking = gc.isenabled()
+    """Within, Python looks for no cycles of garbage: imports make a million objects that stay, and looking at them takes a sixth of the time.
+
+    Where many modules were imported within, it never looks at what there is by then: the first look alone would take half a second.
+    """
+    looking, known = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
+        if len(sys.modules) - known >= MANY:
+            gc.freeze()
         if looking:
             gc.enable()
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from workbench.models import proofs
 from workbench.models.sharding import is_spread
 from workbench.settings import Training
 from workbench.training.captured import CaptureError, GraphedSteps, Update
@@ -20,6 +21,7 @@ from workbench.training.static_batch import NotStaticError, StaticForward, choos
 from workbench.training.step import accumulate, apply_gradient, loss_sum, mean_loss, pack_losses
 
 NOTHING = Pack(ids=(0, 0), positions=(0, 1), slots=(0,), targets=(0,))
+STATIC = "a static forward"
 PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
 
 
@@ -148,19 +150,21 @@ def make_graphed(
     return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, ranks=ranks, record=record)
 
 
-_known: weakref.WeakKeyDictionary[Any, dict[str, tuple[bool, bool]]] = weakref.WeakKeyDictionary()  # base -> adapter -> how its forward was proven
+_known: weakref.WeakKeyDictionary[Any, dict[str, list[bool]]] = weakref.WeakKeyDictionary()  # base -> adapter -> how its forward was proven: masks by kind, fused kernels
 
 
 def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> StaticForward:
-    """The model's static forward; proven once for a loaded base and an adapter of this shape, as the runs of a sweep have it."""
+    """The model's static forward; proven once for a base and an adapter of this shape, as the runs of a sweep have it."""
     raw = model.get_base_model() if hasattr(model, "get_base_model") else model
-    shape = repr(sorted((name, str(config.to_dict())) for name, config in getattr(model, "peft_config", {}).items()))
     known = _known.setdefault(raw, {})
-    if shape in known:
-        return StaticForward(model, *known[shape])
+    shape = proofs.adapters_of(raw)
+    if (found := known.get(shape) or proofs.proven(raw, STATIC)) is not None and len(found) == 2:
+        known[shape] = found
+        return StaticForward(model, *found)
     proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
     forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
-    known[shape] = forward.by_kind, forward.fast is not None
+    known[shape] = [forward.by_kind, forward.fast is not None]
+    proofs.prove(raw, STATIC, known[shape])
     return forward
 
 
