@@ -20,7 +20,7 @@ from workbench.models.arriving import Arrival, arrival_of, no_arrival
 from workbench.models.faults import accelerator_fault
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
-from workbench.models.overlap import import_libraries, name_kernels, no_sweeps, read_ahead, wake
+from workbench.models.overlap import import_libraries, lean, name_kernels, no_sweeps, read_ahead, wake
 from workbench.models import proofs
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
@@ -155,9 +155,8 @@ def _from_weights(folder: Path, quantization: Quantization, dtype: torch.dtype, 
 
     say(f"loading the weights of {folder.name}, {quantization.mode if quantization.mode != 'none' else str(dtype).removeprefix('torch.')}")
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            str(folder), quantization_config=_bitsandbytes(quantization, dtype), **_how(dtype, device)
-        )
+        with lean():
+            return AutoModelForCausalLM.from_pretrained(str(folder), quantization_config=_bitsandbytes(quantization, dtype), **_how(dtype, device))
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as exc:
         if accelerator_fault(exc):
             raise
