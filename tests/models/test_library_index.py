@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from workbench.models.library_index import from_the_last, quicken
+from workbench.models import machine_cache
+from workbench.models.library_index import KEPT, from_the_last, quicken
 
 SAME = """
 import importlib.util, sys
@@ -26,17 +30,30 @@ assert plain.fetch__all__ is not quick.fetch__all__
 models = transformers.__path__[0] + '/models'
 ours, theirs = (module.define_import_structure(models, prefix='models') for module in (quick, plain))
 assert ours == theirs and sum(map(len, ours.values())) > 500
-quick.create_import_structure_from_path(models)
-assert quick.create_import_structure_from_path.cache_info().hits
+assert quick.define_import_structure(models + '/__init__.py') == plain.define_import_structure(models + '/__init__.py')
+assert quick.define_import_structure(models + '/gemma3/__init__.py') == plain.define_import_structure(models + '/gemma3/__init__.py')
 import inspect
 assert 'def fetch__all__' in inspect.getsource(quick)
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM
 """
 
 
-def test_the_index_is_the_library_s_own() -> None:
-    done = subprocess.run([sys.executable, "-c", SAME], capture_output=True, text=True, check=False)
+def index(home: Path) -> None:
+    """A process that imports transformers quickly, and holds what it found against what transformers finds."""
+    done = subprocess.run([sys.executable, "-c", SAME], capture_output=True, text=True, check=False, env=os.environ | {"XDG_CACHE_HOME": str(home)})
     assert done.returncode == 0, done.stderr
+
+
+def test_the_index_is_the_library_s_own_made_and_kept(tmp_path: Path) -> None:
+    index(tmp_path)
+    kept = tmp_path / machine_cache.NAME / f"{KEPT}.json"
+    text = kept.read_text(encoding="utf-8")
+    kept.write_text(text.replace('"gemma3.', '"gemmy3.'), encoding="utf-8")
+    with pytest.raises(AssertionError, match="line 17"):  # it is what is read: the two differ
+        index(tmp_path)
+    for odd in ('{"made_of": 1}', "{", json.dumps(json.loads(text) | {"value": [[1, 2]]}), json.dumps(json.loads(text) | {"made_of": ["another"]})):
+        kept.write_text(odd, encoding="utf-8")
+        index(tmp_path)
 
 
 def test_a_file_s_last_list_counts_wherever_it_stands() -> None:
@@ -52,7 +69,7 @@ def test_a_file_s_last_list_counts_wherever_it_stands() -> None:
     assert seen == ['__all__ = ["a"]\nx', '__all__ = ["b"]\n']
 
 
-@pytest.mark.parametrize("module", [object(), type("Other", (), {"create_import_structure_from_path": staticmethod(len), "fetch__all__": staticmethod(len)})])
+@pytest.mark.parametrize("module", [object(), type("Other", (), {"define_import_structure": staticmethod(len), "fetch__all__": staticmethod(len)})])
 def test_another_release_is_left_as_it_is(module: object) -> None:
     before = getattr(module, "fetch__all__", None)
     quicken(module)

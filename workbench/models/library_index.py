@@ -1,6 +1,6 @@
-"""What transformers reads when it is imported: each of its two thousand files, twice over and whole, to learn what they offer. Here once, and its end.
+"""What transformers reads when it is imported: each of its two thousand files, twice over and whole, to learn what they offer. Here once in its life.
 
-That takes a quarter of a second on each of a command's ways, and twice as long on a slower machine. What is found is the same; a test holds both beside each other.
+That takes a quarter of a second each time, and more on a busy machine. What is found is the same; a test holds both beside each other.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from workbench.models import machine_cache
+
 READER = "transformers.utils.import_utils"
+KEPT = "transformers-index"
 _MARK = "\n__all__"
+
+Index = dict[frozenset[str], dict[str, set[str]]]  # libraries wanted -> module -> the names it offers
 
 
 def read_once() -> None:
@@ -53,15 +59,47 @@ class _Loader(Loader):
 
 
 def quicken(module: Any) -> None:
-    """Keep what that reader found of every folder (its own cache holds fewer than there are), and look no further than each file's last `__all__`.
+    """Keep the index of all models, and look no further than each file's last `__all__` where one has to be made.
 
     A release of transformers that does it otherwise is left as it is.
     """
-    folders, offers = getattr(module, "create_import_structure_from_path", None), getattr(module, "fetch__all__", None)
-    read = getattr(folders, "__wrapped__", None)
-    if read is not None and callable(offers):
-        module.create_import_structure_from_path = functools.cache(read)
+    index, offers, home = getattr(module, "define_import_structure", None), getattr(module, "fetch__all__", None), getattr(module, "__file__", None)
+    if callable(index) and callable(offers) and home:
+        module.define_import_structure = _kept(index, Path(home).parent.parent / "models")
         module.fetch__all__ = from_the_last(offers)
+
+
+def _kept(index: Callable[..., Index], models: Path) -> Callable[..., Index]:
+    """`index`, whose answer for the folder of all models is kept."""
+
+    @functools.cache
+    def whole() -> Index:
+        try:
+            made_of = machine_cache.stamp(models, models / "__init__.py", models.parent / "__init__.py")
+        except OSError:
+            return index(str(models))
+        if (found := _from_json(machine_cache.recall(KEPT, made_of))) is None:
+            found = index(str(models))
+            machine_cache.keep(KEPT, made_of, [[sorted(wanted), {name: sorted(of) for name, of in offered.items()}] for wanted, offered in found.items()])
+        return found
+
+    @functools.cache
+    def define_import_structure(module_path: Any, prefix: str | None = None) -> Index:
+        if Path(module_path) not in (models, models / "__init__.py"):
+            return index(module_path, prefix)
+        begin = f"{prefix}." if prefix else ""
+        return {wanted: {begin + name: set(of) for name, of in offered.items()} for wanted, offered in whole().items()}
+
+    return define_import_structure
+
+
+def _from_json(value: Any) -> Index | None:
+    if not isinstance(value, list) or not value:
+        return None
+    try:
+        return {frozenset(map(str, wanted)): {str(name): set(map(str, of)) for name, of in offered.items()} for wanted, offered in value}
+    except (TypeError, ValueError, AttributeError):  # written by another hand
+        return None
 
 
 def from_the_last(offers: Callable[[str], list[str]]) -> Callable[[str], list[str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
+from workbench.models import machine_cache
 from workbench.models.hardware import host_memory_gib
 from workbench.settings import Quantization
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 READERS = 4  # threads
 _LEAN = threading.RLock()  # what is put in torch's place is put back in the order it came
 _NAMING = threading.Lock()
+_NAMED: list[Any] = []  # what gives Triton its digest
 BLOCK = 8 * 2**20  # bytes read at a time
 MANY = 200  # modules imported at once that were libraries: no base was loaded before them, and a base must never escape the search for garbage
 COMPILER = "torch._dynamo"
@@ -85,9 +87,19 @@ def wake(device: torch.device) -> None:
 
 
 def name_kernels() -> None:
-    """Have Triton take the digest of itself that all names of compiled kernels begin with: half a gigabyte, and its first kernel would wait for it."""
-    with _NAMING, contextlib.suppress(Exception):  # another release keeps it elsewhere: then the first kernel waits
-        importlib.import_module("triton.runtime.cache").triton_key()
+    """Have Triton know the digest of itself that all names of compiled kernels begin with: it goes over half a gigabyte for it, once on this machine."""
+    with _NAMING, contextlib.suppress(Exception):  # another release keeps it elsewhere: then its first kernel waits
+        cache: Any = importlib.import_module("triton.runtime.cache")
+        if cache.triton_key in _NAMED:
+            return
+        home = Path(cache.__file__).parent.parent
+        parts = [Path(cache.__file__), *(home / name for name in ("compiler", "backends", "language")), *sorted((home / "_C").glob("libtriton.*"))]
+        made_of = [sys.modules["triton"].__version__, *machine_cache.stamp(*parts)]
+        if not isinstance(digest := machine_cache.recall("triton-key", made_of), str):
+            digest = cache.triton_key()
+            machine_cache.keep("triton-key", made_of, digest)
+        cache.triton_key = lambda: digest
+        _NAMED.append(cache.triton_key)
 
 
 def wake_card() -> None:
@@ -187,6 +199,8 @@ def _leanly(torch: Any) -> Iterator[None]:
     try:
         put(torch, "compile", as_it_is)
         put(torch.compiler, "disable", as_it_is)
+        if hasattr(torch._library.utils, "get_source"):  # of each operator that bitsandbytes brings along: for messages alone
+            put(torch._library.utils, "get_source", lambda stacklevel: "a library")
         if hasattr(torch, "_disable_dynamo"):  # around the kernels that bitsandbytes brings along
             put(torch, "_disable_dynamo", as_it_is)
         if os.environ.get("WORLD_SIZE", "1") == "1":
