@@ -268,7 +268,7 @@ def train_timed(base: Any, learned: Sequence[Any], settings: Any, *, steps: int 
     Times are the clock's, told steps taken as marks: `first_step_s` holds warm-up and capture; `forty_s` is 40 steps at the mean
     pace of those after the first, where one that took thrice the median (a later capture) counts as the median; `whole_s` leaves nothing out.
     """
-    from workbench.models.loading import put_new_adapter
+    from workbench.models.adapters import put_new_adapter
     from workbench.training import events
     from workbench.training.loop import train
 

@@ -27,8 +27,9 @@ def main() -> None:
 
     import torch
 
+    from workbench.models.adapters import SLOTS, put_new_adapter
     from workbench.models.decoding import Lane, generate
-    from workbench.models.loading import SLOTS, load_base, put_new_adapter
+    from workbench.models.loading import load_base
     from workbench.settings import Lora, Quantization, Sampling
 
     base = load_base(options.model, Quantization(mode="none"))

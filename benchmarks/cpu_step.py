@@ -42,7 +42,8 @@ def main() -> None:
     import torch
 
     from workbench.dataset.formats import load_rows
-    from workbench.models.loading import load_base, put_new_adapter
+    from workbench.models.adapters import put_new_adapter
+    from workbench.models.loading import load_base
     from workbench.settings import Lora, Quantization, Training
     from workbench.training.job import prepare
     from workbench.training.pack import pack_within

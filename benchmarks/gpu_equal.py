@@ -88,8 +88,8 @@ def scores(options: Any) -> list[Result]:
 
     from workbench.dataset.formats import load_rows
     from workbench.evaluation.scores import make_cases, score_reply
+    from workbench.models.adapters import put_saved_adapter
     from workbench.models.decoding import Lane, generate
-    from workbench.models.loading import put_saved_adapter
     from workbench.settings import Sampling
     from workbench.training.encode import turns_before_answer
     from workbench.training.pack import pack_within

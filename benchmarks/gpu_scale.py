@@ -74,7 +74,8 @@ def _base(size: str, options: Any, kept: dict[str, Any]) -> Any:
     import torch
 
     from benchmarks.random_models import random_base
-    from workbench.models.loading import load_base, take_off_adapter
+    from workbench.models.adapters import take_off_adapter
+    from workbench.models.loading import load_base
 
     if kept.get("size") != size:
         kept.pop("base", None)

@@ -16,9 +16,10 @@ from workbench.engine.jobs import FaultError, Host, Report
 from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, MergeJob, UnloadJob
 from workbench.errors import AdapterError, InputError, ModelError, RunError, WorkbenchError
 from workbench.models import decoding, merge_plan, merging
+from workbench.models.adapters import put_saved_adapter
 from workbench.models.catalog import DEMO_FOLDER
 from workbench.models.fingerprint import fingerprint
-from workbench.models.loading import load_base, put_saved_adapter
+from workbench.models.loading import load_base
 from workbench.settings import Quantization, Sampling
 from workbench.training.merged import read_merged
 from workbench.workspace import Workspace

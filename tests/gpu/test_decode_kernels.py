@@ -16,9 +16,10 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
 
 from workbench.models import decode_fused, loading  # after the variable is set
+from workbench.models.adapters import SLOTS, put_new_adapter
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, begin, prefill, step
-from workbench.models.loading import SLOTS, Base, load_base, put_new_adapter
+from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization
 
 

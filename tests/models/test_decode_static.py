@@ -19,7 +19,8 @@ from workbench.models.decode_stack import UnsupportedError, read_stack
 from workbench.models.decode_static import DecodingFault
 from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.decoding import Lane, Reply, generate
-from workbench.models.loading import Base, load_base, put_adapter_beside, put_new_adapter, take_off_beside
+from workbench.models.adapters import put_adapter_beside, put_new_adapter, take_off_beside
+from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Sampling
 
 GREEDY = Sampling(max_new_tokens=24)

@@ -13,7 +13,8 @@ import torch
 
 from workbench.models.decode_lanes import Progress
 from workbench.models.decoding import Lane, Reply, generate
-from workbench.models.loading import Base, load_base, put_new_adapter, take_off_adapter
+from workbench.models.adapters import put_new_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Sampling
 
 # Of different lengths, the longest well beyond the tiny model's sliding window of 16 tokens.

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.models.loading import Base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import Base
 from workbench.models.modules import (
     ModuleKind,
     default_modules,

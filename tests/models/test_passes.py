@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import Base, load_base
 from workbench.models.passes import watch_passes
 from workbench.settings import Lora, Quantization
 

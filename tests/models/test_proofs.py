@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from workbench.models import proofs
 from workbench.models.decode_graphs import Decoder
-from workbench.models.loading import load_base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import stepper
 from workbench.training.encode import Encoded

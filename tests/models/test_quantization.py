@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from workbench.errors import SettingsError
-from workbench.models.loading import Base, load_base, prove_active, put_new_adapter, take_off_adapter
+from workbench.models.adapters import prove_active, put_new_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base
 from workbench.settings import ALL_PROJECTIONS, Lora, Quantization, Training
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack

@@ -13,7 +13,8 @@ import torch
 from workbench.dataset.formats import load_rows
 from workbench.errors import AdapterError
 from workbench.evaluation.scores import make_cases
-from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
+from workbench.models.adapters import put_new_adapter, put_saved_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base
 from workbench.schema import Example, Message
 from workbench.settings import Lora, Quantization, Sampling, Training, make_settings
 from workbench.training import answers, batching, events, job, stepper

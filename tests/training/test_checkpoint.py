@@ -22,8 +22,9 @@ import torch
 from workbench.dataset.formats import dump_jsonl, load_rows
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import write_atomic
+from workbench.models.adapters import put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.models.fingerprint import fingerprint
-from workbench.models.loading import Base, load_base, put_new_adapter, put_saved_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base
 from workbench.settings import Quantization, RunSettings, make_settings
 from workbench.training import batching, checkpoint, events, job, loop, resuming
 from workbench.training import step as measuring

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.models.loading import load_base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization
 from workbench.training import fast_pass
 from workbench.training.fast_pass import FastPass

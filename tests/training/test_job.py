@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from workbench.dataset.formats import load_rows
 from workbench.errors import DataError, SettingsError, WorkbenchError
-from workbench.models.loading import Base, load_base, put_saved_adapter, take_off_adapter
+from workbench.models.adapters import put_saved_adapter, take_off_adapter
+from workbench.models.loading import Base, load_base
 from workbench.schema import Example, Message
 from workbench.settings import Quantization, RunSettings, Training, make_settings
 from workbench.training import events, job

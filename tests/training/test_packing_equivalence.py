@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack, pack_within

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.models.adapters import put_new_adapter
 from workbench.models.faults import accelerator_fault
-from workbench.models.loading import Base, load_base, put_new_adapter
+from workbench.models.loading import Base, load_base
 from workbench.models.offload import offload
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import captured, stepper

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.models.loading import load_base, put_new_adapter
+from workbench.models.adapters import put_new_adapter
+from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import events, loop
 from workbench.training.encode import IGNORED, Encoded

@@ -16,10 +16,11 @@ from workbench.engine.answering import run_answer, run_evaluation, run_generatio
 from workbench.engine.bases import Bases, Proven, Report, computing, no_sign, weigh
 from workbench.engine.messages import AnswerJob, FoldJob, GenerateJob, Job, LoadJob, MergeJob, TogetherJob, TrainJob, UnloadJob
 from workbench.errors import AdapterError, DataError, EngineError, WorkbenchError
+from workbench.models.adapters import put_adapter_beside, put_saved_adapter, take_off_adapter
 from workbench.models.catalog import display_name
 from workbench.models.decoding import release
 from workbench.models.faults import accelerator_fault, lets_go
-from workbench.models.loading import Base, put_adapter_beside, put_saved_adapter, take_off_adapter
+from workbench.models.loading import Base
 from workbench.models.watched import StoppedLoadingError
 from workbench.training import events
 from workbench.training.call_form import settle

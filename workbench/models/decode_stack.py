@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.models.loading import SLOTS, Base
+from workbench.models.adapters import SLOTS
+from workbench.models.loading import Base
 
 LAYERS = ("Gemma3DecoderLayer", "LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 ROTARY = ("default", "linear", "llama3", "yarn")  # tables that don't change with the length

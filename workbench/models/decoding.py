@@ -21,7 +21,8 @@ from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, 
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
 from workbench.models.faults import lets_go
-from workbench.models.loading import SLOTS, Base, asked_alone
+from workbench.models.adapters import SLOTS, asked_alone
+from workbench.models.loading import Base
 from workbench.settings import Sampling
 
 __all__ = ["BASE_LANE", "Bound", "Lane", "Reply", "generate", "release", "room_for", "together"]

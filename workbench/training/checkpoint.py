@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from workbench.errors import AdapterError, RunError
 from workbench.files import write_atomic
-from workbench.models.loading import ADAPTER, Base
+from workbench.models.adapters import ADAPTER
+from workbench.models.loading import Base
 from workbench.training.keeping import Keeper
 from workbench.training.measured import ANSWERS, SCORES
 from workbench.training.resuming import STATE, State, broken, read_state

@@ -14,8 +14,9 @@ from workbench.calls.prompting import PLAIN, CallForm
 from workbench.dataset.formats import refuse_problems
 from workbench.errors import DataError
 from workbench.evaluation.scores import Rate, Scored, make_cases, score, score_reply
+from workbench.models.adapters import put_new_adapter, take_off_adapter
 from workbench.models.decoding import Lane, generate
-from workbench.models.loading import Base, put_new_adapter, take_off_adapter
+from workbench.models.loading import Base
 from workbench.schema import Example
 from workbench.settings import RunSettings, Sampling, Training
 from workbench.training import events

@@ -14,8 +14,9 @@ from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
 from workbench.dataset.split import learnable, left_out, split_examples
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
+from workbench.models.adapters import prove_active, put_new_adapter
 from workbench.models.faults import accelerator_fault
-from workbench.models.loading import Base, prove_active, put_new_adapter
+from workbench.models.loading import Base
 from workbench.schema import Example, RowProblem
 from workbench.settings import Training
 from workbench.training import events
