@@ -12,6 +12,7 @@ import torch
 from transformers import TopPLogitsWarper
 
 from workbench.models import decode_graphs, decode_static, decoding
+from workbench.models.adapters import put_adapter_beside, put_new_adapter, take_off_beside
 from workbench.models.decode_choice import Chooser
 from workbench.models.decode_graphs import Decoder, up_to
 from workbench.models.decode_lanes import Progress
@@ -19,7 +20,6 @@ from workbench.models.decode_stack import UnsupportedError, read_stack
 from workbench.models.decode_static import DecodingFault
 from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.decoding import Lane, Reply, generate
-from workbench.models.adapters import put_adapter_beside, put_new_adapter, take_off_beside
 from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Sampling
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.models.adapters import put_new_adapter, take_off_adapter
 from workbench.models.decode_lanes import Progress
 from workbench.models.decoding import Lane, Reply, generate
-from workbench.models.adapters import put_new_adapter, take_off_adapter
 from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Sampling
 

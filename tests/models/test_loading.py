@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import AdapterError, ModelError, SettingsError
-from workbench.models.faults import accelerator_fault
 from workbench.models.adapters import ADAPTER, prove_active, put_new_adapter, put_saved_adapter, take_off_adapter, target_pattern
+from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base, load_base
 from workbench.models.modules import target_regex
 from workbench.models.tokenizer import ChatTokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -55,6 +56,16 @@ def test_a_relative_cache_folder_is_passed_over_as_the_rule_says(monkeypatch: py
     assert machine_cache.folder() == Path.home() / ".cache" / machine_cache.NAME
 
 
+def test_a_home_that_is_none_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    for home in ("relative", "/"):
+        monkeypatch.setattr(Path, "home", lambda home=home: Path(home))
+        machine_cache.keep("x", [], 1)
+        assert machine_cache.recall("x", []) is None
+        with pytest.raises(RuntimeError):
+            machine_cache.folder()
+
+
 def test_triton_s_digest_is_taken_once_on_a_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("runtime", "compiler", "backends", "language", "_C"):
         (home / "triton" / name).mkdir(parents=True)
@@ -72,7 +83,7 @@ def test_triton_s_digest_is_taken_once_on_a_machine(home: Path, monkeypatch: pyt
         cache.__file__ = str(home / "triton" / "runtime" / "cache.py")
         vars(cache)["triton_key"] = digest
         monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="1"))  # type: ignore[arg-type]
-        monkeypatch.setattr(overlap.importlib, "import_module", lambda name: cache)
+        monkeypatch.setattr(overlap.importlib, "import_module", lambda name: sys.modules["triton"] if name == "triton" else cache)
         for _ in range(2):
             overlap.name_kernels()
         return str(vars(cache)["triton_key"]())
@@ -88,3 +99,22 @@ def test_a_triton_that_is_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(overlap.importlib, "import_module", missing)
     overlap.name_kernels()
+
+
+@pytest.mark.slow
+def test_triton_is_whole_for_whoever_imports_it_meanwhile() -> None:
+    code = """
+import sys, threading, time
+from workbench.models.overlap import name_kernels
+import torch
+thread = threading.Thread(target=lambda: (time.sleep(float(sys.argv[1])), name_kernels()))
+thread.start()
+import triton, triton.language
+thread.join()
+import triton.runtime.cache
+assert triton.runtime.cache.triton_key.__module__ == 'workbench.models.overlap'
+"""
+    pytest.importorskip("triton")
+    for delay in ("0.005", "0.02", "0.05"):
+        done = subprocess.run([sys.executable, "-c", code, delay], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

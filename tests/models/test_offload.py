@@ -11,8 +11,8 @@ import torch
 
 from workbench.models import decode_graphs
 from workbench.models import offload as offloading
-from workbench.models.decoding import Lane, generate
 from workbench.models.adapters import put_new_adapter
+from workbench.models.decoding import Lane, generate
 from workbench.models.loading import Base, load_base
 from workbench.models.offload import HostEmbedding, HostHead, blocks, host_parts, offload
 from workbench.settings import Lora, Quantization, Sampling

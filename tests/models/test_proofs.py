@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.models import proofs
-from workbench.models.decode_graphs import Decoder
 from workbench.models.adapters import put_new_adapter
+from workbench.models.decode_graphs import Decoder
 from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import stepper
@@ -103,7 +106,7 @@ def test_the_machine_s_word_changes_with_our_code_and_the_libraries(monkeypatch:
     assert len(told) == 4
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "\xff", "[" * 60_000, " " * 70_000 + "{}"])
 def test_a_broken_file_costs_the_proof_and_is_replaced(folder: Path, asked: list[int], text: str) -> None:
     train_on(folder)
     (folder / proofs.FILE).write_text(text, encoding="latin-1")
@@ -116,7 +119,7 @@ def test_a_broken_file_costs_the_proof_and_is_replaced(folder: Path, asked: list
 def test_what_is_written_there_by_another_hand_is_no_proof(folder: Path, asked: list[int]) -> None:
     train_on(folder)
     kept = json.loads((folder / proofs.FILE).read_text(encoding="utf-8"))
-    for odd in ("yes", [1, 2], [], [True], {"a": True}, [[True], [True]]):
+    for odd in ("yes", [1, 2], [], [1], {"a": 1}, [[1], [1], 0, 0], ["1", "1", "0", "0"], [1, 1, 9, 0]):
         (folder / proofs.FILE).write_text(json.dumps(dict.fromkeys(kept, odd)), encoding="utf-8")
         before = len(asked)
         train_on(folder)
@@ -149,35 +152,96 @@ def test_nothing_is_kept_of_a_base_that_leaves_no_copy(folder: Path, asked: list
 def test_only_the_latest_are_kept(folder: Path) -> None:
     base = load_base(folder, Quantization(mode="none"))
     for number in range(proofs.MOST + 3):
-        proofs.prove(base.raw, f"way {number}", [True])
+        proofs.prove(base.raw, f"way {number}", [1])
     assert len(json.loads((folder / proofs.FILE).read_text(encoding="utf-8"))) == proofs.MOST
-    assert proofs.proven(base.raw, "way 2") is None and proofs.proven(base.raw, f"way {proofs.MOST + 2}") == [True]
+    assert proofs.proven(base.raw, "way 2") is None and proofs.proven(base.raw, f"way {proofs.MOST + 2}") == [1]
     assert proofs.proven(torch.nn.Linear(1, 1), "way 9") is None
 
 
+def decoder_on(folder: Path, told: list[str]) -> Decoder:
+    base = load_base(folder, Quantization(mode="none"))
+    made = Decoder(base, told.append)
+    made.fused = True  # as on a card
+    vars(made)["held by its user"] = base
+    return made
+
+
+def gives(value: float, asked: list[float]) -> Callable[[], torch.Tensor]:
+    def give() -> torch.Tensor:
+        asked.append(value)
+        return value * torch.arange(4.0)[None]
+
+    return give
+
+
 def test_fused_kernels_are_trusted_on_an_earlier_proof_and_given_up_without(folder: Path) -> None:
-    def decoder() -> Decoder:
-        made = Decoder(load_base(folder, Quantization(mode="none")), lambda text: None)
-        made.fused = True  # as on a card
-        return made
-
-    asked: list[bool] = []
-
-    def held(agree: bool) -> Callable[[], bool]:
-        return lambda: asked.append(agree) or agree  # type: ignore[func-returns-value]
-
-    one = decoder()
+    asked: list[float] = []
+    one = decoder_on(folder, [])
     for _ in range(2):
-        one._trust("fused step", False, held(False))
-    assert not one.fused and asked == [False]  # given up, and not kept
-    two = decoder()
-    for adapted in (False, False, True):
-        two._trust("fused step", adapted, held(True))
-    assert two.fused and asked == [False, True, True]
-    three = decoder()
-    three._trust("fused step", True, held(False))
-    three._trust("fused reading", True, held(False))
-    assert not three.fused and asked == [False, True, True, False]
+        one._trust("a step", gives(-1, asked), gives(1, asked))
+    assert not one.fused and asked == [1, -1]  # given up, and not kept
+    two = decoder_on(folder, [])
+    for what in ("a step", "a step", "another"):
+        two._trust(what, gives(2, asked), gives(1, asked))
+    assert two.fused and asked == [1, -1, 1, 2, 1, 2]
+    three = decoder_on(folder, [])
+    three._trust("another", gives(3, asked), gives(1, asked))
+    assert three.fused and asked[6:] == [3]  # it only has to run
+    three._trust("a third", gives(-3, asked), gives(1, asked))
+    assert not three.fused and asked[7:] == [1, -3]
+
+
+def test_fused_kernels_that_can_not_be_made_any_more_are_given_up_in_words(folder: Path) -> None:
+    def fails() -> torch.Tensor:
+        raise RuntimeError("no C compiler")
+
+    decoder_on(folder, [])._trust("a step", gives(1, []), gives(1, []))
+    told: list[str] = []
+    later = decoder_on(folder, told)
+    later._trust("a step", fails, gives(1, []))
+    assert not later.fused and "no C compiler" in told[0]
+
+
+def test_what_went_wrong_where_it_was_trusted_is_proven_anew(folder: Path, asked: list[int]) -> None:
+    base = load_base(folder, Quantization(mode="none"))
+    model = put_new_adapter(base, Lora(rank=4, dropout=0.0), name="t", seed=1, checkpointing=False)
+    train_on(folder)
+    stepper._unproven(model)
+    train_on(folder)
+    assert len(asked) == 2
+
+
+def test_a_model_s_folder_that_went_does_not_come_back(folder: Path) -> None:
+    base = load_base(folder, Quantization(mode="none"))
+    folder.rename(folder.with_name("moved"))
+    proofs.prove(base.raw, "a way", [1])
+    assert not folder.exists()
+
+
+def test_weights_that_differ_where_no_sample_is_taken_are_others(folder: Path, asked: list[int]) -> None:
+    train_on(folder)
+    path = folder / "model.safetensors"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    train_on(folder)
+    assert len(asked) == 2
+
+
+def test_an_adapter_s_shape_is_the_same_text_in_every_process() -> None:
+    code = (
+        "from types import SimpleNamespace as N; from workbench.models.proofs import adapters_of; from peft import LoraConfig\n"
+        "print(adapters_of(N(peft_config={'a': LoraConfig(target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'], base_model_name_or_path='x')})))"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1 and "q_proj" in told.pop()
+
+
+def test_the_other_processes_of_a_run_write_nothing(folder: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    train_on(folder)
+    assert len(asked) == 1 and not (folder / proofs.FILE).exists()
 
 
 def test_a_decoder_goes_with_its_base(folder: Path) -> None:

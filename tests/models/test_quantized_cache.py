@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.models import loading, quantized_cache
+from workbench.models.adapters import put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.models.catalog import Catalog
 from workbench.models.fingerprint import fingerprint
-from workbench.models.adapters import put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.models.loading import Base, load_base
 from workbench.models.quantized_cache import FOLDER, LOCK, MANIFEST, WEIGHTS, wait_for_copies
 from workbench.models.watched import StoppedLoadingError, watched_weights

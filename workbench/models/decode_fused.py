@@ -132,17 +132,26 @@ def agrees(fused: Callable[[], Tensor], plain_BV: Tensor, say: Callable[[str], N
 
     A lost device is raised; any other fault of a kernel only means that it is not used.
     """
-    try:
-        made_BV = fused().float()
-        likeness = float(F.cosine_similarity(_centred(made_BV), _centred(plain_BV.float()), dim=-1).min())
-    except Exception as exc:
-        torch.zeros(1, device=plain_BV.device).add_(1).item()  # raises if the device answers no more
-        say(f"Decoding does without its own kernels and is slower: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}")
+    made: list[Tensor] = []
+    if not runs(lambda: made.append(_centred(fused().float())), plain_BV.device, say):
         return False
+    likeness = float(F.cosine_similarity(made[0], _centred(plain_BV.float()), dim=-1).min())
     if likeness >= LIKE:
         return True
     say(f"Decoding does without its own kernels and is slower: their logits differ from the model's (cosine {likeness:.3f}).")
     return False
+
+
+def runs(fused: Callable[[], Any], device: torch.device, say: Callable[[str], None]) -> bool:
+    """Whether the fused kernels can be made and launched at all; as `agrees` says it."""
+    try:
+        fused()
+        torch.zeros(1, device=device).item()  # waits: a kernel's fault comes late
+        return True
+    except Exception as exc:
+        torch.zeros(1, device=device).add_(1).item()  # raises if the device answers no more
+        say(f"Decoding does without its own kernels and is slower: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}")
+        return False
 
 
 def _centred(logits_BV: Tensor) -> Tensor:

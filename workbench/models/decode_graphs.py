@@ -121,25 +121,26 @@ class Decoder:
         return (decode_fused.prompt if self.fused else prefill)(self.stack, cache, ids_BT, adapted, masked=masked)
 
     def _prove_reading(self, cache: Cache, ids_BT: Tensor, adapted: bool, masked: bool) -> None:
-        """Hold the fused way of reading against the plain one, once with an adapter and once without."""
+        """Hold the fused way of reading against the plain one, once of each kind."""
+        what = f"fused reading{' past padding' if masked else ''} of {_some(ids_BT.numel())} tokens {'with' if adapted else 'without'} an adapter"
+        self._trust(
+            what, lambda: decode_fused.prompt(self.stack, cache, ids_BT, adapted, masked=masked),
+            lambda: prefill(self.stack, cache, ids_BT, adapted, masked=masked),
+        )
 
-        def held() -> bool:
-            plain_BV = prefill(self.stack, cache, ids_BT, adapted, masked=masked)
-            return decode_fused.agrees(lambda: decode_fused.prompt(self.stack, cache, ids_BT, adapted, masked=masked), plain_BV, self.say)
+    def _trust(self, what: str, fused: Callable[[], Tensor], plain: Callable[[], Tensor]) -> None:
+        """Give the fused kernels up unless they give what the `plain` way gives.
 
-        self._trust("fused reading", adapted, held)
-
-    def _trust(self, what: str, adapted: bool, held: Callable[[], bool]) -> None:
-        """Give the fused kernels up unless they were `held` against the plain way: asked once, and not where an earlier process did."""
-        if not self.fused:
+        Asked once a kind; where an earlier process held them against each other here, they only have to run.
+        """
+        if not self.fused or what in self.proven:
             return
-        what = f"{what} {'with' if adapted else 'without'} an adapter"
-        if what in self.proven:
-            return
-        if proofs.proven(self.raw(), what) != [True]:
-            self.fused = held()
+        if proofs.proven(self.raw(), what) == [1]:
+            self.fused = decode_fused.runs(fused, self.stack.device, self.say)
+        else:
+            self.fused = decode_fused.agrees(fused, plain(), self.say)
             if self.fused:
-                proofs.prove(self.raw(), what, [True])
+                proofs.prove(self.raw(), what, [1])
         self.proven.add(what)
 
     def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
@@ -148,17 +149,19 @@ class Decoder:
         return step(self.stack, cache, rows, cache.columns, adapted)
 
     def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
-        """Hold the fused step against the plain one, once with the adapter and once without; the column stays where it is."""
+        """Hold the fused step against the plain one, once of each kind; the column stays where it is."""
+        column = cache.column.clone()
 
-        def held() -> bool:
-            column = cache.column.clone()
-            plain_BV = step(self.stack, cache, rows, cache.columns, adapted)
-            cache.column.copy_(column)
-            agree = decode_fused.agrees(lambda: decode_fused.step(self.stack, cache, rows, adapted), plain_BV, self.say)
-            cache.column.copy_(column)
-            return agree
+        def stayed(work: Callable[[], Tensor]) -> Tensor:
+            try:
+                return work()
+            finally:
+                cache.column.copy_(column)
 
-        self._trust("fused step", adapted, held)
+        self._trust(
+            f"fused step of {_some(rows)} rows {'with' if adapted else 'without'} an adapter",
+            lambda: stayed(lambda: decode_fused.step(self.stack, cache, rows, adapted)), lambda: stayed(lambda: step(self.stack, cache, rows, cache.columns, adapted)),
+        )
 
     def _rehearse(self, cache: Cache, rows: int, adapted: bool, column: Tensor) -> None:
         """A step before the capture: libraries load their kernels at the first call. What it writes, the step itself overwrites."""
@@ -187,6 +190,11 @@ class Decoder:
             made = work()
         self.pool = self.pool or graph.pool()
         return graph, made
+
+
+def _some(rows: int) -> str:
+    """Which of the fused ways so many rows take."""
+    return "few" if rows <= decode_fused.OWN_PRODUCTS else "many"
 
 
 def _hinders(base: Base) -> str:

@@ -17,11 +17,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.streamers import BaseStreamer
 
 from workbench.models import decode_static
+from workbench.models.adapters import SLOTS, asked_alone
 from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, bind, nobody
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
 from workbench.models.faults import lets_go
-from workbench.models.adapters import SLOTS, asked_alone
 from workbench.models.loading import Base
 from workbench.settings import Sampling
 

@@ -35,7 +35,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != READER:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]  # another thread may be walking the old list
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
@@ -75,7 +75,7 @@ def _kept(index: Callable[..., Index], models: Path) -> Callable[..., Index]:
     @functools.cache
     def whole() -> Index:
         try:
-            made_of = machine_cache.stamp(models, models / "__init__.py", models.parent / "__init__.py")
+            made_of = machine_cache.stamp(models / "__init__.py", models.parent / "__init__.py", models, *sorted(p for p in models.iterdir() if p.is_dir()))
         except OSError:
             return index(str(models))
         if (found := _from_json(machine_cache.recall(KEPT, made_of))) is None:

@@ -1,31 +1,27 @@
-"""Loading a base model once, and putting adapters on it and off it. Only here: bitsandbytes and the model classes."""
+"""Loading a base model once. Only here: bitsandbytes and the model classes."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from workbench.errors import AdapterError, ModelError, SettingsError
+from workbench.errors import ModelError
+from workbench.models import proofs
 from workbench.models.arriving import Arrival, arrival_of, no_arrival
 from workbench.models.faults import accelerator_fault
-from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.models.offload import offload
-from workbench.models.overlap import import_libraries, lean, name_kernels, no_sweeps, read_ahead, wake
-from workbench.models import proofs
+from workbench.models.overlap import base_made, import_libraries, lean, name_kernels, no_sweeps, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
-from workbench.settings import DORA_NEEDS, Lora, Quantization
+from workbench.settings import Quantization
 
 # bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -172,6 +168,7 @@ def _settled(model: Any) -> Any:
     """The model frozen and with nothing of its own that bends decoding or loses a gradient."""
     from transformers import GenerationConfig
 
+    base_made()
     model.eval()
     model.requires_grad_(False)
     # Decoding follows the workbench's settings alone: a folder's own penalties or beams would bend "greedy".

@@ -19,9 +19,12 @@ Stamp = list[str]
 
 
 def folder() -> Path:
-    """Where it is kept: below XDG_CACHE_HOME, or ~/.cache. Raises `RuntimeError` for a user without a home."""
+    """Where it is kept: below XDG_CACHE_HOME, or ~/.cache. Raises `RuntimeError` for a user without a home of their own."""
     said = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(said) if os.path.isabs(said) else Path.home() / ".cache") / NAME
+    home = Path(said) if os.path.isabs(said) else Path.home() / ".cache"
+    if not home.is_absolute() or home.parent == Path(home.anchor):
+        raise RuntimeError(f"{home} is nobody's cache folder")
+    return home / NAME
 
 
 def stamp(*paths: Path) -> Stamp:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 
 from workbench.errors import AdapterError, InputError, ModelError
 from workbench.files import explain_os_error, make_last
+from workbench.models.adapters import probe_logits, put_saved_adapter
 from workbench.models.catalog import MERGED_RECORD
 from workbench.models.hardware import host_memory_gib
-from workbench.models.adapters import probe_logits, put_saved_adapter
 from workbench.models.loading import Base, load_unquantized, pick_device
 from workbench.models.merge_plan import GIB, SPARE, MergePlan, files_beside
 

@@ -30,7 +30,8 @@ _LEAN = threading.RLock()  # what is put in torch's place is put back in the ord
 _NAMING = threading.Lock()
 _NAMED: list[Any] = []  # what gives Triton its digest
 BLOCK = 8 * 2**20  # bytes read at a time
-MANY = 200  # modules imported at once that were libraries: no base was loaded before them, and a base must never escape the search for garbage
+MANY = 200  # modules imported at once that were libraries
+_BASES: list[bool] = []  # whether a base was ever made here: one must never escape the search for garbage
 COMPILER = "torch._dynamo"
 _INDEXING, _MODE = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"  # what transformers' masks take from it
 _MARKS = ("disable", "assume_constant_result", "allow_in_graph", "graph_break")  # by which functions are commended to it
@@ -82,13 +83,14 @@ def wake(device: torch.device) -> None:
     with contextlib.suppress(RuntimeError):
         square = torch.zeros((16, 16), device=device, dtype=torch.bfloat16)
         if cold:
-            square @ square  # noqa: B018
+            square @ square
             clear_workspaces()  # this thread's; there are no graphs yet
 
 
 def name_kernels() -> None:
     """Have Triton know the digest of itself that all names of compiled kernels begin with: it goes over half a gigabyte for it, once on this machine."""
     with _NAMING, contextlib.suppress(Exception):  # another release keeps it elsewhere: then its first kernel waits
+        importlib.import_module("triton")  # whole, holding no other lock: two threads that meet in the middle of it would each get half of it
         cache: Any = importlib.import_module("triton.runtime.cache")
         if cache.triton_key in _NAMED:
             return
@@ -158,10 +160,15 @@ def no_sweeps() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) - known >= MANY:
+        if len(sys.modules) - known >= MANY and not _BASES:
             gc.freeze()
         if looking:
             gc.enable()
+
+
+def base_made() -> None:
+    """From now on there may be a base among what Python looks at."""
+    _BASES[:] = [True]
 
 
 def import_libraries() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import weakref
 from functools import cache
 from pathlib import Path
@@ -23,19 +24,23 @@ from workbench.models.fingerprint import fingerprint
 
 FILE = ".proven.json"
 MOST = 64  # proofs of one base, the latest
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton")
+LONGEST = 2**16  # bytes of such a file: a longer one is not ours
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel", "triton", "pytorch-triton")
 _CODE = ("models", "training")  # packages whose ways are proven
+_PASSING = ("base_model_name_or_path", "revision", "inference_mode")  # of an adapter's config: they change nothing that is computed
 
-Value = list[bool]
-_kept: weakref.WeakKeyDictionary[Any, tuple[Path, str]] = weakref.WeakKeyDictionary()  # base -> its folder, and how it was loaded
+Value = list[int]
+_kept: weakref.WeakKeyDictionary[Any, tuple[Path, str]] = weakref.WeakKeyDictionary()  # base -> its folder, and what tells its weights from others
 
 
 def remember_for(raw: Any, folder: Path, how: str) -> None:
     """From now on what is proven of that loaded base (a transformers model) is kept in its folder.
 
-    `how` tells its weights from others made of the same files.
+    `how` tells its weights from others made of the same files. Nothing is kept where those can't be told from later ones.
     """
-    _kept[raw] = folder, how
+    with contextlib.suppress(WorkbenchError, OSError):
+        made = {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))}  # the fingerprint reads samples alone
+        _kept[raw] = folder, f"{fingerprint(folder)} {made} {how}"
 
 
 def proven(raw: Any, what: str) -> Value | None:
@@ -43,42 +48,51 @@ def proven(raw: Any, what: str) -> Value | None:
     if raw not in _kept:
         return None
     found = _read(_kept[raw][0]).get(_key(raw, what))
-    return found if isinstance(found, list) and all(isinstance(one, bool) for one in found) else None
+    return found if isinstance(found, list) and all(isinstance(one, int) for one in found) else None
 
 
 def prove(raw: Any, what: str, value: Value) -> None:
-    """`what` held for this base and the adapters that are on it; `value` says how."""
-    if raw not in _kept:
+    """`what` held for this base and the adapters that are on it; `value` says how. Of several processes of one run the first alone writes."""
+    _note(raw, what, value)
+
+
+def forget(raw: Any, what: str) -> None:
+    """It held, and went wrong all the same: the next process proves it anew."""
+    _note(raw, what, None)
+
+
+def _note(raw: Any, what: str, value: Value | None) -> None:
+    if raw not in _kept or os.environ.get("RANK", "0") != "0":
         return
     folder = _kept[raw][0]
+    if not (folder / "config.json").is_file():  # the model was moved or deleted: its folder must not come back
+        return
     known = _read(folder)
     key = _key(raw, what)
     known.pop(key, None)
-    known[key] = value
+    if value is not None:
+        known[key] = value
     with contextlib.suppress(WorkbenchError, OSError):
         write_atomic(folder / FILE, json.dumps(dict(list(known.items())[-MOST:]), indent=1))
 
 
 def adapters_of(raw: Any) -> str:
-    """The shapes of the adapters on a base."""
-    return repr(sorted((name, str(config.to_dict())) for name, config in getattr(raw, "peft_config", {}).items()))
+    """The shapes of the adapters on a base, the same text in every process."""
+    configs = {name: {k: v for k, v in config.to_dict().items() if k not in _PASSING} for name, config in getattr(raw, "peft_config", {}).items()}
+    return json.dumps(configs, sort_keys=True, default=lambda value: sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value))
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= LONGEST else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _key(raw: Any, what: str) -> str:
-    folder, how = _kept[raw]
-    try:
-        weights = fingerprint(folder)
-    except WorkbenchError:  # its files went: nothing is known of what comes in their place
-        weights = "none"
-    return hashlib.sha256("\n".join((what, weights, how, adapters_of(raw), _here())).encode()).hexdigest()
+    return hashlib.sha256("\n".join((what, _kept[raw][1], adapters_of(raw), _here())).encode()).hexdigest()
 
 
 @cache

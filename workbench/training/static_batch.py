@@ -140,6 +140,8 @@ def block_masks(positions_T: torch.Tensor, window: int | None, dtype: torch.dtyp
 class StaticForward:
     """A causal language model's loss from fixed buffers: its decoder with explicit masks, then the head in chunks."""
 
+    SIGNS = ("masks by kind", "fast", "modules with a fused kernel", "layers that leave casts to autocast")
+
     def __init__(self, model: Any, by_kind: bool | None = None, fast: bool = True) -> None:
         """`by_kind`: whether the decoder takes its masks as a dict of kinds (None: as its config says); `fast`: whether by fused kernels."""
         raw = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -157,6 +159,11 @@ class StaticForward:
             raise NotStaticError(f"it has layers of a kind unknown here ({', '.join(sorted(self.kinds))})")
         self.by_kind: bool = bool(self.kinds) if by_kind is None else by_kind
         self.fast: FastPass | None = FastPass(model, self.weight_VH.dtype, next(raw.parameters()).device) if fast else None
+
+    def signs(self) -> list[int]:
+        """What tells this way from another that might be taken of the same model: where a fused kernel can't be had, it is another."""
+        fast = self.fast
+        return [int(self.by_kind), int(fast is not None), len(fast.replaced) if fast is not None else 0, len(fast.casting) if fast is not None else 0]
 
     def buffers(self, size: Size, device: torch.device) -> Buffers:
         """The inputs of a forward of that size."""

@@ -81,9 +81,10 @@ class StepsWithFallback:
     Raises `CaptureError` where the failed capture took the card's context with it: only a new process can go on then.
     """
 
-    def __init__(self, graphed: GraphedSteps, eager: EagerSteps, tell: Callable[[str], None]) -> None:
+    def __init__(self, graphed: GraphedSteps, eager: EagerSteps, tell: Callable[[str], None], unproven: Callable[[], None] = lambda: None) -> None:
+        """`unproven` is called where a capture failed by a fault of its own, not for want of memory."""
         self.graphed: GraphedSteps | None = graphed
-        self.eager, self.tell = eager, tell
+        self.eager, self.tell, self.unproven = eager, tell, unproven
 
     def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
         if self.graphed is not None:
@@ -103,8 +104,10 @@ class StepsWithFallback:
 
     def _give_up(self, exc: CaptureError | torch.OutOfMemoryError) -> None:
         """Failed captures change nothing of the run: the gradients are cleared, and a step is made only by a replay."""
-        if isinstance(exc, CaptureError) and exc.poisoned:
-            raise exc
+        if isinstance(exc, CaptureError):
+            self.unproven()
+            if exc.poisoned:
+                raise exc
         if self.graphed is not None and self.graphed.again is not None:
             self.graphed.again.take_off()
         self.graphed = None
@@ -130,7 +133,7 @@ def make_steps(
     except NotStaticError as exc:
         tell(f"Without CUDA graphs, so slower: {exc}.")
         return eager
-    return StepsWithFallback(graphed, eager, tell)
+    return StepsWithFallback(graphed, eager, tell, lambda: _unproven(model))
 
 
 def make_graphed(
@@ -150,22 +153,34 @@ def make_graphed(
     return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, ranks=ranks, record=record)
 
 
-_known: weakref.WeakKeyDictionary[Any, dict[str, list[bool]]] = weakref.WeakKeyDictionary()  # base -> adapter -> how its forward was proven: masks by kind, fused kernels
+_known: weakref.WeakKeyDictionary[Any, dict[str, list[int]]] = weakref.WeakKeyDictionary()  # base -> adapter -> the signs of its proven forward
 
 
 def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> StaticForward:
     """The model's static forward; proven once for a base and an adapter of this shape, as the runs of a sweep have it."""
-    raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+    raw = _raw(model)
     known = _known.setdefault(raw, {})
     shape = proofs.adapters_of(raw)
-    if (found := known.get(shape) or proofs.proven(raw, STATIC)) is not None and len(found) == 2:
-        known[shape] = found
-        return StaticForward(model, *found)
+    if (found := known.get(shape) or proofs.proven(raw, STATIC)) is not None and len(found) == len(StaticForward.SIGNS):
+        forward = StaticForward(model, bool(found[0]), bool(found[1]))
+        if forward.signs() == found:  # the same kernels came as then
+            known[shape] = found
+            return forward
     proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
     forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
-    known[shape] = [forward.by_kind, forward.fast is not None]
+    known[shape] = forward.signs()
     proofs.prove(raw, STATIC, known[shape])
     return forward
+
+
+def _unproven(model: Any) -> None:
+    """Its static forward failed where it was trusted: the next run proves it anew, and finds another way if there is one."""
+    _known.pop(_raw(model), None)
+    proofs.forget(_raw(model), STATIC)
+
+
+def _raw(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: Training) -> list[tuple[int, int]]:
@@ -177,7 +192,7 @@ def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: T
 
 def _hinders(model: Any) -> str:
     """Why this model's training can't be captured, in words; empty if nothing is known to hinder."""
-    raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+    raw = _raw(model)
     if is_spread(raw):
         return "the base is spread over processes, which fetch its layers from each other"
     for module in raw.modules():
