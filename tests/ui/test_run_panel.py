@@ -208,7 +208,7 @@ def test_the_estimate_stands_beside_the_measurement_when_the_run_is_over(space):
     view = create(space, "first", BEGUN, step(1), estimated_gib={"total": 3.3, "weights": 2.0})
     assert showing.estimate_rows(view) == []
     space.runs.append("first", events.Ended(state="finished", peak_memory_gib=3.0))
-    assert showing.estimate_rows(space.runs.view("first")) == [(words.ESTIMATE, "3.3 → 3.0 GiB (+10%)")]
+    assert showing.estimate_rows(space.runs.view("first")) == [(words.ESTIMATE, "3.3 → 3.0 GiB (-9%)")]
     assert showing.estimate_rows(create(space, "old", BEGUN, events.Ended(state="finished", peak_memory_gib=3.0))) == []
     assert showing.estimate_rows(create(space, "odd", BEGUN, events.Ended(state="finished", peak_memory_gib=0.0), estimated_gib={"total": 3.0})) == []
 

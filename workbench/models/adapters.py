@@ -19,6 +19,7 @@ from workbench.models.modules import adaptable, is_wrapped, name_of, own_values,
 from workbench.settings import DORA_NEEDS, Lora
 
 ADAPTER = "adapted"  # what peft calls the adapter that is on the base
+CHECKPOINTS, BEFORE = "is_activation_checkpointing", "is_gradient_checkpointing"  # what transformers calls it, and called it up to 5.1x
 SLOTS = (ADAPTER, "beside")  # and a second one beside it, which only answers
 
 
@@ -190,7 +191,7 @@ def take_off_adapter(base: Base) -> None:
     if not base.adapters:
         return
     raw = base.model.unload()
-    if raw.is_gradient_checkpointing:
+    if getattr(raw, CHECKPOINTS if hasattr(type(raw), CHECKPOINTS) else BEFORE):
         raw.gradient_checkpointing_disable()
         raw.disable_input_require_grads()
     if hasattr(raw, "peft_config"):

@@ -47,7 +47,6 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
         raise DataError(f"{options.cases.name} holds no cases.")
     need_model(space, space.runs.adapter(options.adapter)[0].info.model if options.adapter else space.model)
     work, report = host(space)
-    report.progress = lambda text, share: print(text, file=sys.stderr, flush=True)
     form = space.form(options.adapter)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
     job = EvaluateJob(

@@ -212,7 +212,7 @@ def estimate_rows(view: RunView) -> list[tuple[str, str]]:
     found = estimate_against_measured(view) if view.ended else None
     if found is None:
         return []
-    off = found.planned_gib / found.measured_gib - 1
+    off = found.measured_gib / found.planned_gib - 1  # by how much the promise was missed, upwards
     return [(words.ESTIMATE, words.ESTIMATE_VALUE.format(estimated=found.planned_gib, measured=found.measured_gib, off=off))]
 
 

@@ -49,7 +49,7 @@ CAUSES = {  # title, and what helps; {go_on} is the one way out: Resume where th
 
 # -- what it says now
 SAYS_TITLE = "What it says now"
-SAYS_NONE = "The first answers come when the first epoch has ended."
+SAYS_NONE = "The first answers come before the first step, once the model is loaded."
 SAYS_ENDED = "The run ended before the model was asked."
 SAYS_OFF = "This run does not answer validation rows (Tune, “Answer validation rows every”)."
 SAYS_NOBODY = "No validation rows: nothing is held back to be answered."
