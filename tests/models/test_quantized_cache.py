@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.models import loading, quantized_cache
-from workbench.models.adapters import put_new_adapter, put_saved_adapter, take_off_adapter
+from workbench.models.adapters import ADAPTER, put_new_adapter, put_saved_adapter, take_off_adapter
 from workbench.models.catalog import Catalog
 from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base
@@ -139,11 +139,11 @@ def test_an_adapter_goes_from_the_one_to_the_other(folder: Path, tmp_path: Path)
         for name, parameter in fresh.model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.1)
-    fresh.model.save_pretrained(str(tmp_path / "saved"), selected_adapters=[loading.ADAPTER])
+    fresh.model.save_pretrained(str(tmp_path / "saved"), selected_adapters=[ADAPTER])
     kept, said = load(folder)
     assert said == [FROM_COPY]
     fresh.model.eval()
-    assert put_saved_adapter(kept, tmp_path / "saved" / loading.ADAPTER, "t") > 0
+    assert put_saved_adapter(kept, tmp_path / "saved" / ADAPTER, "t") > 0
     assert torch.equal(logits(kept), logits(fresh))
 
 
