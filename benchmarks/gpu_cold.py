@@ -42,9 +42,9 @@ def phase_of(line: str) -> str | None:
     return None
 
 
-def measure(model: Path, settings: list[str], root: Path, prefix: list[str]) -> dict[str, Any]:
+def measure(model: Path, settings: list[str], root: Path) -> dict[str, Any]:
     """One run in a workbench of its own; seconds from the command's start to each phase, and what its events say."""
-    command = [*prefix, sys.executable, "-m", "workbench", "--root", str(root), "train", "--data", str(DATA), "--name", "cold", "--model", str(model)]
+    command = [sys.executable, "-m", "workbench", "--root", str(root), "train", "--data", str(DATA), "--name", "cold", "--model", str(model)]
     for setting in settings:
         command += ["--set", setting]
     begun = time.perf_counter()
@@ -76,7 +76,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--prefix", default="", help="a profiler's command, before each measured run")
     options = parser.parse_args()
     print("  ".join(f"{name} {version}" for name, version in versions().items()), flush=True)
     model = model_folder(options)
@@ -84,7 +83,7 @@ def main() -> None:
     for number in range(options.repeats + 1):
         for way in options.ways if number else options.ways[:1]:
             root = Path(tempfile.mkdtemp(prefix="cold-"))
-            made = measure(model, [*options.set, *WAYS[way]], root, options.prefix.format(way=way, number=number).split() if number else [])
+            made = measure(model, [*options.set, *WAYS[way]], root)
             shutil.rmtree(root)
             print(f"{way if number else 'before it counts'}: {json.dumps(made, ensure_ascii=False)}", flush=True)
             if number:

@@ -150,9 +150,8 @@ class Decoder:
 
     def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
         """Hold the fused step against the plain one, once of each kind; the column stays where it is."""
-        column = cache.column.clone()
-
         def stayed(work: Callable[[], Tensor]) -> Tensor:
+            column = cache.column.clone()
             try:
                 return work()
             finally:

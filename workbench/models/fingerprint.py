@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import ModelError
 
@@ -29,6 +30,14 @@ def fingerprint(folder: Path) -> str:
     except (OSError, ValueError, AttributeError, struct.error) as exc:
         raise ModelError(f"The files of the model {folder.name} can't be read: {exc}. Restore its folder.") from exc
     return digest.hexdigest()
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What tells the weights in a folder from others and from their later selves: the fingerprint reads samples alone, so each file's time (ns) goes with it.
+
+    Raises `ModelError` where a file can't be read, `OSError` where one went meanwhile.
+    """
+    return {"fingerprint": fingerprint(folder), "made": {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))}}
 
 
 def _weigh(path: Path, digest: hashlib._Hash) -> None:

@@ -29,7 +29,7 @@ def folder() -> Path:
 
 def stamp(*paths: Path) -> Stamp:
     """What tells these files and folders from their later selves; raises `OSError` for one that is not there."""
-    return [f"{path} {found.st_size} {found.st_mtime_ns}" for path in paths for found in [path.stat()]]
+    return [f"{path} {(found := path.stat()).st_size} {found.st_mtime_ns}" for path in paths]
 
 
 def recall(name: str, made_of: Stamp) -> Any:

@@ -31,7 +31,7 @@ _NAMING = threading.Lock()
 _NAMED: list[Any] = []  # what gives Triton its digest
 BLOCK = 8 * 2**20  # bytes read at a time
 MANY = 200  # modules imported at once that were libraries
-_BASES: list[bool] = []  # whether a base was ever made here: one must never escape the search for garbage
+_based = threading.Event()  # a base was made here once: none must ever escape the search for garbage
 COMPILER = "torch._dynamo"
 _INDEXING, _MODE = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"  # what transformers' masks take from it
 _MARKS = ("disable", "assume_constant_result", "allow_in_graph", "graph_break")  # by which functions are commended to it
@@ -160,7 +160,7 @@ def no_sweeps() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) - known >= MANY and not _BASES:
+        if len(sys.modules) - known >= MANY and not _based.is_set():
             gc.freeze()
         if looking:
             gc.enable()
@@ -168,7 +168,7 @@ def no_sweeps() -> Iterator[None]:
 
 def base_made() -> None:
     """From now on there may be a base among what Python looks at."""
-    _BASES[:] = [True]
+    _based.set()
 
 
 def import_libraries() -> None:

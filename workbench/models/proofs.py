@@ -20,7 +20,7 @@ import torch
 
 from workbench.errors import WorkbenchError
 from workbench.files import write_atomic
-from workbench.models.fingerprint import fingerprint
+from workbench.models.fingerprint import provenance
 
 FILE = ".proven.json"
 MOST = 64  # proofs of one base, the latest
@@ -39,8 +39,7 @@ def remember_for(raw: Any, folder: Path, how: str) -> None:
     `how` tells its weights from others made of the same files. Nothing is kept where those can't be told from later ones.
     """
     with contextlib.suppress(WorkbenchError, OSError):
-        made = {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))}  # the fingerprint reads samples alone
-        _kept[raw] = folder, f"{fingerprint(folder)} {made} {how}"
+        _kept[raw] = folder, f"{provenance(folder)} {how}"
 
 
 def proven(raw: Any, what: str) -> Value | None:

@@ -30,7 +30,7 @@ from workbench.errors import ModelError
 from workbench.files import make_last
 from workbench.models.arriving import Arrival
 from workbench.models.faults import accelerator_fault
-from workbench.models.fingerprint import fingerprint
+from workbench.models.fingerprint import provenance
 from workbench.models.hardware import host_memory_gib
 from workbench.models.overlap import lean
 from workbench.models.tokenizer import read_json
@@ -78,8 +78,7 @@ class QuantizedCopy:
     @cached_property
     def origin(self) -> dict[str, Any]:
         """What the copy must have been made from and by, asked once: before the weights are read. Raises `ModelError`."""
-        made = {path.name: path.stat().st_mtime_ns for path in sorted(self.model.glob("*.safetensors"))}  # the fingerprint reads samples alone
-        return {"form": FORM, "fingerprint": fingerprint(self.model), "made": made, "versions": {name: version(name) for name in LIBRARIES}}
+        return {"form": FORM, **provenance(self.model), "versions": {name: version(name) for name in LIBRARIES}}
 
     def ready(self, say: Say) -> bool:
         """Whether the copy is there to be loaded; for one that is stale or broken a sentence says why it is not."""

@@ -137,14 +137,17 @@ def block_masks(positions_T: torch.Tensor, window: int | None, dtype: torch.dtyp
     return full, additive(allowed & (places_T[:, None] - places_T[None] < window))
 
 
+def raw_of(model: Any) -> Any:
+    """The transformers model itself, without peft's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class StaticForward:
     """A causal language model's loss from fixed buffers: its decoder with explicit masks, then the head in chunks."""
 
-    SIGNS = ("masks by kind", "fast", "modules with a fused kernel", "layers that leave casts to autocast")
-
     def __init__(self, model: Any, by_kind: bool | None = None, fast: bool = True) -> None:
         """`by_kind`: whether the decoder takes its masks as a dict of kinds (None: as its config says); `fast`: whether by fused kernels."""
-        raw = model.get_base_model() if hasattr(model, "get_base_model") else model
+        raw = raw_of(model)
         head: Any = raw.get_output_embeddings()
         self.decoder: Any = raw.get_decoder()
         parts = host_parts(raw)
@@ -161,7 +164,8 @@ class StaticForward:
         self.fast: FastPass | None = FastPass(model, self.weight_VH.dtype, next(raw.parameters()).device) if fast else None
 
     def signs(self) -> list[int]:
-        """What tells this way from another that might be taken of the same model: where a fused kernel can't be had, it is another."""
+        """What tells this way from another that might be taken of the same model: masks by kind or not, fast or not, the modules with a fused kernel,
+        the layers that leave casts to autocast. Where a kernel can't be had, it is another way."""
         fast = self.fast
         return [int(self.by_kind), int(fast is not None), len(fast.replaced) if fast is not None else 0, len(fast.casting) if fast is not None else 0]
 

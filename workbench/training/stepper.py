@@ -17,7 +17,7 @@ from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack
 from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import forwards, orders
-from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, size_of
+from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, raw_of, size_of
 from workbench.training.step import accumulate, apply_gradient, loss_sum, mean_loss, pack_losses
 
 NOTHING = Pack(ids=(0, 0), positions=(0, 1), slots=(0,), targets=(0,))
@@ -158,10 +158,10 @@ _known: weakref.WeakKeyDictionary[Any, dict[str, list[int]]] = weakref.WeakKeyDi
 
 def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> StaticForward:
     """The model's static forward; proven once for a base and an adapter of this shape, as the runs of a sweep have it."""
-    raw = _raw(model)
+    raw = raw_of(model)
     known = _known.setdefault(raw, {})
     shape = proofs.adapters_of(raw)
-    if (found := known.get(shape) or proofs.proven(raw, STATIC)) is not None and len(found) == len(StaticForward.SIGNS):
+    if len(found := known.get(shape) or proofs.proven(raw, STATIC) or []) > 1:
         forward = StaticForward(model, bool(found[0]), bool(found[1]))
         if forward.signs() == found:  # the same kernels came as then
             known[shape] = found
@@ -175,12 +175,8 @@ def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> Static
 
 def _unproven(model: Any) -> None:
     """Its static forward failed where it was trusted: the next run proves it anew, and finds another way if there is one."""
-    _known.pop(_raw(model), None)
-    proofs.forget(_raw(model), STATIC)
-
-
-def _raw(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    _known.pop(raw_of(model), None)
+    proofs.forget(raw_of(model), STATIC)
 
 
 def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: Training) -> list[tuple[int, int]]:
@@ -192,7 +188,7 @@ def _sizes(rows: Sequence[Encoded], groups: Iterable[Sequence[int]], training: T
 
 def _hinders(model: Any) -> str:
     """Why this model's training can't be captured, in words; empty if nothing is known to hinder."""
-    raw = _raw(model)
+    raw = raw_of(model)
     if is_spread(raw):
         return "the base is spread over processes, which fetch its layers from each other"
     for module in raw.modules():
