@@ -11,13 +11,14 @@ import pytest
 import torch
 from transformers import TopPLogitsWarper
 
+from workbench.errors import AdapterError
 from workbench.models import decode_graphs, decode_static, decoding
-from workbench.models.adapters import put_adapter_beside, put_new_adapter, take_off_beside
+from workbench.models.adapters import probe, prove_active, put_adapter_beside, put_new_adapter, take_off_beside
 from workbench.models.decode_choice import Chooser
 from workbench.models.decode_graphs import Decoder, up_to
 from workbench.models.decode_lanes import Progress
 from workbench.models.decode_stack import UnsupportedError, read_stack
-from workbench.models.decode_static import DecodingFault
+from workbench.models.decode_static import DecodingFault, difference_made
 from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.decoding import Lane, Reply, generate
 from workbench.models.loading import Base, load_base
@@ -341,3 +342,37 @@ def test_sizes_go_up_to_the_next() -> None:
 def test_texts_are_decoded_only_for_somebody(adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progress, "texts", lambda self: pytest.fail("nobody asked"))
     assert len(decoding.generate(adapted_base("gemma3"), lanes(True, True, True), GREEDY, say=refuse)) == 3
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+def test_a_kept_decoder_tells_what_the_adapter_changes_as_two_forwards_do(tiny_model_folder: Callable[[str], Path], kind: str) -> None:
+    base = load_base(tiny_model_folder(kind), Quantization(mode="none"))
+    model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.5), name="r1", seed=1, checkpointing=False)
+    assert difference_made(base, PROMPTS[0]) is None, "nothing was decoded yet"
+    decode_static._kept[base.raw] = Decoder(base, refuse)
+    try:
+        assert difference_made(base, probe(base)) == 0.0, "its second matrices are still zero"
+        with pytest.raises(AdapterError, match="changes nothing"):
+            prove_active(base, known=difference_made(base, probe(base)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.normal_(std=0.2)
+        told = difference_made(base, probe(base))
+        assert told is not None and told == pytest.approx(prove_active(base), rel=1e-3)
+        put_new_adapter(base, Lora(rank=4), name="r1", seed=1, checkpointing=False)
+        assert difference_made(base, probe(base)) is None, "the decoder was made for another adapter"
+    finally:
+        decode_static.release()
+
+
+def test_without_memory_for_its_cache_the_decoder_leaves_the_difference_to_the_plain_way(
+    adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(self: Decoder, rows: int, columns: int) -> Cache:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    base = adapted_base("llama")
+    decode_static._kept[base.raw] = Decoder(base, refuse)
+    monkeypatch.setattr(Decoder, "room", full)
+    assert difference_made(base, PROMPTS[0]) is None and base.raw not in decode_static._kept

@@ -202,27 +202,36 @@ def take_off_adapter(base: Base) -> None:
     gc.collect()
 
 
-@torch.no_grad()
-def prove_active(base: Base, name: str | None = None) -> float:
-    """Largest absolute difference between the last logits with and without the adapter, on a fixed probe.
+def prove_active(base: Base, name: str | None = None, known: float | None = None) -> float:
+    """Largest absolute difference between the last logits with and without the adapter, on a fixed probe; `known` if it is so already.
 
     Raises `AdapterError` if it is zero (or not a number): then the adapter (of that name, where it is not the first one) does nothing.
     """
-    model, was_training = base.model, base.model.training
-    model.eval()
-    adapted = probe_logits(base)
-    with model.disable_adapter():
-        plain = probe_logits(base)
-    model.train(was_training)
-    difference = float((adapted - plain).abs().max())
+    difference = _difference(base) if known is None else known
     if not difference > 0:
         raise AdapterError(f"The adapter {name or base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
     return difference
 
 
 @torch.no_grad()
+def _difference(base: Base) -> float:
+    model, was_training = base.model, base.model.training
+    model.eval()
+    adapted = probe_logits(base)
+    with model.disable_adapter():
+        plain = probe_logits(base)
+    model.train(was_training)
+    return float((adapted - plain).abs().max())
+
+
+def probe(base: Base) -> list[int]:
+    """The tokens that adapters are proven on."""
+    return base.tokenizer.prompt_ids([{"role": "user", "content": "Проверка: 1, 2, 3."}])
+
+
+@torch.no_grad()
 def probe_logits(base: Base) -> torch.Tensor:
     """The last logits (fp32) of what is loaded now, on the probe that adapters are proven on."""
-    ids = torch.tensor([base.tokenizer.prompt_ids([{"role": "user", "content": "Проверка: 1, 2, 3."}])], device=base.device)
+    ids = torch.tensor([probe(base)], device=base.device)
     logits: torch.Tensor = base.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.float()
     return logits

@@ -41,14 +41,14 @@ def usable(stack: Stack) -> bool:
 
 def _project(kernels: Any, group: Group, x_BK: Tensor, marks: Marks | None) -> list[Tensor]:
     if marks is None or group.a_RK is None:
-        return [member.base(x_BK) for member in group.members]
+        return [member.product(x_BK) for member in group.members]
     own = x_BK.shape[0] <= OWN_PRODUCTS
     if own:
         delta_BR, join = _narrowed(kernels, group, x_BK, marks)
-        made = [member.base(x_BK) for member in group.members]
+        made = [member.product(x_BK) for member in group.members]
         join()
     else:
-        made = [member.base(x_BK) for member in group.members]
+        made = [member.product(x_BK) for member in group.members]
         delta_BR = F.linear(x_BK, group.a_RK) * marks.of(group)
     adapted = [(y_BN, member) for y_BN, member in zip(made, group.members, strict=True) if member.rank]
     if own and all(member.rank <= OWN_RANK for _, member in adapted):

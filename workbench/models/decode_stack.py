@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.adapters import SLOTS
+from workbench.models.four_bit import four_bit
 from workbench.models.loading import Base
 
 LAYERS = ("Gemma3DecoderLayer", "LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -45,6 +46,8 @@ class Projection:
 
         self.tuner = module if isinstance(module, BaseTunerLayer) else None
         self.base: Callable[[Tensor], Tensor] = module if self.tuner is None else module.get_base_layer()
+        written_out = four_bit(self.base)
+        self.product = self.base if written_out is None else written_out.product  # for R rows without a gradient, by whatever is fastest here
         self.width: int = module.out_features
         self.parts = _parts(module, adapters) if self.tuner is not None else []
         self.owners = [part.number for part in self.parts for _ in range(part.a.shape[0])]

@@ -179,6 +179,26 @@ def steps(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progr
         release(above=_spare(base))
 
 
+def difference_made(base: Base, prompt: Sequence[int]) -> float | None:
+    """The largest absolute difference that the first adapter makes to the logits (fp32) after `prompt`, by the decoder that is kept for the base.
+
+    None where none is kept (on a CPU never), or its memory does not suffice: two plain forwards tell it then, which take a 4B half a second.
+    """
+    kept = _kept.get(base.raw)
+    if kept is None or kept.adapters is not base.adapters:
+        return None
+    try:
+        with torch.inference_mode():
+            kept.stack.copy_adapter()
+            rows = kept.rows_for(2)
+            kept.room(rows, kept.width_for(len(prompt)) + 1)
+            adapted_V, plain_V = kept.read(rows, [prompt, prompt], [1, 0]).float()
+            return float((adapted_V - plain_V).abs().max())
+    except torch.OutOfMemoryError:
+        release()
+        return None
+
+
 def _spare(base: Base) -> int:
     """Bytes of cache that may stay beside a training run: its graphs would have to be captured again at the end of every epoch."""
     if base.device.type != "cuda":

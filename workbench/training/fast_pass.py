@@ -1,8 +1,8 @@
 """What makes a captured pass cheaper on a card, for the time of that pass alone: fused kernels, and the adapter's products in bf16.
 
 A training step of a small batch is bound by memory traffic of small kernels: a norm is seven of them, an activation two, and
-peft reads and writes every input once more in fp32. Liger's kernels (Triton) make one of each; under autocast the adapter
-multiplies in bf16 while its parameters, gradients' sums and moments stay in fp32, as the articles' own trainers do it.
+peft reads and writes every input once more in fp32. Liger's kernels (Triton) make one of each, and one of ours writes 4-bit weights
+out; under autocast the adapter multiplies in bf16 while its parameters, gradients' sums and moments stay in fp32, as the articles' own trainers do it.
 Whether a model takes all this with the same losses is proven before anything is trained with it.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from workbench.models.four_bit import four_bit
 from workbench.models.overlap import lean
 
 Forward = Callable[..., torch.Tensor]
@@ -28,7 +29,7 @@ class FastPass:
 
     def __init__(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.half = device.type == "cuda" and dtype == torch.bfloat16
-        self.replaced: list[tuple[Any, Forward]] = _fused(model) if self.half else []
+        self.replaced: list[tuple[Any, Forward]] = [*_fused(model), *_written_out(model)] if self.half else []
         # bitsandbytes' adapter layers leave casts to autocast by themselves, peft's plain ones when told.
         self.casting = [m for m in model.modules() if getattr(m, "cast_input_dtype_enabled", False)] if self.half else []
 
@@ -82,6 +83,11 @@ def _fused(model: Any) -> list[tuple[Any, Forward]]:
 
             found.append((module, types.MethodType(gated, module)))
     return found
+
+
+def _written_out(model: Any) -> list[tuple[Any, Forward]]:
+    """(4-bit layer, its forward with the weights written out by one kernel) where that can be had."""
+    return [(module, weights.learning) for module in model.modules() if "forward" not in vars(module) and (weights := four_bit(module)) is not None]
 
 
 def _norm(module: Any) -> tuple[float, float, str] | None:

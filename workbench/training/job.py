@@ -14,7 +14,8 @@ from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
 from workbench.dataset.split import learnable, left_out, split_examples
 from workbench.errors import DataError, RunError, WorkbenchError
 from workbench.files import explain_os_error, write_atomic
-from workbench.models.adapters import prove_active, put_new_adapter
+from workbench.models.adapters import probe, prove_active, put_new_adapter
+from workbench.models.decode_static import difference_made
 from workbench.models.faults import accelerator_fault
 from workbench.models.loading import Base
 from workbench.schema import Example, RowProblem
@@ -162,7 +163,7 @@ class _Training:
         self.base.model.eval()
         difference = None
         if outcome.steps and self.base.adapter == self.name:
-            difference = prove_active(self.base)
+            difference = prove_active(self.base, known=difference_made(self.base, probe(self.base)))
             check_saved(self.folder)
         view = self.runs.view(self.name)
         peak = view.peak_memory_gib
