@@ -21,6 +21,7 @@ from workbench.models.overlap import base_made, import_libraries, lean, name_ker
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
 from workbench.models.sharding import refuse_shard, spread
 from workbench.models.tokenizer import ChatTokenizer
+from workbench.models.torch_start import with_whole
 from workbench.settings import Quantization
 
 # bitsandbytes says on every 8-bit call that it casts; the casts are what we asked for.
@@ -149,7 +150,9 @@ def _from_weights(folder: Path, quantization: Quantization, dtype: torch.dtype, 
     say(f"loading the weights of {folder.name}, {quantization.mode if quantization.mode != 'none' else str(dtype).removeprefix('torch.')}")
     try:
         with lean():
-            return AutoModelForCausalLM.from_pretrained(str(folder), quantization_config=_bitsandbytes(quantization, dtype), **_how(dtype, device))
+            return with_whole(lambda: AutoModelForCausalLM.from_pretrained(
+                str(folder), quantization_config=_bitsandbytes(quantization, dtype), **_how(dtype, device),
+            ))
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as exc:
         if accelerator_fault(exc):
             raise

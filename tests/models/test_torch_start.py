@@ -1,0 +1,74 @@
+"""torch without its Python meta kernels does all that a run asks of it, and gets them as soon as somebody wants them. Each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = (
+    "import workbench.models, sys, torch\n"
+    "from workbench.models.torch_start import PART, with_whole, whole\n"
+    "def missing(): return not hasattr(sys.modules[PART], '__file__')\n"
+)
+
+
+def run(code: str, **environment: str) -> None:
+    done = subprocess.run([sys.executable, "-c", BEGIN + code], capture_output=True, text=True, check=False, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_an_operator_that_needs_them_gets_them_at_the_second_try() -> None:
+    run(
+        "assert missing() and 'torch._prims' not in sys.modules, 'the start was not shorter'\n"
+        "x = torch.empty(4, 4, device='meta')\n"
+        "assert (x @ x + 1).sum().shape == () and missing()\n"
+        "asked = []\n"
+        "def work():\n"
+        "    asked.append(1)\n"
+        "    return torch.cdist(x, x)\n"
+        "assert with_whole(work).shape == (4, 4) and len(asked) == 2 and not missing() and not whole()\n"
+        "def never(): raise NotImplementedError('mine')\n"
+        "try: with_whole(never)\n"
+        "except NotImplementedError as exc: assert str(exc) == 'mine'\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [
+    "import torch._dynamo", "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2", "import torch.distributed.tensor",
+    "from torch._meta_registrations import meta_index_Tensor",
+])
+def test_whoever_wants_them_has_them(what: str) -> None:
+    run(f"assert missing()\n{what}\nassert not missing() and torch.cdist(*[torch.empty(4, 4, device='meta')] * 2).shape == (4, 4)\n")
+
+
+@pytest.mark.slow
+def test_several_processes_have_torch_whole_from_the_start() -> None:
+    run("assert not missing()\n", WORLD_SIZE="2")
+
+
+@pytest.mark.slow
+def test_a_run_s_work_leaves_them_out(tiny_folder: Path) -> None:
+    run(
+        "from pathlib import Path\n"
+        "from workbench.models.loading import load_base\n"
+        "from workbench.models.adapters import prove_active, put_new_adapter\n"
+        "from workbench.models.decoding import Lane, generate\n"
+        "from workbench.settings import Lora, Quantization, Sampling, Training\n"
+        "from workbench.training.step import make_optimizer\n"
+        f"base = load_base(Path({str(tiny_folder)!r}), Quantization(mode='4-bit'), keep=False)\n"
+        "model = put_new_adapter(base, Lora(rank=4), name='r', seed=1, checkpointing=False)\n"
+        "learning = [p for p in model.parameters() if p.requires_grad]\n"
+        "optimizer = make_optimizer(learning, Training(learning_rate=0.1), fused=False)\n"
+        "ids = torch.randint(3, 60, (2, 9))\n"
+        "for _ in range(2):\n"
+        "    model(input_ids=ids, labels=ids).loss.backward(); optimizer.step(); optimizer.zero_grad()\n"
+        "assert prove_active(base) > 0\n"
+        "assert len(generate(base, [Lane((2, 4, 5), 0), Lane((2, 4), 1)], Sampling(max_new_tokens=3))) == 2\n"
+        "assert missing(), 'something asked for them'\n"
+    )

@@ -1,0 +1,69 @@
+"""torch imported without the part of it that tells compilers what its operators would do (their Python "meta" kernels), until somebody wants that.
+
+It is a sixth of torch's import, and with its own imports more. What a tensor without memory needs is mostly in torch's C++; the rest comes when an
+attribute of that part is asked for, when the compiler or its tensors over several processes are imported, or by `whole`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeVar
+
+PART = "torch._meta_registrations"
+WANT_IT = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor")  # modules that compute with tensors without memory
+
+T = TypeVar("T")
+_lock = threading.RLock()
+
+
+class _StandIn(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        whole()
+        return getattr(sys.modules[PART], name)
+
+
+class _Finder(MetaPathFinder):
+    """Finds nothing itself; sees what is imported."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname in WANT_IT:
+            whole()
+        return None
+
+
+def leave_out() -> None:
+    """Have torch, where it is imported after this, leave that part out. With several processes it is needed and stays."""
+    with _lock:
+        if "torch" not in sys.modules and PART not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
+            sys.modules[PART] = _StandIn(PART)
+            sys.meta_path.insert(0, _Finder())
+
+
+def whole() -> bool:
+    """Import what was left out, if it was; False if nothing was missing."""
+    with _lock:
+        if not isinstance(sys.modules.get(PART), _StandIn):
+            return False
+        del sys.modules[PART]
+        sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]  # another thread may be walking the old list
+        importlib.import_module(PART)
+        return True
+
+
+def with_whole(work: Callable[[], T]) -> T:
+    """`work`, once more with torch whole if an operator was missing."""
+    try:
+        return work()
+    except NotImplementedError:
+        if not whole():
+            raise
+    return work()
