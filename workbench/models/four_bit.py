@@ -29,6 +29,11 @@ def _kernel() -> Any:
         return None
 
 
+def _bitsandbytes() -> Any:
+    """The library, if the loader of models has imported it; without it there are no such weights."""
+    return sys.modules.get("bitsandbytes")
+
+
 @cache
 def _fewest(device: torch.device) -> int:
     return FEWEST if torch.cuda.get_device_capability(device) in FAST_MEMORY else FEWEST_ELSEWHERE
@@ -89,7 +94,7 @@ def readable(module: Any) -> bool:
 
     It knows whole blocks of whole words, their scales plain or restored from 8 bits.
     """
-    if (home := sys.modules.get("bitsandbytes")) is None or not isinstance(module, home.nn.Linear4bit):
+    if (home := _bitsandbytes()) is None or not isinstance(module, home.nn.Linear4bit):
         return False
     weight, bias = module.weight, module.bias
     state = getattr(weight, "quant_state", None)
@@ -114,10 +119,8 @@ def _trust(weight: Any) -> bool:
 
 
 def _same(weight: Any) -> bool:
-    from bitsandbytes.functional import dequantize_4bit
-
     try:
-        theirs = dequantize_4bit(weight.data, weight.quant_state)
+        theirs = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
         return torch.equal(_kernel()(weight.data, weight.quant_state), theirs)
     except Exception:
         torch.zeros(1, device=weight.device).add_(1).item()  # raises if the device answers no more
