@@ -16,11 +16,13 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
 
 from workbench.models import decode_fused, loading  # after the variable is set
-from workbench.models.adapters import SLOTS, put_new_adapter
+from workbench.models.adapters import SLOTS, probe, prove_active, put_new_adapter
 from workbench.models.decode_stack import Stack, read_stack
+from workbench.models.decode_static import difference_made
 from workbench.models.decode_step import Cache, begin, prefill, step
+from workbench.models.decoding import Lane, generate, release
 from workbench.models.loading import Base, load_base
-from workbench.settings import Lora, Quantization
+from workbench.settings import Lora, Quantization, Sampling
 
 
 def _interpretable() -> bool:
@@ -136,3 +138,19 @@ def test_kernels_that_disagree_are_left_out_and_it_is_said() -> None:
 
     assert not decode_fused.agrees(broken, plain_BV, said.append)
     assert said[1] == "Decoding does without its own kernels and is slower: RuntimeError: no compiler"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a decoder is kept on a card alone")
+def test_the_kept_decoder_tells_what_the_adapter_changes_as_two_forwards_do(tiny_model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    base = adapted_base(tiny_model_folder("gemma3"), monkeypatch)
+    lanes, sampling = [Lane(prompt, True) for prompt in PROMPTS], Sampling(max_new_tokens=3)
+    for _ in range(3):  # the third time prompts are read by a graph
+        generate(base, lanes, sampling)
+    told = difference_made(base, probe(base))
+    assert told is not None and told == pytest.approx(prove_active(base), rel=1e-2)
+    with torch.no_grad():
+        for name, parameter in base.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.zero_()
+    assert difference_made(base, probe(base)) == 0.0, "the weights are taken as they are now"
+    release()

@@ -72,3 +72,35 @@ def test_a_run_s_work_leaves_them_out(tiny_folder: Path) -> None:
         "assert len(generate(base, [Lane((2, 4, 5), 0), Lane((2, 4), 1)], Sampling(max_new_tokens=3))) == 2\n"
         "assert missing(), 'something asked for them'\n"
     )
+
+
+@pytest.mark.slow
+def test_a_library_that_only_tells_spread_tensors_from_others_does_without_them() -> None:
+    run(
+        "from workbench.models.torch_start import SPREAD, unspread\n"
+        "with unspread():\n"
+        "    import torch.distributed.tensor\n"
+        "    from torch.distributed.tensor import DTensor\n"
+        "    assert not isinstance(torch.ones(1), torch.distributed.tensor.DTensor) and not hasattr(torch.distributed.tensor, '__file__')\n"
+        "assert SPREAD not in sys.modules and missing()\n"
+        "assert torch.distributed.tensor.DTensor is DTensor, 'the library looks there again at each call'\n"
+        "import torch.distributed.tensor\n"
+        "assert torch.distributed.tensor.__file__ and torch.distributed.tensor.DTensor is not DTensor and not missing()\n"
+        "with unspread():\n"
+        "    assert torch.distributed.tensor.__file__, 'what is there stays'\n"
+    )
+
+
+@pytest.mark.slow
+def test_who_wants_more_of_spread_tensors_gets_the_real_ones() -> None:
+    run(
+        "from workbench.models.torch_start import SPREAD, unspread\n"
+        "with unspread():\n"
+        "    from torch.distributed.tensor import distribute_tensor\n"
+        "assert sys.modules[SPREAD].distribute_tensor is distribute_tensor and torch.distributed.tensor is sys.modules[SPREAD]\n"
+    )
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_finds_spread_tensors_as_they_are() -> None:
+    run("from workbench.models.torch_start import unspread\nwith unspread():\n    import torch.distributed.tensor\n    assert torch.distributed.tensor.__file__\n", WORLD_SIZE="2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -93,23 +94,30 @@ class Decoder:
         """How many columns prompts of at most so many tokens take."""
         return up_to(WIDTHS, tokens) if self.cuda else tokens
 
-    def read(self, rows: int, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
-        """Read all prompts into the cache (of `rows` at least), as many columns as `width_for` says; the logits that follow (B×V).
+    def size_read(self, lanes: int, tokens: int) -> tuple[int, int]:
+        """Rows and columns by which adapted prompts of at most so many tokens are read soonest: of a graph, if one is large enough."""
+        graphs = [(rows, width) for rows, width, adapted in self.read_graphs if adapted and rows >= lanes and width >= tokens]
+        return min(graphs, key=prod, default=(self.rows_for(lanes), self.width_for(tokens)))
+
+    def read(self, rows: int, prompts: Sequence[Sequence[int]], adapters: Sequence[int], width: int = 0) -> Tensor:
+        """Read all prompts into the cache (of `rows` at least), as many columns as `width_for` says if not `width`; the logits that follow (B×V).
 
         A size that comes again is captured as a graph: the first time would not pay for it.
         """
         cache = self.cache
         assert cache is not None
-        lanes, width, adapted = len(prompts), self.width_for(max(map(len, prompts))), any(adapters)
+        lanes, width, adapted = len(prompts), width or self.width_for(max(map(len, prompts))), any(adapters)
         small = self.cuda and width <= WIDTHS[-1]
         graphed = small and self.whole and rows * width <= MOST_READ
         fillers = rows - lanes if graphed else 0
         ids_BT = begin(cache, [*prompts, *[()] * fillers], [*adapters, *[0] * fillers], width)
         size, masked = (rows, width, adapted), small or len(set(map(len, prompts))) > 1
-        self._prove_reading(cache, ids_BT, adapted, masked)
+        proof_BV = self._prove_reading(cache, ids_BT, adapted, masked)
         if graphed and size in self.read_before and size not in self.read_graphs:
             self.read_graphs[size] = (*self.record(lambda: self._read(cache, ids_BT, adapted, masked)), ids_BT)
         self.read_before.add(size)
+        if proof_BV is not None:
+            return proof_BV[:lanes]
         if not graphed or size not in self.read_graphs:
             return self._read(cache, ids_BT, adapted, masked)[:lanes]
         graph, logits_BV, held_BT = self.read_graphs[size]
@@ -120,36 +128,43 @@ class Decoder:
     def _read(self, cache: Cache, ids_BT: Tensor, adapted: bool, masked: bool) -> Tensor:
         return (decode_fused.prompt if self.fused else prefill)(self.stack, cache, ids_BT, adapted, masked=masked)
 
-    def _prove_reading(self, cache: Cache, ids_BT: Tensor, adapted: bool, masked: bool) -> None:
-        """Hold the fused way of reading against the plain one, once of each kind."""
+    def _prove_reading(self, cache: Cache, ids_BT: Tensor, adapted: bool, masked: bool) -> Tensor | None:
+        """Hold the fused way of reading against the plain one, once of each kind; what it read then, if it is trusted."""
         what = f"fused reading{' past padding' if masked else ''} of {_some(ids_BT.numel())} tokens {'with' if adapted else 'without'} an adapter"
-        self._trust(
+        return self._trust(
             what, lambda: decode_fused.prompt(self.stack, cache, ids_BT, adapted, masked=masked),
             lambda: prefill(self.stack, cache, ids_BT, adapted, masked=masked),
         )
 
-    def _trust(self, what: str, fused: Callable[[], Tensor], plain: Callable[[], Tensor]) -> None:
-        """Give the fused kernels up unless they give what the `plain` way gives.
+    def _trust(self, what: str, fused: Callable[[], Tensor], plain: Callable[[], Tensor]) -> Tensor | None:
+        """Give the fused kernels up unless they give what the `plain` way gives; returns what they gave, if they were asked and are trusted.
 
         Asked once a kind; where an earlier process held them against each other here, they only have to run.
         """
         if not self.fused or what in self.proven:
-            return
+            return None
+        made: list[Tensor] = []
+
+        def asked() -> Tensor:
+            made.append(fused())
+            return made[0]
+
         if proofs.proven(self.raw(), what) == [1]:
-            self.fused = decode_fused.runs(fused, self.stack.device, self.say)
+            self.fused = decode_fused.runs(asked, self.stack.device, self.say)
         else:
-            self.fused = decode_fused.agrees(fused, plain(), self.say)
+            self.fused = decode_fused.agrees(asked, plain(), self.say)
             if self.fused:
                 proofs.prove(self.raw(), what, [1])
         self.proven.add(what)
+        return made[0] if self.fused else None
 
     def _step(self, cache: Cache, rows: int, adapted: bool) -> Tensor:
         if self.fused:
             return decode_fused.step(self.stack, cache, rows, adapted)
         return step(self.stack, cache, rows, cache.columns, adapted)
 
-    def _prove(self, cache: Cache, rows: int, adapted: bool) -> None:
-        """Hold the fused step against the plain one, once of each kind; the column stays where it is."""
+    def _prove(self, cache: Cache, rows: int, adapted: bool) -> bool:
+        """Hold the fused step against the plain one, once of each kind; the column stays where it is. True if it was made and is trusted."""
         def stayed(work: Callable[[], Tensor]) -> Tensor:
             column = cache.column.clone()
             try:
@@ -157,15 +172,15 @@ class Decoder:
             finally:
                 cache.column.copy_(column)
 
-        self._trust(
+        return self._trust(
             f"fused step of {_some(rows)} rows {'with' if adapted else 'without'} an adapter",
             lambda: stayed(lambda: decode_fused.step(self.stack, cache, rows, adapted)), lambda: stayed(lambda: step(self.stack, cache, rows, cache.columns, adapted)),
-        )
+        ) is not None
 
     def _rehearse(self, cache: Cache, rows: int, adapted: bool, column: Tensor) -> None:
         """A step before the capture: libraries load their kernels at the first call. What it writes, the step itself overwrites."""
-        self._prove(cache, rows, adapted)
-        self._step(cache, rows, adapted)
+        if not self._prove(cache, rows, adapted):
+            self._step(cache, rows, adapted)
         cache.column.copy_(column)
 
     def capture(self, rows: int, adapted: bool) -> None:

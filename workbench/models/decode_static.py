@@ -190,9 +190,9 @@ def difference_made(base: Base, prompt: Sequence[int]) -> float | None:
     try:
         with torch.inference_mode():
             kept.stack.copy_adapter()
-            rows = kept.rows_for(2)
-            kept.room(rows, kept.width_for(len(prompt)) + 1)
-            adapted_V, plain_V = kept.read(rows, [prompt, prompt], [1, 0]).float()
+            rows, width = kept.size_read(2, len(prompt))
+            kept.room(rows, width + 1)
+            adapted_V, plain_V = kept.read(rows, [prompt, prompt], [1, 0], width).float()
             return float((adapted_V - plain_V).abs().max())
     except torch.OutOfMemoryError:
         release()

@@ -1,23 +1,26 @@
 """torch imported without the part of it that tells compilers what its operators would do (their Python "meta" kernels), until somebody wants that.
 
 It is a sixth of torch's import, and with its own imports more. What a tensor without memory needs is mostly in torch's C++; the rest comes when an
-attribute of that part is asked for, when the compiler or its tensors over several processes are imported, or by `whole`.
+attribute of that part is asked for, when the compiler or torch's tensors over several processes are imported, or by `whole`. Those tensors, which bring
+the same along, can be left out for the time of an import as well (`unspread`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
 PART = "torch._meta_registrations"
-WANT_IT = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor")  # modules that compute with tensors without memory
+SPREAD = "torch.distributed.tensor"
+WANT_IT = ("torch._dynamo", "torch._inductor", SPREAD)  # modules that compute with tensors without memory
 
 T = TypeVar("T")
 _lock = threading.RLock()
@@ -67,3 +70,44 @@ def with_whole(work: Callable[[], T]) -> T:
         if not whole():
             raise
     return work()
+
+
+class _NoTensor:
+    """What nothing is an instance of."""
+
+
+class _Unspread(ModuleType):
+    DTensor = _NoTensor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with _lock:
+            _put_aside(self)
+            return getattr(importlib.import_module(SPREAD), name)
+
+
+def _put_aside(stand_in: _Unspread) -> None:
+    if sys.modules.get(SPREAD) is stand_in:
+        del sys.modules[SPREAD]
+
+
+@contextlib.contextmanager
+def unspread() -> Iterator[None]:
+    """Within, a library that is imported, only to tell such tensors from others, finds a stand-in for torch's tensors over several processes.
+
+    It may look there ever after: the stand-in stays torch's attribute until the real part is imported. With several processes everything is as it comes.
+    """
+    import torch.distributed
+
+    with _lock:
+        stand_in = None
+        if SPREAD not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
+            sys.modules[SPREAD] = stand_in = _Unspread(SPREAD)
+            vars(torch.distributed)["tensor"] = stand_in
+    try:
+        yield
+    finally:
+        if stand_in is not None:
+            with _lock:
+                _put_aside(stand_in)

@@ -17,6 +17,7 @@ import torch
 
 from workbench.models.four_bit import four_bit
 from workbench.models.overlap import lean
+from workbench.models.torch_start import unspread
 
 Forward = Callable[..., torch.Tensor]
 
@@ -60,7 +61,7 @@ class FastPass:
 def _fused(model: Any) -> list[tuple[Any, Forward]]:
     """(module, its forward by a fused kernel) for the norms and gated MLPs that are known; none where Liger is not installed."""
     try:
-        with lean():
+        with lean(), unspread():
             from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
     except Exception:  # it looks for a driver when it is imported: whatever it lacks, the plain modules stay
         return []
