@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Unsloth's time for the workbench's standard run on a GPU machine without a network, from the repository's root; it ends within 585 s.
 # $CARRIED holds wheels/ (unsloth and unsloth_zoo 2026.10.9, which want transformers <= 5.17, trl <= 1.15 and datasets < 5; cut_cross_entropy, tyro,
-# msgspec, hf_transfer, torchao and what they need), rows.json (unsloth_recipe.py --encode) and tok.tgz. Rehearsed on a CPU alone so far.
+# msgspec, hf_transfer, torchao and what they need), rows.json (unsloth_recipe.py --encode) and tok.tgz.
 CARRIED=${CARRIED:-.uns}
 # cold: nothing compiled yet. warm: a new process that finds the compiled kernels. Then, if there is time, other ways of running it.
 W=/tmp/uns-run; V=$W/venv; SP=$V/lib/python3.12/site-packages; ROOT=$PWD; OUT=${OUT:-$W/out}

@@ -12,8 +12,8 @@ notebooks write: 2 rows × 8 accumulated, its own checkpointing with host offloa
 quantized it and ends: loading that copy is what its users do who take one of its 4-bit models from the hub.
 
 `cold_s` is the age of the process when the adapter is on the disk, interpreter and imports included; `first_step_from_start_s` likewise.
-Compiling is part of it: a second process finds the caches of the first. `unsloth.sh` runs it on a machine without a network.
-Rehearsed on a CPU with a tiny model of the same config; its figures on a card are still to be measured.
+Compiling is part of it: a second process finds the caches of the first. An epoch's last batch has 15 rows, which Unsloth compiles anew.
+`unsloth.sh` runs it on a machine without a network.
 """
 
 from __future__ import annotations
