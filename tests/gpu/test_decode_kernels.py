@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
-
-from workbench.models import decode_fused, loading  # after the variable is set
+from tests.gpu.on_triton import CARD, RUNS
+from workbench.models import decode_fused, loading
 from workbench.models.adapters import SLOTS, probe, prove_active, put_new_adapter
 from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_static import difference_made
@@ -24,16 +19,7 @@ from workbench.models.decoding import Lane, generate, release
 from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Sampling
 
-
-def _interpretable() -> bool:
-    """Triton 3.6's interpreter takes arrays of one value for numbers, which numpy gave up."""
-    try:
-        return int(numpy.ones(1, dtype=numpy.int32)) == 1
-    except TypeError:
-        return False
-
-
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available() and not _interpretable(), reason="no card, and this numpy is too new for Triton's interpreter")
+pytestmark = RUNS
 PROMPTS = ((2, 40, 41), tuple(range(30, 75)), (2, 99))  # the second is far longer than the window of 16
 COLUMNS = 64
 
@@ -97,7 +83,7 @@ def test_the_fused_reading_of_prompts_gives_the_plain_one_s_logits_and_cache(
 @pytest.mark.parametrize("widths", [(40,), (130, 40), (130, 64, 300)])
 def test_the_adapter_s_products_are_added_in_one_launch_each_to_its_own(widths: tuple[int, ...]) -> None:
     kernels: Any = decode_fused._kernels()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if CARD else "cpu"
     made = torch.Generator(device).manual_seed(0)
     ranks = [3, 16, 5][: len(widths)]
     delta_BR = torch.randn(2, sum(ranks), device=device, generator=made)
@@ -117,7 +103,7 @@ def begun(stack: Stack, adapted: list[int]) -> Cache:
 
 def test_a_lane_without_the_adapter_keeps_its_sums_to_the_bit() -> None:
     kernels: Any = decode_fused._kernels()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if CARD else "cpu"
     y_BN = torch.randn(2, 40, device=device)
     before_BN = y_BN.clone()
     lane_B, owner_R = torch.tensor([0, 1], dtype=torch.int32, device=device), torch.ones(6, dtype=torch.int32, device=device)
@@ -140,7 +126,7 @@ def test_kernels_that_disagree_are_left_out_and_it_is_said() -> None:
     assert said[1] == "Decoding does without its own kernels and is slower: RuntimeError: no compiler"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a decoder is kept on a card alone")
+@pytest.mark.skipif(not CARD, reason="a decoder is kept on a card alone")
 def test_the_kept_decoder_tells_what_the_adapter_changes_as_two_forwards_do(tiny_model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     base = adapted_base(tiny_model_folder("gemma3"), monkeypatch)
     lanes, sampling = [Lane(prompt, True) for prompt in PROMPTS], Sampling(max_new_tokens=3)

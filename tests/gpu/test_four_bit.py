@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from typing import Any
 
-import numpy
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-pytest.importorskip("triton", reason="torch's build for this machine has no Triton")
-
-import bitsandbytes
-from bitsandbytes import functional
-
+from tests.gpu.on_triton import CARD, DEVICE, RUNS
 from workbench.models import four_bit
 from workbench.models.four_bit_kernel import write_out
 
-
-def _interpretable() -> bool:
-    """Triton 3.6's interpreter takes arrays of one value for numbers, which numpy gave up."""
-    try:
-        return int(numpy.ones(1, dtype=numpy.int32)) == 1
-    except TypeError:
-        return False
-
-
-CARD = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CARD else "cpu")
-pytestmark = pytest.mark.skipif(not CARD and not _interpretable(), reason="no card, and this numpy is too new for Triton's interpreter")
+bitsandbytes = pytest.importorskip("bitsandbytes")  # only now: it imports Triton
+functional = bitsandbytes.functional
+pytestmark = RUNS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16] if CARD else [torch.float16])  # the interpreter cuts bf16 off instead of rounding it
@@ -43,7 +27,7 @@ def test_written_out_weights_are_bitsandbytes_own(rows: int, columns: int, kind:
     assert torch.equal(write_out(packed, state), functional.dequantize_4bit(packed, state))
 
 
-def layer(dtype: torch.dtype = torch.bfloat16, *, bias: bool = False) -> bitsandbytes.nn.Linear4bit:
+def layer(dtype: torch.dtype = torch.bfloat16, *, bias: bool = False) -> Any:
     torch.manual_seed(0)
     made = bitsandbytes.nn.Linear4bit(128, 96, bias=bias, compute_dtype=dtype, quant_type="nf4").to(dtype)
     return made.to(DEVICE)
