@@ -44,6 +44,7 @@ def index(home: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_index_is_the_library_s_own_made_and_kept(tmp_path: Path) -> None:
     index(tmp_path)
     kept = tmp_path / machine_cache.NAME / f"{KEPT}.json"

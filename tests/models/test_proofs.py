@@ -226,6 +226,7 @@ def test_weights_that_differ_where_no_sample_is_taken_are_others(folder: Path, a
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_an_adapter_s_shape_is_the_same_text_in_every_process() -> None:
     code = (
         "from types import SimpleNamespace as N; from workbench.models.proofs import adapters_of; from peft import LoraConfig\n"
