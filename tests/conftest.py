@@ -41,7 +41,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A builder of tiny random model folders, each made once: gemma3, -wide, -deep or -vision; llama, qwen2, qwen3."""
+    """A builder of tiny random model folders, each made once: gemma3, -wide, -deep or -vision; llama, llama-3.1, qwen2, qwen3."""
     made: dict[str, Path] = {}
 
     def build(kind: str) -> Path:
@@ -148,4 +148,8 @@ def _config(kind: str) -> Any:
                             boi_token_index=3, eoi_token_index=3)
     if kind == "gemma3":
         return Gemma3TextConfig(**gemma)
+    if kind == "llama-3.1":  # its rotary table is scaled by operators that torch's C++ does not know without memory
+        scaled = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 1024}
+        return LlamaConfig(**common | {"rope_parameters": scaled})
     return {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[kind](**common)

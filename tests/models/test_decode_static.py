@@ -352,6 +352,7 @@ def test_a_kept_decoder_tells_what_the_adapter_changes_as_two_forwards_do(tiny_m
     decode_static._kept[base.raw] = Decoder(base, refuse)
     try:
         assert difference_made(base, probe(base)) == 0.0, "its second matrices are still zero"
+        assert prove_active(base, known=1.5) == 1.5
         with pytest.raises(AdapterError, match="changes nothing"):
             prove_active(base, known=difference_made(base, probe(base)))
         with torch.no_grad():
@@ -366,13 +367,27 @@ def test_a_kept_decoder_tells_what_the_adapter_changes_as_two_forwards_do(tiny_m
         decode_static.release()
 
 
-def test_without_memory_for_its_cache_the_decoder_leaves_the_difference_to_the_plain_way(
-    adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("operation not permitted when stream is capturing")])
+def test_a_decoder_that_fails_leaves_the_difference_to_the_plain_way(
+    adapted_base: Callable[[str], Base], monkeypatch: pytest.MonkeyPatch, fault: Exception,
 ) -> None:
     def full(self: Decoder, rows: int, columns: int) -> Cache:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise fault
 
     base = adapted_base("llama")
     decode_static._kept[base.raw] = Decoder(base, refuse)
     monkeypatch.setattr(Decoder, "room", full)
     assert difference_made(base, PROMPTS[0]) is None and base.raw not in decode_static._kept
+
+
+def test_what_the_decoder_can_t_tell_two_forwards_decide(adapted_base: Callable[[str], Base]) -> None:
+    base = adapted_base("llama")
+    assert prove_active(base, known=0.0) == prove_active(base, known=float("nan")) == prove_active(base) > 0
+
+
+def test_a_prompt_that_comes_once_is_read_in_a_size_that_has_its_graph(adapted_base: Callable[[str], Base]) -> None:
+    decoder = Decoder(adapted_base("llama"), refuse)
+    assert decoder.size_read(2, 20) == (2, 20)
+    decoder.read_graphs = dict.fromkeys([(1, 32, True), (8, 64, True), (8, 32, True), (2, 32, False), (8, 16, True)])  # type: ignore[arg-type]
+    assert decoder.size_read(2, 20) == (8, 32) and decoder.size_read(8, 33) == (8, 64) and decoder.size_read(1, 20) == (1, 32)
+    assert decoder.size_read(2, 65) == (2, 65) and decoder.size_read(9, 20) == (9, 20)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,5 +104,60 @@ def test_who_wants_more_of_spread_tensors_gets_the_real_ones() -> None:
 
 
 @pytest.mark.slow
+def test_a_library_that_needs_more_of_them_is_imported_with_them(tmp_path: Path) -> None:
+    (tmp_path / "liger_kernel" / "ops").mkdir(parents=True)
+    (tmp_path / "liger_kernel" / "ops" / "__init__.py").write_text("from torch.distributed.tensor.placement_types import Shard\n")
+    run(
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from workbench.models.torch_start import SPREAD, unspread\n"
+        "from workbench.training.fast_pass import _liger\n"
+        "with unspread():\n"
+        "    import importlib.util\n"
+        "    assert importlib.util.find_spec(SPREAD) is not None\n"
+        "ops = _liger()\n"
+        "assert ops.__file__ and ops.Shard is sys.modules[SPREAD].Shard and torch.distributed.tensor is sys.modules[SPREAD]\n"
+    )
+
+
+@pytest.mark.slow
+def test_two_threads_that_want_them_at_once_both_get_them() -> None:
+    run(
+        "import importlib, threading, time\n"
+        "from workbench.models import torch_start\n"
+        "aside = torch_start._put_aside\n"
+        "def slowly(stand_in): aside(stand_in); met.set(); time.sleep(0.5)\n"
+        "torch_start._put_aside, met, got = slowly, threading.Event(), []\n"
+        "def asks(): got.append(stand_in.distribute_tensor)\n"
+        "def imports(): met.wait(); got.append(importlib.import_module(torch_start.SPREAD).distribute_tensor)\n"
+        "with torch_start.unspread():\n"
+        "    stand_in = sys.modules[torch_start.SPREAD]\n"
+        "    threads = [threading.Thread(target=work, daemon=True) for work in (asks, imports)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join(60)\n"
+        "assert len(got) == 2 and got[0] is got[1], got\n"
+    )
+
+
+@pytest.mark.slow
 def test_one_of_several_processes_finds_spread_tensors_as_they_are() -> None:
     run("from workbench.models.torch_start import unspread\nwith unspread():\n    import torch.distributed.tensor\n    assert torch.distributed.tensor.__file__\n", WORLD_SIZE="2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama-3.1", "gemma3"])
+def test_a_quantized_copy_is_read_again_in_every_process(tiny_model_folder: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder(kind), folder)
+    told = []
+    for _ in range(3):
+        run(
+            "from pathlib import Path\n"
+            "from workbench.models.loading import load_base\n"
+            "from workbench.models.quantized_cache import wait_for_copies\n"
+            "from workbench.settings import Quantization\n"
+            f"said = []; base = load_base(Path({str(folder)!r}), Quantization(mode='4-bit'), say=said.append); wait_for_copies()\n"
+            f"Path({str(tmp_path / 'said')!r}).write_text('\\n'.join(said))\n"
+        )
+        told.append((tmp_path / "said").read_text())
+    assert "loading the quantized copy" not in told[0]
+    assert all("loading the quantized copy" in text and "passed over" not in text and "loading the weights" not in text for text in told[1:]), told

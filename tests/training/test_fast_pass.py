@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from workbench.models import four_bit, loading
 from workbench.models.adapters import put_new_adapter
 from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization
@@ -49,6 +51,19 @@ def liger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel.ops", ops)
 
 
+@pytest.fixture
+def written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4-bit layers as on a card, in bf16, with bitsandbytes' own way in the kernel's place; nothing else is replaced."""
+    from bitsandbytes import functional
+
+    monkeypatch.setattr(four_bit, "_kernel", lambda: functional.dequantize_4bit)
+    monkeypatch.setattr(four_bit, "_on_card", lambda weight: True)
+    monkeypatch.setattr(four_bit, "_fewest", lambda device: 5)
+    monkeypatch.setattr(four_bit, "_trusted", {})
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(fast_pass, "_fused", lambda model: [])
+
+
 def model_of(folder: Path) -> Any:
     return put_new_adapter(load_base(folder, Quantization(mode="none")), Lora(rank=4, dropout=0.0), name="test", seed=1, checkpointing=False)
 
@@ -72,16 +87,41 @@ def test_every_norm_and_every_gated_mlp_is_replaced_by_an_equal(tiny_model_folde
 def test_the_model_is_as_it_was_after_a_pass_even_one_that_failed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(tiny_folder)
     fast = FastPass(model, torch.float32, torch.device("cpu"))
-    assert fast.replaced == [] and fast.casting == [], "on a CPU, or in fp32, nothing is replaced"
+    assert fast.fused == fast.written == fast.casting == [], "on a CPU, or in fp32, nothing is replaced"
     fast = FastPass(model, torch.bfloat16, torch.device("cuda"))
-    assert fast.replaced and fast.casting
+    assert fast.fused and fast.casting
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: torch.no_grad())
     with pytest.raises(RuntimeError, match="in the middle"), fast():
-        assert all("forward" in vars(module) for module, _ in fast.replaced)
+        assert all("forward" in vars(module) for module, _ in fast.fused)
         assert not any(module.cast_input_dtype_enabled for module in fast.casting)
         raise RuntimeError("in the middle")
-    assert not any("forward" in vars(module) for module, _ in fast.replaced)
+    assert not any("forward" in vars(module) for module, _ in fast.fused)
     assert all(module.cast_input_dtype_enabled for module in fast.casting)
+
+
+@pytest.mark.usefixtures("written_out")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_4_bit_layer_under_an_adapter_is_written_out_and_learns_the_same(tiny_folder: Path, checkpointing: bool) -> None:
+    base = load_base(tiny_folder, Quantization(mode="4-bit"), keep=False)
+    model = put_new_adapter(base, Lora(rank=4, dropout=0.0), name="test", seed=1, checkpointing=checkpointing)
+    model.train()
+    fast = FastPass(model, torch.bfloat16, torch.device("cuda"))
+    fast.casting = []  # there is no autocast for the card here
+    under = {id(module.base_layer) for module in model.modules() if hasattr(module, "base_layer")}
+    assert len(under) == 3 * 7 and {id(module) for module, _ in fast.written} == under
+    ids = torch.randint(4, 60, (1, 40), generator=torch.Generator().manual_seed(0))
+    learned = []
+    for around in (contextlib.nullcontext(), fast()):
+        with around:
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad(set_to_none=True)
+        learned.append((loss.detach(), gradients))
+    (plain, plain_gradients), (ours, our_gradients) = learned
+    assert torch.allclose(plain, ours, rtol=0.01) and len(plain_gradients) == len(our_gradients) == 2 * len(under)
+    one, other = (torch.cat([g.flatten() for g in gradients]) for gradients in (plain_gradients, our_gradients))
+    assert float(torch.nn.functional.cosine_similarity(one, other, dim=0)) > 0.999
 
 
 def test_without_liger_the_plain_modules_stay(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

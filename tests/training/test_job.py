@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from workbench.dataset.formats import load_rows
 from workbench.errors import DataError, SettingsError, WorkbenchError
-from workbench.models.adapters import put_saved_adapter, take_off_adapter
+from workbench.models.adapters import probe, put_saved_adapter, take_off_adapter
 from workbench.models.loading import Base, load_base
 from workbench.schema import Example, Message
 from workbench.settings import Quantization, RunSettings, Training, make_settings
@@ -305,3 +305,9 @@ def test_events_hold_no_line_that_cannot_be_read(base: Base, runs: RunStore) -> 
     job.run_training(base, runs, "r1", stop=never)
     lines = (runs.path("r1") / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(events.read_events(runs.path("r1") / "events.jsonl")) == 11
+
+
+def test_what_a_kept_decoder_tells_of_the_adapter_is_the_run_s_proof(base: Base, runs: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(runs)
+    monkeypatch.setattr(job, "difference_made", lambda asked, prompt: 3.25 if asked is base and prompt == probe(base) else None)
+    assert job.run_training(base, runs, "r1", stop=never).adapter_difference == 3.25

@@ -203,11 +203,11 @@ def take_off_adapter(base: Base) -> None:
 
 
 def prove_active(base: Base, name: str | None = None, known: float | None = None) -> float:
-    """Largest absolute difference between the last logits with and without the adapter, on a fixed probe; `known` if it is so already.
+    """Largest absolute difference between the last logits with and without the adapter, on a fixed probe; `known`, where that is one.
 
     Raises `AdapterError` if it is zero (or not a number): then the adapter (of that name, where it is not the first one) does nothing.
     """
-    difference = _difference(base) if known is None else known
+    difference = known if known is not None and known > 0 else _difference(base)
     if not difference > 0:
         raise AdapterError(f"The adapter {name or base.adapter} changes nothing: its logits equal the base's. Train it for longer.")
     return difference

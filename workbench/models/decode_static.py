@@ -19,7 +19,7 @@ from workbench.models.decode_graphs import COLUMNS, Decoder, Say, up_to
 from workbench.models.decode_lanes import Lane, Progress, bind
 from workbench.models.decode_stack import UnsupportedError, read_stack
 from workbench.models.decode_step import Cache
-from workbench.models.faults import accelerator_fault, lost_to
+from workbench.models.faults import accelerator_fault, lets_go, lost_to
 from workbench.models.loading import Base
 from workbench.settings import Sampling
 
@@ -182,7 +182,7 @@ def steps(base: Base, lanes: Sequence[Lane], sampling: Sampling, progress: Progr
 def difference_made(base: Base, prompt: Sequence[int]) -> float | None:
     """The largest absolute difference that the first adapter makes to the logits (fp32) after `prompt`, by the decoder that is kept for the base.
 
-    None where none is kept (on a CPU never), or its memory does not suffice: two plain forwards tell it then, which take a 4B half a second.
+    None where none is kept (on a CPU never), or it fails: two plain forwards tell it then, which take a 4B half a second. A lost device is raised.
     """
     kept = _kept.get(base.raw)
     if kept is None or kept.adapters is not base.adapters:
@@ -194,8 +194,12 @@ def difference_made(base: Base, prompt: Sequence[int]) -> float | None:
             kept.room(rows, width + 1)
             adapted_V, plain_V = kept.read(rows, [prompt, prompt], [1, 0], width).float()
             return float((adapted_V - plain_V).abs().max())
-    except torch.OutOfMemoryError:
+    except Exception as exc:
         release()
+        if base.device.type == "cuda":
+            check_device(base, DecodingFault(exc))
+            lets_go(exc)
+            torch.cuda.empty_cache()
         return None
 
 

@@ -1,12 +1,14 @@
 """4-bit base weights written out by one kernel instead of bitsandbytes' three, the same to the bit and faster, wherever many rows are multiplied by them.
 
 bitsandbytes restores the blocks' scales (two kernels, mostly launches) and then writes the weights at half of the memory's pace. A few
-rows it multiplies straight from four bits, which on cards with fast memory pays up to four rows, elsewhere up to some hundred.
+rows it multiplies straight from four bits, which on cards with fast memory pays up to four rows, elsewhere up to some hundred (by its own
+tables; of ours only an H100 was measured).
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from functools import cache
 from typing import Any
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FAST_MEMORY = ((8, 0), (9, 0), (10, 0))  # compute capabilities of cards with HBM
+from workbench.models.faults import accelerator_fault
+
+_log = logging.getLogger(__name__)
+
 FEWEST, FEWEST_ELSEWHERE = 5, 513  # rows from which writing out is faster
 
 _trusted: dict[tuple[Any, ...], bool] = {}  # what weights are packed as -> whether the kernel gave bitsandbytes' values
@@ -36,14 +41,15 @@ def _bitsandbytes() -> Any:
 
 @cache
 def _fewest(device: torch.device) -> int:
-    return FEWEST if torch.cuda.get_device_capability(device) in FAST_MEMORY else FEWEST_ELSEWHERE
+    major, minor = torch.cuda.get_device_capability(device)
+    return FEWEST if major in (9, 10) or (major, minor) == (8, 0) else FEWEST_ELSEWHERE  # those with HBM: A100, H100 and H200, B200 and B300
 
 
 class FourBit:
     """The weights of one 4-bit linear layer (N×K)."""
 
     def __init__(self, module: Any, fewest: int) -> None:
-        """`fewest`: the rows from which `product` writes the weights out."""
+        """`fewest`: the rows from which the weights are written out; fewer go by the layer's own forward."""
         self.module, self.fewest = module, fewest
         self.dtype: torch.dtype = module.weight.quant_state.dtype
 
@@ -61,7 +67,10 @@ class FourBit:
         return F.linear(x_RK, self.whole(), self.module.bias)
 
     def learning(self, x: Tensor) -> Tensor:
-        """What the layer gives for inputs [..., K] that may want a gradient; a bias gets none."""
+        """What the layer gives for inputs [..., K] that may want a gradient; a bias gets none. It may stand in the place of the layer's forward."""
+        if x.numel() < self.fewest * x.shape[-1]:
+            plain: Tensor = type(self.module).forward(self.module, x)
+            return plain
         made: Tensor = _Product.apply(x.to(self.dtype), self)  # type: ignore[no-untyped-call]
         return made.to(x.dtype)
 
@@ -84,9 +93,13 @@ def four_bit(module: Any) -> FourBit | None:
 
     The first look at each way of packing waits for the card: no place for it while a graph is captured.
     """
-    if not readable(module) or not module.weight.is_cuda or _kernel() is None:
+    if not readable(module) or not _on_card(module.weight) or _kernel() is None:
         return None
     return FourBit(module, _fewest(module.weight.device)) if _trust(module.weight) else None
+
+
+def _on_card(weight: Tensor) -> bool:
+    return weight.is_cuda
 
 
 def readable(module: Any) -> bool:
@@ -98,7 +111,7 @@ def readable(module: Any) -> bool:
         return False
     weight, bias = module.weight, module.bias
     state = getattr(weight, "quant_state", None)
-    if state is None or len(state.shape) != 2 or state.code is None or state.dtype not in (torch.bfloat16, torch.float16):
+    if state is None or tuple(state.shape) != (module.out_features, module.in_features) or state.code is None or state.dtype not in (torch.bfloat16, torch.float16):
         return False
     if bias is not None and bias.dtype != state.dtype:
         return False
@@ -114,14 +127,15 @@ def _trust(weight: Any) -> bool:
     state = weight.quant_state
     way = (weight.device, state.quant_type, state.blocksize, state.nested, state.state2.blocksize if state.nested else 0, state.dtype)
     if way not in _trusted:
-        _trusted[way] = _same(weight)
+        try:
+            theirs = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
+            fault = "" if torch.equal(_kernel()(weight.data, weight.quant_state), theirs) else "its values differ"
+        except Exception as exc:
+            if accelerator_fault(exc) == "memory":  # which says nothing of the kernel: whoever looks next asks again
+                return False
+            torch.zeros(1, device=weight.device).add_(1).item()  # raises if the device answers no more
+            fault = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+        if fault:
+            _log.warning("4-bit weights are written out by bitsandbytes, which is slower: our kernel can't be used (%s).", fault)
+        _trusted[way] = not fault
     return _trusted[way]
-
-
-def _same(weight: Any) -> bool:
-    try:
-        theirs = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
-        return torch.equal(_kernel()(weight.data, weight.quant_state), theirs)
-    except Exception:
-        torch.zeros(1, device=weight.device).add_(1).item()  # raises if the device answers no more
-        return False

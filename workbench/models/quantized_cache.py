@@ -34,6 +34,7 @@ from workbench.models.fingerprint import provenance
 from workbench.models.hardware import host_memory_gib
 from workbench.models.overlap import lean
 from workbench.models.tokenizer import read_json
+from workbench.models.torch_start import with_whole
 from workbench.settings import Quantization
 
 FOLDER = ".quantized"
@@ -124,10 +125,9 @@ class QuantizedCopy:
             with lean(), _one_quantizer(), _nothing_drawn():
                 kind = _class_of(config) if arrival is not None else None
                 if arrival is not None and kind is not None:
-                    with _nothing_to_warm_up():
-                        model, report = kind.from_pretrained(None, state_dict=arrival.tensors(), **how)
+                    model, report = _of_tensors(kind, arrival.tensors(), how)
                 else:
-                    model, report = AutoModelForCausalLM.from_pretrained(str(self.folder), **how)
+                    model, report = with_whole(lambda: AutoModelForCausalLM.from_pretrained(str(self.folder), **how))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as exc:
             if accelerator_fault(exc):
                 raise
@@ -241,6 +241,16 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
         seen.add(tensor.data_ptr())
         found[name] = tensor
     return found
+
+
+def _of_tensors(kind: Any, tensors: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:
+    """The model of that class, and transformers' report, from tensors that lie where they belong; nobody else keeps them afterwards."""
+    try:
+        with _nothing_to_warm_up():
+            found: tuple[Any, Any] = with_whole(lambda: kind.from_pretrained(None, state_dict=dict(tensors), **how))
+            return found
+    finally:
+        tensors.clear()
 
 
 def _class_of(config: Any) -> Any | None:

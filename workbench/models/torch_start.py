@@ -1,14 +1,16 @@
 """torch imported without the part of it that tells compilers what its operators would do (their Python "meta" kernels), until somebody wants that.
 
 It is a sixth of torch's import, and with its own imports more. What a tensor without memory needs is mostly in torch's C++; the rest comes when an
-attribute of that part is asked for, when the compiler or torch's tensors over several processes are imported, or by `whole`. Those tensors, which bring
-the same along, can be left out for the time of an import as well (`unspread`).
+attribute of that part is asked for, when the compiler or torch's tensors over several processes are imported, or by `whole`. An operator alone does not
+bring it: whoever builds a model without memory does so `with_whole`. Those tensors over several processes, which bring the same along, can be left out
+for the time of an import as well (`unspread`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.machinery
 import os
 import sys
 import threading
@@ -84,7 +86,7 @@ class _Unspread(ModuleType):
             raise AttributeError(name)
         with _lock:
             _put_aside(self)
-            return getattr(importlib.import_module(SPREAD), name)
+        return getattr(importlib.import_module(SPREAD), name)  # without the lock: another thread that imports it may wait for us in the finder
 
 
 def _put_aside(stand_in: _Unspread) -> None:
@@ -96,7 +98,8 @@ def _put_aside(stand_in: _Unspread) -> None:
 def unspread() -> Iterator[None]:
     """Within, a library that is imported, only to tell such tensors from others, finds a stand-in for torch's tensors over several processes.
 
-    It may look there ever after: the stand-in stays torch's attribute until the real part is imported. With several processes everything is as it comes.
+    It may look there ever after: the stand-in stays torch's attribute until the real part is imported. A library that imports a module of that
+    part fails, and can be imported again without this. With several processes everything is as it comes.
     """
     import torch.distributed
 
@@ -104,6 +107,7 @@ def unspread() -> Iterator[None]:
         stand_in = None
         if SPREAD not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
             sys.modules[SPREAD] = stand_in = _Unspread(SPREAD)
+            stand_in.__spec__ = importlib.machinery.ModuleSpec(SPREAD, None)
             vars(torch.distributed)["tensor"] = stand_in
     try:
         yield

@@ -9,6 +9,7 @@ Whether a model takes all this with the same losses is proven before anything is
 from __future__ import annotations
 
 import contextlib
+import importlib
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +31,8 @@ class FastPass:
 
     def __init__(self, model: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.half = device.type == "cuda" and dtype == torch.bfloat16
-        self.replaced: list[tuple[Any, Forward]] = [*_fused(model), *_written_out(model)] if self.half else []
+        self.fused: list[tuple[Any, Forward]] = _fused(model) if self.half else []
+        self.written: list[tuple[Any, Forward]] = _written_out(model) if self.half else []
         # bitsandbytes' adapter layers leave casts to autocast by themselves, peft's plain ones when told.
         self.casting = [m for m in model.modules() if getattr(m, "cast_input_dtype_enabled", False)] if self.half else []
 
@@ -39,14 +41,14 @@ class FastPass:
         if not self.half:
             yield
             return
-        for module, forward in self.replaced:
+        for module, forward in (*self.fused, *self.written):
             module.forward = forward
         for module in self.casting:
             module.cast_input_dtype_enabled = False
         try:
             yield
         finally:
-            for module, _ in self.replaced:
+            for module, _ in (*self.fused, *self.written):
                 del module.forward
             for module in self.casting:
                 module.cast_input_dtype_enabled = True
@@ -58,12 +60,17 @@ class FastPass:
         return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if self.half else contextlib.nullcontext()
 
 
+def _liger() -> Any:
+    """Liger's functions, or None: it looks for a driver when it is imported, and whatever it lacks, the plain modules stay."""
+    for leaner in (unspread, contextlib.nullcontext):  # it only tells such tensors from others; a release that wants more of them gets them
+        with contextlib.suppress(Exception), lean(), leaner():
+            return importlib.import_module("liger_kernel.ops")
+    return None
+
+
 def _fused(model: Any) -> list[tuple[Any, Forward]]:
     """(module, its forward by a fused kernel) for the norms and gated MLPs that are known; none where Liger is not installed."""
-    try:
-        with lean(), unspread():
-            from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction, LigerSiLUMulFunction
-    except Exception:  # it looks for a driver when it is imported: whatever it lacks, the plain modules stay
+    if (ops := _liger()) is None:
         return []
     found: list[tuple[Any, Forward]] = []
     for module in model.modules():
@@ -73,11 +80,11 @@ def _fused(model: Any) -> list[tuple[Any, Forward]]:
             eps, offset, casting = norm
 
             def normed(self: Any, x: torch.Tensor, eps: float = eps, offset: float = offset, casting: str = casting) -> Any:
-                return LigerRMSNormFunction.apply(x, self.weight, eps, offset, casting, False, None)
+                return ops.LigerRMSNormFunction.apply(x, self.weight, eps, offset, casting, False, None)
 
             found.append((module, types.MethodType(normed, module)))
         elif (act := _gate(module)) is not None:
-            product = LigerGELUMulFunction if act == "gelu" else LigerSiLUMulFunction
+            product = ops.LigerGELUMulFunction if act == "gelu" else ops.LigerSiLUMulFunction
 
             def gated(self: Any, x: torch.Tensor, product: Any = product) -> Any:
                 return self.down_proj(product.apply(self.gate_proj(x), self.up_proj(x)))

@@ -165,9 +165,9 @@ class StaticForward:
 
     def signs(self) -> list[int]:
         """What tells this way from another that might be taken of the same model: masks by kind or not, fast or not, the modules with a fused kernel,
-        the layers that leave casts to autocast. Where a kernel can't be had, it is another way."""
+        the layers whose weights are written out, those that leave casts to autocast. Where a kernel can't be had, it is another way."""
         fast = self.fast
-        return [int(self.by_kind), int(fast is not None), len(fast.replaced) if fast is not None else 0, len(fast.casting) if fast is not None else 0]
+        return [int(self.by_kind), int(fast is not None), *([len(fast.fused), len(fast.written), len(fast.casting)] if fast is not None else [])]
 
     def buffers(self, size: Size, device: torch.device) -> Buffers:
         """The inputs of a forward of that size."""
