@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.gpu.on_triton import CARD, DEVICE, RUNS
-from workbench.models import four_bit
+from workbench.models import decode_fused, four_bit, loading
+from workbench.models.adapters import put_new_adapter
+from workbench.models.decode_stack import read_stack
+from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.four_bit_kernel import write_out
+from workbench.models.loading import load_base
+from workbench.settings import Lora, Quantization
 
 bitsandbytes = pytest.importorskip("bitsandbytes")  # only now: it imports Triton
 functional = bitsandbytes.functional
@@ -52,3 +59,32 @@ def test_products_and_gradients_are_the_layer_s_own(bias: bool) -> None:
     for out in outs:
         out.backward(slope)
     assert xs[0].grad is not None and xs[1].grad is not None and torch.equal(xs[0].grad, xs[1].grad)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_whole_fused_step_of_a_4_bit_base_gives_the_plain_step_s_logits(tiny_model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.bfloat16 if CARD else torch.float16)
+    monkeypatch.setattr(four_bit, "_on_card", lambda weight: True)
+    monkeypatch.setattr(four_bit, "_fewest", lambda device: 5)
+    base = load_base(tiny_model_folder("qwen3"), Quantization(mode="4-bit"), keep=False)
+    model = put_new_adapter(base, Lora(rank=4), name="r", seed=1, checkpointing=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    model.eval()
+    written: list[int] = []
+    whole = four_bit.FourBit.whole
+    monkeypatch.setattr(four_bit.FourBit, "whole", lambda self: [written.append(1), whole(self)][1])
+    with torch.inference_mode():
+        stack = read_stack(base)
+        stack.copy_adapter()
+        logits = []
+        for way in (lambda cache: step(stack, cache, rows, 64, adapted=True), lambda cache: decode_fused.step(stack, cache, rows, adapted=True)):
+            cache = Cache(stack, rows, 64)
+            prompts = [(2, 40 + i, 41) for i in range(rows)]
+            cache.ids_B[:rows].copy_(prefill(stack, cache, begin(cache, prompts, [i % 2 for i in range(rows)]), True).argmax(-1))
+            logits.append(way(cache).float())
+    assert len(written) == (3 * 7 if rows >= 5 else 0)
+    plain_BV, fused_BV = (one - one.mean(-1, keepdim=True) for one in logits)
+    assert float(torch.nn.functional.cosine_similarity(plain_BV, fused_BV, dim=-1).min()) > 0.99
