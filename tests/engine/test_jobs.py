@@ -18,6 +18,8 @@ from workbench.engine.messages import AnswerJob, EvaluateJob, Holds, LoadJob, Tr
 from workbench.errors import AdapterError, ModelError, RowError, RunError, WorkbenchError
 from workbench.models import decoding
 from workbench.models.catalog import DEMO_FOLDER
+from workbench.models.decode_lanes import Progress
+from workbench.models.decode_stack import UnsupportedError
 from workbench.models.fingerprint import fingerprint
 from workbench.settings import Quantization, Sampling, make_settings
 from workbench.training import events
@@ -351,7 +353,39 @@ def test_an_evaluation_keeps_the_order_of_its_prompts_over_several_batches(host:
     done = host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), report)
     alone = [host.do(AnswerJob(turns=p, lanes=(False,), sampling=SHORT), Report())["replies"][0]["text"] for p in PROMPTS]
     assert done["replies"] == alone and len(set(alone)) == 3
-    assert told[-2:] == [("answered 0 of 3 prompts", 0.0), ("answered 2 of 3 prompts", pytest.approx(2 / 3))]
+    assert [text for text, _ in told if text.startswith("answered 2")] == ["answered 2 of 3 prompts"] * 16
+    assert told[-1] == ("answered 3 of 3 prompts", 1.0)
+
+
+def test_an_evaluation_tells_how_far_it_is_while_a_batch_is_decoded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU a batch takes a quarter of a minute. A reply counts when it has ended, the others by their tokens."""
+    plain = host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report())["replies"]
+    real = Progress.take
+
+    def take(self: Progress, tokens: Any, lanes: Any) -> None:
+        if self.steps == 7:
+            self.states[1].done = True  # as if the eighth token of the second lane were a stop token
+        real(self, tokens, lanes)
+
+    monkeypatch.setattr(Progress, "take", take)
+    told: list[tuple[str, float | None]] = []
+    done = host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report(progress=lambda text, share: told.append((text, share))))
+    assert told[0] == ("answered 0 of 3 prompts", None), "reading the prompts says nothing of the pace"
+    assert told[1:8] == [("answered 0 of 3 prompts", pytest.approx(step / 16)) for step in range(1, 8)]
+    assert told[8:16] == [("answered 1 of 3 prompts", pytest.approx((1 + 2 * step / 16) / 3)) for step in range(8, 16)]
+    assert told[16:] == [("answered 3 of 3 prompts", 1.0)]
+    assert [said == before for said, before in zip(done["replies"], plain, strict=True)] == [True, False, True]
+
+
+def test_the_way_that_decoding_goes_stays_told_while_an_evaluation_goes_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: Any) -> Any:
+        raise UnsupportedError("no such layer")
+        yield
+
+    monkeypatch.setattr(decoding.decode_static, "steps", unknown)
+    told: list[str] = []
+    host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report(progress=lambda text, share: told.append(text)))
+    assert told[-1] == "answered 3 of 3 prompts (Decoding goes by transformers, which is slower: no such layer)"
 
 
 def test_an_evaluation_s_batches_hold_no_more_tokens_than_their_budget(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +407,7 @@ def test_an_evaluation_s_batches_hold_no_more_tokens_than_their_budget(host: Hos
 def test_a_stopped_evaluation_gives_no_figures(host: Host, calls: int) -> None:
     """Replies that a stop has cut would be counted as wrong answers."""
     host.do(LoadJob(model="demo"), Report())
-    with pytest.raises(WorkbenchError, match="The evaluation was stopped after"):
+    with pytest.raises(WorkbenchError, match="The evaluation was stopped after 0 of 3 prompts. It gives no figures: they need all of them."):
         host.do(EvaluateJob(prompts=PROMPTS, adapted=False, sampling=SHORT), Report(stop=after(calls - 1)))
 
 

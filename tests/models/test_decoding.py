@@ -100,13 +100,17 @@ def test_a_dora_adapter_that_peft_mixes_into_no_batch_answers_beside_its_base(ti
     own = load_base(tiny_folder, Quantization(mode="none"))
     put_adapter(own, dora=True)
     seen: list[list[str]] = []
-    mixed = generate(own, [Lane(prompt(own, PROMPTS[0]), on) for on in (True, False)], GREEDY, on_text=seen.append)
+    counts: list[tuple[int, int]] = []
+    mixed = generate(
+        own, [Lane(prompt(own, PROMPTS[0]), on) for on in (True, False)], GREEDY, on_text=seen.append, on_step=lambda *count: counts.append(count)
+    )
     alone = [generate(who, [Lane(prompt(who, PROMPTS[0]), on)], GREEDY)[0] for who, on in ((own, True), (base, False))]
     assert [r.text for r in mixed] == [r.text for r in alone]
     assert seen[-1] == [r.text.rstrip("\ufffd") for r in mixed]
     assert mixed[0].text != mixed[1].text
     assert len(seen) == sum(r.tokens + (r.ended == "stop token") for r in mixed)
     assert seen[0][0] == ""
+    assert len(counts) == len(seen) and counts[0] == (0, 1) and counts[-1][0] == 1 + (mixed[0].ended == "stop token")
 
 
 def test_lanes_all_without_the_adapter_leave_it_on_for_the_next(base: Base, adapted: Base) -> None:
@@ -175,6 +179,18 @@ def test_every_token_is_reported_with_all_lanes_texts(base: Base) -> None:
     generate(base, lanes(base, False, False, False), GREEDY, on_text=seen.append)
     tokens = [reference(base, t) for t in PROMPTS]
     assert seen == [[base.tokenizer.text(ids[: k + 1]).rstrip("\ufffd") for ids in tokens] for k in range(40)]
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["own loop", "transformers"])
+def test_the_steps_and_the_finished_lanes_are_counted_without_decoding_a_text(base: Base, monkeypatch: pytest.MonkeyPatch, capture: bool) -> None:
+    tokens = [reference(base, t) for t in PROMPTS]
+    stop = tokens[1][4]
+    places = [ids.index(stop) + 1 if stop in ids else len(ids) + 1 for ids in tokens]
+    monkeypatch.setattr(Progress, "texts", lambda self: pytest.fail("nobody asked"))
+    counts: list[tuple[int, int]] = []
+    generate(stopping_at(base, stop), lanes(base, False, False, False), GREEDY, capture=capture, on_step=lambda *count: counts.append(count))
+    assert counts == [(sum(place <= step for place in places), step) for step in range(1, len(counts) + 1)]
+    assert counts[4][0] >= 1 and len(counts) == min(40, max(places))
 
 
 def test_a_letter_of_several_tokens_is_shown_only_once_it_is_whole(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,8 @@ def test_whoever_waits_reads_the_own_place_the_holder_and_the_ways_out(workspace
     assert " for 40 s. " in header.waiting_words(workspace, jobs[1])
     jobs[1].begun, jobs[1].progress, jobs[1].share = 1.0, "loading", 0.5
     assert header.waiting_words(workspace, jobs[1]) == "loading 50%…"
+    jobs[1].pace_from = (time.time() - 30, 0.2)
+    assert header.waiting_words(workspace, jobs[1]) == "loading 50%, 50 s left…"
     engine.jobs = []
     assert header.waiting_words(workspace, Ticket(9, ANSWER, "an answer")) == said.WAITING
 

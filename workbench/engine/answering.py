@@ -192,19 +192,52 @@ def run_evaluation(host: Host, job: EvaluateJob, report: Report) -> dict[str, An
     bent: dict[int, dict[str, Any]] = {}
     lengths = [len(p) + job.sampling.max_new_tokens for p in prompts]
     budget, most = _batch(base, lengths)
+    counted = _Counted(report, len(prompts), job.sampling.max_new_tokens)
     for chunk in alike(lengths, budget, most=most):
-        if report.stop():
-            raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
-        report.progress(f"answered {len(replies)} of {len(prompts)} prompts", len(replies) / len(prompts))
+        counted.begin(len(replies), len(chunk))
         lanes = [Lane(prompts[i], number, bound(), dialect.control, dialect.stops) for i in chunk]
-        made = generate(base, lanes, job.sampling, stop=report.stop, say=_says(report))
-        if any(reply.ended == "stopped" for reply in made):
-            raise WorkbenchError(f"The evaluation was stopped after {len(replies)} of {len(prompts)} prompts.")
+        made = [] if report.stop() else generate(base, lanes, job.sampling, stop=report.stop, say=counted.say, on_step=counted.step)
+        if not made or any(reply.ended == "stopped" for reply in made):
+            # The finished ones are no sample of the whole: short prompts come first, and short replies end first.
+            raise WorkbenchError(f"The evaluation was stopped after {counted.answered} of {len(prompts)} prompts. It gives no figures: they need all of them.")
         replies |= dict(zip(chunk, made, strict=True))
         bent |= {i: _bent(lane) for i, lane in zip(chunk, lanes, strict=True)}
     release(above=KEPT_BYTES)
     told = {"constrained": [bent[i]["constrained"] for i in range(len(prompts))]} if job.sampling.constrain else {}
     return {"replies": [replies[i].text for i in range(len(prompts))], "adapter_difference": _moved(host.proven, job.run)} | told
+
+
+class _Counted:
+    """Tells how far an evaluation is while a batch is decoded: a reply counts once it has ended, the others by their tokens so far."""
+
+    def __init__(self, report: Report, total: int, longest: int) -> None:
+        self.report, self.total, self.longest = report, total, longest
+        self.before = self.lanes = self.answered = 0
+        self.notice, self.told = "", ("", -1)
+
+    def begin(self, before: int, lanes: int) -> None:
+        """A batch of so many lanes begins, and so many prompts were answered before it."""
+        self.before, self.lanes, self.answered = before, lanes, before
+        if not before:  # without a share: reading the prompts, and what a first batch has to set up, says nothing of the pace
+            self.report.progress(self._text(), None)
+
+    def step(self, finished: int, steps: int) -> None:
+        """So many lanes are finished, after so many steps."""
+        finished = self.lanes if steps >= self.longest else finished
+        self.answered = self.before + finished
+        share = (self.answered + (self.lanes - finished) * steps / self.longest) / self.total
+        told = self._text(), int(100 * share)
+        if told != self.told:  # a message at every token would be more than anybody sees
+            self.told = told
+            self.report.progress(told[0], share)
+
+    def say(self, text: str) -> None:
+        """Take a notice of decoding along, which the next step would wipe away."""
+        self.notice = f" ({text.rstrip('.')})"
+        self.report.progress(text, None)
+
+    def _text(self) -> str:
+        return f"answered {self.answered} of {self.total} prompts{self.notice}"
 
 
 def run_generation(host: Host, job: GenerateJob, report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from workbench.models.tokenizer import ChatTokenizer
 
 OnText = Callable[[list[str]], None]
+OnStep = Callable[[int, int], None]  # how many lanes are finished, and after how many steps of a token each
 
 
 class Bound(Protocol):
@@ -64,6 +65,10 @@ def nobody(texts: list[str]) -> None:
     """Nobody reads along."""
 
 
+def uncounted(finished: int, steps: int) -> None:
+    """Nobody counts along."""
+
+
 @dataclass
 class _State:
     keep: tuple[str, ...]
@@ -82,10 +87,14 @@ class Progress:
     A reply also ends before one of its lane's `stops`, whether that is one token or several.
     """
 
-    def __init__(self, lanes: Sequence[Lane], tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool], begun: float | None = None) -> None:
-        self.tokenizer, self.on_text, self.stop = tokenizer, on_text, stop
+    def __init__(
+        self, lanes: Sequence[Lane], tokenizer: ChatTokenizer, on_text: OnText, stop: Callable[[], bool], begun: float | None = None,
+        on_step: OnStep = uncounted,
+    ) -> None:
+        self.tokenizer, self.on_text, self.stop, self.on_step = tokenizer, on_text, stop, on_step
         self.states = [self._begun(lane) for lane in lanes]
         self.begun = time.perf_counter() if begun is None else begun
+        self.steps = 0
         self.stopped = False
 
     def _begun(self, lane: Lane) -> _State:
@@ -109,6 +118,8 @@ class Progress:
                 self._cut_at_stop(state)
         if self.on_text is not nobody:  # a text is decoded whole at every token
             self.on_text(self.texts())
+        self.steps += 1
+        self.on_step(sum(state.done for state in self.states), self.steps)
 
     def texts(self) -> list[str]:
         # A reply may end inside a character of several tokens: what is not whole yet is not shown.

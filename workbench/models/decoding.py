@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from workbench.models import decode_static
 from workbench.models.adapters import SLOTS, asked_alone
-from workbench.models.decode_lanes import Bound, Lane, OnText, Progress, Reply, bind, nobody
+from workbench.models.decode_lanes import Bound, Lane, OnStep, OnText, Progress, Reply, bind, nobody, uncounted
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
 from workbench.models.faults import lets_go
@@ -43,13 +43,14 @@ def _log_once(text: str) -> None:
 def generate(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, *,
     on_text: OnText = nobody, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = _log_once, capture: bool = True,
+    on_step: OnStep = uncounted,
 ) -> list[Reply]:
     """One reply per lane, all lanes in one batch (prompts padded on the left).
 
-    `on_text` gets every lane's text so far after each token; `stop` is asked as often. `say` hears in one sentence why decoding
+    `on_text` gets every lane's text so far after each token, `on_step` only counts, which is cheap; `stop` is asked as often. `say` hears in one sentence why decoding
     goes the slower way of transformers' `generate`, where it does; with `capture` false it goes that way unasked.
     """
-    going = _going(base, lanes, sampling, on_text, stop, say, capture)
+    going = _going(base, lanes, sampling, on_text, stop, say, capture, on_step=on_step)
     while True:
         try:
             next(going)
@@ -90,15 +91,15 @@ Going = Generator[None, None, list[Reply]]
 
 def _going(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool,
-    begun: float | None = None,
+    begun: float | None = None, on_step: OnStep = uncounted,
 ) -> Going:
     """`generate`, a token of each lane at every step; by transformers all at one step. `begun` is when it was asked, if not now."""
     if not lanes:
         return []
     if _must_part(base, lanes):
-        return (yield from _in_turn(base, lanes, sampling, on_text, stop, say, capture))
+        return (yield from _in_turn(base, lanes, sampling, on_text, stop, say, capture, on_step))
     if capture:
-        progress = Progress(lanes, base.tokenizer, on_text, stop, begun)
+        progress = Progress(lanes, base.tokenizer, on_text, stop, begun, on_step)
         try:
             yield from decode_static.steps(base, lanes, sampling, progress, say)
         except UnsupportedError as exc:
@@ -107,7 +108,7 @@ def _going(
             _go_on_after(base, lanes, progress, fault, say)
         else:
             return progress.replies()
-    return _by_transformers(base, lanes, sampling, Progress(lanes, base.tokenizer, on_text, stop, begun))
+    return _by_transformers(base, lanes, sampling, Progress(lanes, base.tokenizer, on_text, stop, begun, on_step))
 
 
 def _go_on_after(base: Base, lanes: Sequence[Lane], progress: Progress, fault: decode_static.DecodingFault, say: Callable[[str], None]) -> None:
@@ -187,8 +188,9 @@ def _must_part(base: Base, lanes: Sequence[Lane]) -> bool:
 
 def _in_turn(
     base: Base, lanes: Sequence[Lane], sampling: Sampling, on_text: OnText, stop: Callable[[], bool], say: Callable[[str], None], capture: bool,
+    on_step: OnStep,
 ) -> Going:
-    """The lanes without an adapter first, then those with each."""
+    """The lanes without an adapter first, then those with each; the steps are counted anew for each of them."""
     texts, replies = [""] * len(lanes), dict[int, Reply]()
     for adapter in sorted({lane.adapter for lane in lanes}):
         places = [i for i, lane in enumerate(lanes) if lane.adapter == adapter]
@@ -198,7 +200,10 @@ def _in_turn(
                 texts[i] = text
             on_text(list(texts))
 
-        part = yield from _going(base, [lanes[i] for i in places], sampling, tell, stop, say, capture)
+        def count(finished: int, steps: int, before: int = len(replies)) -> None:
+            on_step(before + finished, steps)
+
+        part = yield from _going(base, [lanes[i] for i in places], sampling, tell, stop, say, capture, on_step=count)
         replies |= dict(zip(places, part, strict=True))
     return [replies[i] for i in range(len(lanes))]
 

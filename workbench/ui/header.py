@@ -94,7 +94,8 @@ def freeing_words(space: Workspace, ticket: Ticket) -> str:
 def waiting_words(space: Workspace, ticket: Ticket, ways: str = said.TAKE_BACK) -> str:
     """Why a job has not begun: its place in the queue, who holds the engine, for how long still, and the ways out."""
     if ticket.begun is not None:
-        return ticket.progress + (f" {ticket.share:.0%}" if ticket.share else "") + "…"
+        left = ticket.seconds_left()
+        return ticket.progress + (f" {ticket.share:.0%}" if ticket.share else "") + (f", {words.duration(left)} left" if left is not None else "") + "…"
     holder, place = space.engine.status().holder, space.engine.place(ticket)
     if holder is None or not place:
         return said.WAITING
