@@ -4,7 +4,7 @@ import pytest
 
 from workbench.dataset.formats import parse_row
 from workbench.dataset.store import make_row
-from workbench.evaluation.report import got_text, rate_text, scores_text, wrong_text
+from workbench.evaluation.report import MALFORMED_COUNTS, got_text, rate_text, scores_text, wrong_text
 from workbench.evaluation.scores import Case, Rate, Scores, make_cases, score, score_reply
 from workbench.schema import Message, ToolCall
 
@@ -123,6 +123,15 @@ def test_the_report_names_every_rate():
         "call recall     1/1 (100.0 %)\nover-call rate  0/1 (0.0 %)\nmalformed rate  0/2 (0.0 %)\n"
         "name accuracy   1/1 (100.0 %)\nargument match  1/1 (100.0 %)"
     )
+
+
+def test_the_report_says_how_malformed_calls_were_counted_where_there_are_any():
+    """As the sentence has it: missed where one was wanted and nothing better stands beside it, an over-call where none was."""
+    assert scores_of((WANTS, BROKEN)).call_recall == Rate(0, 1) and scores_of((WANTS, CALL + BROKEN)).call_recall == Rate(1, 1)
+    assert scores_of((REFRAINS, BROKEN)).over_call_rate == Rate(1, 1)
+    told = scores_text(scores_of((WANTS, BROKEN), (REFRAINS, "Привет!")))
+    assert told.splitlines()[:3] == ["call recall     0/1 (0.0 %)", "over-call rate  0/1 (0.0 %)", "malformed rate  1/2 (50.0 %)"]
+    assert told.splitlines()[5:] == [MALFORMED_COUNTS] and "is a miss" in MALFORMED_COUNTS and "as calls in the over-call rate" in MALFORMED_COUNTS
 
 
 def test_a_reply_of_many_calls_is_told_in_a_few_words():

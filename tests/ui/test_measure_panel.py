@@ -3,7 +3,10 @@
 import threading
 from types import SimpleNamespace
 
+import gradio as gr
+
 from workbench.calls.prompting import PLAIN
+from workbench.evaluation.report import MALFORMED_COUNTS
 from workbench.ui import measure_panel
 from workbench.ui.room import Room
 
@@ -53,3 +56,9 @@ def test_a_merged_model_is_measured_in_its_own_form_and_keeps_nothing_beside_a_r
     shown = list(press(SimpleNamespace(session_hash="page"), "merged:mine"))
     assert "<b>mine</b>" in shown[0][0] and asked[0] == "merged:mine"
     assert (asked[1]["run"], asked[1]["adapted"], asked[1]["model"]) == (None, False, "merged:mine")
+
+
+def test_the_panel_says_how_malformed_calls_are_counted(workspace):
+    with gr.Blocks() as page:
+        measure_panel.build(workspace, Room(), SimpleNamespace(changed=gr.State(0), version=gr.State("")), gr.Dropdown())
+    assert any(MALFORMED_COUNTS in block.value for block in page.blocks.values() if isinstance(block, gr.Markdown))

@@ -15,6 +15,8 @@ TITLES = {
     "name_accuracy": "name accuracy", "argument_match": "argument match",
 }
 
+MALFORMED_COUNTS = "Malformed calls count for nothing in call recall (a reply without a well-formed call is a miss) and as calls in the over-call rate."
+
 
 def rate_text(rate: Rate) -> str:
     """As in `14/15 (93.3 %)`."""
@@ -22,7 +24,9 @@ def rate_text(rate: Rate) -> str:
 
 
 def scores_text(scores: Scores) -> str:
-    return "\n".join(f"{title:15} {rate_text(getattr(scores, name))}" for name, title in TITLES.items())
+    """A line for each rate, and how malformed calls were counted where there are any."""
+    lines = [f"{title:15} {rate_text(getattr(scores, name))}" for name, title in TITLES.items()]
+    return "\n".join([*lines, MALFORMED_COUNTS] if scores.malformed_rate.k else lines)
 
 
 def wrong_text(scored: Sequence[Scored]) -> str:

@@ -12,7 +12,7 @@ from workbench.engine.client import Ticket
 from workbench.engine.turns import asked_by
 from workbench.errors import InputError, WorkbenchError, sentence_case
 from workbench.evaluation.failures import add_drafts, row_of_miss
-from workbench.evaluation.report import TITLES, Bent, expected_text, got_text, rate_text
+from workbench.evaluation.report import MALFORMED_COUNTS, TITLES, Bent, expected_text, got_text, rate_text
 from workbench.evaluation.scores import Scored, score, score_reply
 from workbench.models.catalog import display_name, is_merged
 from workbench.settings import Sampling
@@ -79,7 +79,7 @@ def measure_key(request: gr.Request, with_adapter: bool) -> str:
 def build(space: Workspace, room: Room, bench: Bench, run: gr.Dropdown) -> None:
     """The panel's components and their wires; `run` is the chat's choice of adapter."""
     with gr.Accordion("Measure on unseen prompts", open=False, elem_id="measure"):
-        gr.Markdown(words.MEASURE_HELP)
+        gr.Markdown(f"{words.MEASURE_HELP} {MALFORMED_COUNTS}")
         with gr.Row(equal_height=True):
             measure_run = gr.Button(f"{words.MEASURE}: adapted", scale=4, elem_id="measure-adapted")
             measure_base = gr.Button(f"{words.MEASURE}: base", scale=4, elem_id="measure-base")

@@ -38,8 +38,8 @@ READING = (
 )
 METRIC_HELP = {
     "loss": "How surprised the model is by the right answers of the rows held back, in nats per token: lower is better.",
-    "call_recall": "Calls made, of the rows held back that want one: higher is better.",
-    "over_calls": "Calls made, of the rows held back that want none: lower is better.",
+    "call_recall": "Well-formed calls made, of the rows held back that want one: higher is better.",
+    "over_calls": "Calls made, malformed ones too, of the rows held back that want none: lower is better.",
     "right": "Rows held back that were answered by a call where one is wanted, and in words where none is: higher is better.",
     "malformed": "Replies that hold a broken call: lower is better.",
     "seconds": "Training and measuring one cell.", "peak_memory_gib": "The most memory that a cell took.",

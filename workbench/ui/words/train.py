@@ -78,8 +78,9 @@ FILTER, ANY_STATE = "Filter by words: name, data, note, 4-bit, or a setting and 
 COLUMNS = (
     ("", "pick", "Ticked runs are drawn over each other below"), ("Run", "name", ""), ("State", "state", ""), ("Rows", "data", "What it learned from"),
     ("Weights", "quantization", "Base weights"), ("Rank", "rank", ""), ("Rate", "rate", "Learning rate"), ("Epochs", "epochs", ""),
-    ("Val. loss", "loss", "Best validation loss, nats per token"), ("Recall", "recall", "Calls made of the calls that were wanted, on the evaluation cases"),
-    ("Over-calls", "over-calls", "Calls made where none was wanted"), ("Time", "time", ""), ("Memory", "memory", "Most memory it took, GiB"), ("Note", "note", ""),
+    ("Val. loss", "loss", "Best validation loss, nats per token"), ("Recall", "recall", "Well-formed calls made of the calls that were wanted, on the evaluation cases"),
+    ("Over-calls", "over-calls", "Calls made where none was wanted, malformed ones too"), ("Time", "time", ""),
+    ("Memory", "memory", "Most memory it took, GiB"), ("Note", "note", ""),
 )  # fmt: skip
 ASKED_AS = "asked for as: {asked}"
 DATA_MARKS = {"same": "", "changed": "▲ changed", "gone": "▲ gone", "": ""}
