@@ -61,6 +61,8 @@ def test_the_header_leads_there_an_empty_page_says_what_to_do_and_a_new_adapter_
     expect(page.locator("#demo-stage .wb-empty").first).to_contain_text("No adapter yet. Train one first")
     page.keyboard.press("Space")
     expect(page.locator("#demo-stage .wb-note")).to_contain_text("No adapter yet")
+    page.keyboard.press("f")
+    expect(page.locator("#demo-stage .wb-note")).to_contain_text(words.FILE_NO_ADAPTER)
     page.goto(app.url)
     with page.context.expect_page() as opened:
         page.locator("#header .wb-demo-link").click()

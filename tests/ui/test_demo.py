@@ -20,7 +20,7 @@ from workbench.schema import ToolCall
 from workbench.settings import RunSettings, Sampling
 from workbench.ui.demo import show as verbs
 from workbench.ui.demo.saved import saved_html
-from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
+from workbench.ui.demo.show import Played, Show, choose, deck_store, new_deck, play, stop
 from workbench.ui.demo.stage import score_words, stage_html
 from workbench.ui.words import demo as words
 from workbench.workspace import Workspace
@@ -223,7 +223,7 @@ def test_the_file_holds_everything_and_nothing_that_could_run_or_fetch(ready: Wo
     show = a_show(Entry(EVIL, True), Entry("Привет", False), Entry("later", True))
     answers((EVIL, CALL), (f"<tool_call {EVIL}>", "да"))
     run_all(ready, show, [0, 1])
-    text = saved_html(show, at=0)
+    text = saved_html(show, ["r"], at=0)
     for wanted in ("small-model", ">r<", "Greedy: yes · Longest reply: 96 · Bind calls: no", "adapted called 1 of 1, base 0 of 1", "get_sensitive_data",
                    "1970-01-01", "learned to call", words.NOT_PLAYED, "2 of 3 prompts played", ">tag<"):  # fmt: skip
         assert wanted in text, wanted
@@ -236,8 +236,24 @@ def test_the_file_holds_everything_and_nothing_that_could_run_or_fetch(ready: Wo
 
 
 def test_there_is_no_file_of_nothing() -> None:
-    with pytest.raises(InputError, match="Nothing was played yet"):
-        saved_html(a_show())
+    show = a_show()
+    with pytest.raises(InputError, match="Nothing was played yet: press Space or A first"):
+        saved_html(show, ["r"])
+    show.played[0] = Played(show.deck.entries[0], "tag")
+    with pytest.raises(InputError, match="No prompt was played to its end yet"):
+        saved_html(show, ["r"])
+
+
+def test_without_an_adapter_the_file_says_that_one_is_missing_and_what_to_do() -> None:
+    show = Show(a_show().deck)
+    for there, said in (([], words.FILE_NO_ADAPTER), (["r"], words.FILE_CHOOSE)):
+        with pytest.raises(InputError) as caught:
+            saved_html(show, there)
+        assert str(caught.value) == said
+    assert "no adapter" in words.FILE_NO_ADAPTER and "Train one first" in words.FILE_NO_ADAPTER and "choose one at the top" in words.FILE_CHOOSE
+    show.run = "gone"
+    with pytest.raises(InputError, match="The adapter gone is not there any more: choose another one at the top."):
+        saved_html(show, ["r"])
 
 
 def test_markup_in_a_prompt_a_reply_or_a_name_is_shown_and_not_run(ready: Workspace, answers: Answers) -> None:

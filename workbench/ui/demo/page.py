@@ -161,7 +161,7 @@ def build(space: Workspace) -> None:
 
     def filed(now: Show) -> list[Any]:
         try:
-            text = saved_html(now)
+            text = saved_html(now, space.adapters())
             path = download_folder(space) / f"demonstration-{(now.run or 'base').replace('@', '-')}.html"
             path.write_text(text, encoding="utf-8")
         except WorkbenchError as exc:

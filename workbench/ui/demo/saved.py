@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.errors import InputError
@@ -32,13 +33,13 @@ h1 { font-size:26px; margin:0 0 8px; } h2 { font-size:20px; margin:32px 0 8px; o
 """
 
 
-def saved_html(show: Show, at: float | None = None) -> str:
+def saved_html(show: Show, adapters: Sequence[str], at: float | None = None) -> str:
     """The file's text: date, model, adapter, settings, score, and every prompt with both replies and their verdicts.
 
-    Raises `InputError` where nothing was played.
+    Raises `InputError` where nothing was played: what is missing for it, `adapters` being those there are, and what to do.
     """
     if not any(played.judged for played in show.played.values()):
-        raise InputError(words.NOTHING_PLAYED)
+        raise InputError(_missing(show, adapters))
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
     titles, dialects = words.FILE_FACTS, sorted({played.dialect_name for played in show.played.values()})
     told = facts([
@@ -53,6 +54,15 @@ def saved_html(show: Show, at: float | None = None) -> str:
         f"<title>{escape(words.FILE_TITLE)}: {escape(show.run or '')}</title><style>{_styles()}</style></head><body>"
         f'<h1>{escape(words.FILE_TITLE)}</h1><p class="score">{score}</p>{told}{body}</body></html>\n'
     )
+
+
+def _missing(show: Show, adapters: Sequence[str]) -> str:
+    """Why there is nothing to save, and the way to something."""
+    if not show.run:
+        return words.FILE_CHOOSE if adapters else words.FILE_NO_ADAPTER
+    if show.run not in adapters:
+        return words.GONE.format(name=show.run[:60])
+    return words.NOTHING_WHOLE if show.played else words.NOTHING_PLAYED
 
 
 def settings_words(sampling: Sampling) -> str:

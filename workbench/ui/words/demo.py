@@ -37,6 +37,9 @@ SAVE, ANEW = "Save the deck", "Begin anew with the six demo prompts"
 SAVED = "Saved: {count} prompts. What was played before is put aside."
 SETTINGS = "How replies are made"
 NOTHING_PLAYED = "Nothing was played yet: press Space or A first, then save."
+NOTHING_WHOLE = "No prompt was played to its end yet: press Space or A and let it end, then save."
+FILE_CHOOSE = "There is nothing to save yet, as no adapter is chosen: choose one at the top, press Space or A to play, then F to save."
+FILE_NO_ADAPTER = "There is nothing to save yet, as there is no adapter to play. Train one first: in the workbench, “2 Tune”, then “Start training”."
 
 FILE_TITLE = "Tool calls: base and adapted side by side"
 FILE_FACTS = {"date": "Date", "model": "Model", "adapter": "Adapter", "dialect": "Tool-call dialect", "settings": "Settings", "score": "Score"}
