@@ -200,3 +200,25 @@ def test_the_metrics_are_fetched_as_a_file(train_page: Page, form: str) -> None:
         train_page.locator(f"#runs-export-{form}").click()
     assert "calls" in Path(fetched.value.path()).read_text(encoding="utf-8")
     assert fetched.value.suggested_filename.endswith(f".{form}")
+
+
+def test_a_long_name_has_the_room_there_is_and_is_told_whole_under_the_pointer(runs_app: App, train_page: Page) -> None:
+    """The last test: it adds a run."""
+    name = "gemma-3-270m-balance-and-weather-rank16-lr2e-4-run8-longer"
+    store = RunStore(runs_app.root / "adapters")
+    begin(store, name)
+    store.append(name, events.Ended(state="finished", step=20, seconds=10.0))
+    page = train_page
+    page.reload()
+    page.get_by_role("tab", name="3 Train").click()
+    box = page.locator("#run-choice input")
+    box.click()
+    page.get_by_role("option", name=name).click()
+    expect(page.locator("#progress b").first).to_have_text(name)
+    page.mouse.move(0, 0)
+    box.hover()
+    expect(box).to_have_attribute("title", name)
+    open_runs(page)
+    cell = page.locator(f'button[data-open="{name}"]')
+    expect(cell).to_have_attribute("title", name)
+    assert page.evaluate("(() => { const b = document.querySelector('.wb-runsbox'); return b.scrollWidth <= b.clientWidth })()")

@@ -72,6 +72,14 @@ def test_the_line_says_who_holds_the_engine_how_long_and_who_waits(workspace, en
     assert "(for 40 s): an &lt;b&gt;answer" in line and "<b>answer" not in line
 
 
+def test_while_something_holds_the_engine_the_line_gives_its_name_the_room_and_its_title_tells_the_whole(workspace, engine):
+    assert 'class="wb-head"' in header.header_html(workspace)
+    name = "gemma-3-270m-balance-and-weather-rank16-lr2e-4-run9"
+    engine.hold(train(name))[0].progress = f"training {name}"
+    line = header.header_html(workspace)
+    assert 'class="wb-head wb-held"' in line and f'title="training run {name} (for 40 s)"' in line
+
+
 def test_a_job_with_a_share_says_how_far_it_is(workspace, engine):
     ticket = engine.hold((LoadJob(model="m"), "loading m"))[0]
     ticket.progress, ticket.share = "loading the weights of m, 4-bit", 0.456
@@ -115,7 +123,7 @@ def test_without_a_holder_there_is_nothing_to_stop(workspace, engine):
 def test_one_press_stops_anything_but_a_training(workspace, engine, job):
     ticket = engine.hold((job, "some job"))[0]
     seen = header.offer(workspace, None)
-    assert (seen.label, seen.act) == ("Stop some job", "stop")
+    assert (seen.label, seen.act) == (said.STOP, "stop")
     assert header.press(workspace, seen, None) is None
     assert engine.stopped == [ticket]
     assert header.offer(workspace, None) == Offer(1, said.STOPPING, "", True)
@@ -124,7 +132,7 @@ def test_one_press_stops_anything_but_a_training(workspace, engine, job):
 def test_a_training_is_stopped_by_a_second_press(workspace, engine):
     ticket = engine.hold(train())[0]
     seen = header.offer(workspace, None)
-    assert seen.label == "Stop training run balance-7"
+    assert seen.label == said.STOP, "what it stops stands beside it"
     sure = header.press(workspace, seen, None)
     assert sure is not None and engine.stopped == []
     asked = header.offer(workspace, sure)
@@ -137,7 +145,7 @@ def test_a_first_press_for_one_run_does_not_count_for_the_next(workspace, engine
     sure = header.press(workspace, header.offer(workspace, None), None)
     engine.hold(train("other"))[0].number = 2
     seen = header.offer(workspace, sure)
-    assert seen.label == "Stop training run other"
+    assert seen.label == said.STOP
     assert header.press(workspace, seen, sure) == Sure(2, "stop", pytest.approx(time.monotonic(), abs=5)) and engine.stopped == []
 
 
@@ -202,7 +210,7 @@ def test_the_buttons_are_drawn_only_where_something_changed(handlers, engine):
     assert "wb-head" in line and free.interactive and stop == gr.skip() and (seen, sure) == (Offer(can_free=True), None)
     engine.hold(train())
     _, stop, free, seen, _ = tick(seen, None)
-    assert (stop.value, stop.interactive, stop.elem_classes, free) == ("Stop training run balance-7", True, [], gr.skip())
+    assert (stop.value, stop.interactive, stop.elem_classes, free) == (said.STOP, True, [], gr.skip())
     assert tick(seen, None)[1:] == [gr.skip(), gr.skip(), seen, None]
     engine.jobs = []
     assert tick(seen, None)[1].elem_classes == ["wb-off"]
@@ -217,7 +225,7 @@ def test_a_first_press_is_forgotten_after_some_seconds(handlers, engine):
     assert tick(asked, sure)[4] == sure
     old = Sure(sure.number, sure.act, sure.at - header.SURE_SECONDS - 1)
     _, stop, _, seen, sure = tick(asked, old)
-    assert (stop.value, sure) == ("Stop training run balance-7", None) and engine.stopped == []
+    assert (stop.value, sure) == (said.STOP, None) and engine.stopped == []
 
 
 def test_the_free_button_asks_for_it(handlers, engine):

@@ -356,6 +356,15 @@ def test_a_stop_is_told_on_the_panel_and_no_time_left_with_it(space):
     assert words.STOPPING_SOON in showing.progress_html(space, create_again(space, "new"))
 
 
+def test_what_the_engine_is_at_is_told_before_the_first_step_unless_it_only_repeats_the_name(space):
+    view = create(space, "new", BEGUN)
+    queued(space, (TrainJob(run="new"), "training run new"))
+    ticket = space.engine.training()
+    for told, shown in (("loading the weights", True), ("training new", False)):
+        ticket.progress = told
+        assert (told in showing.progress_html(space, view)) is shown
+
+
 def create_again(space, name):
     space.runs.remove(name)
     return create(space, name)

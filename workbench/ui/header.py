@@ -67,7 +67,7 @@ def header_html(space: Workspace) -> str:
     model = (holds.model or space.model_name) + (f" + {holds.also}" if holds.also else "")
     whole = " · ".join(word for word in (model, held, adapter, holds.device) if word)
     return (
-        f'<div class="wb-head"><span class="wb-title">{escape(words.TITLE)}</span>'
+        f'<div class="wb-head{" wb-held" if status.holder is not None else ""}"><span class="wb-title">{escape(words.TITLE)}</span>'
         f'<span class="wb-loaded" title="{escape(whole)}"><b>{escape(model)}</b> <span class="wb-dim">· {escape(held)} · {escape(adapter)}</span></span>'
         f'<span class="wb-grow" title="{escape(story)}"><span class="wb-dot {state}"></span>{escape(doing)}</span>{_memory(space)}{DEMO_LINK}</div>'
     )
@@ -116,7 +116,7 @@ def offer(space: Workspace, sure: Sure | None) -> Offer:
     if holder.stop_time is not None and time.monotonic() - holder.stop_time < PATIENCE:
         return Offer(holder.number, said.STOPPING, "", can_free, freeing)
     act: Literal["stop", "end"] = "stop" if holder.stop_time is None else "end"
-    label = f"{said.STOP} {holder.label}" if act == "stop" else said.END
+    label = said.STOP if act == "stop" else said.END
     if sure is not None and (sure.number, sure.act) == (holder.number, act):
         label = said.SURE_STOP if act == "stop" else said.SURE_END
     return Offer(holder.number, label, act, can_free, freeing)

@@ -15,6 +15,15 @@ from workbench.workspace import Workspace
 
 NEWS = 2.0  # seconds between two looks of the Chat tab for new adapters and answers that wait for a person
 
+# A list's box cuts what is longer than itself, as names of runs are: the whole of it is told where the pointer rests on it.
+WHOLE_JS = """
+() => {
+  if (window.wbWhole) return;
+  window.wbWhole = true;
+  document.addEventListener('mouseover', (event) => { const box = event.target.closest('input[role=combobox]'); if (box) box.title = box.value; });
+}
+"""
+
 
 def build(space: Workspace) -> gr.Blocks:
     """All pages over one workspace."""
@@ -39,9 +48,11 @@ def build(space: Workspace) -> gr.Blocks:
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(_open, name), None, [current, timer, news], **QUIET)
         quieten(page)
+        page.load(None, js=WHOLE_JS)
     with page.route(demo_words.TITLE, demo.PATH, show_in_navbar=False):
         demo.build(space)
         quieten(page)
+        page.load(None, js=WHOLE_JS)
     page.current_page = ""  # what is drawn while it runs is the workbench's: gradio would put it on the page that was built last
     return page
 

@@ -222,10 +222,10 @@ def build(space: Workspace) -> RunPanel:
     names = space.runs.names()  # which one is shown is known when the page is opened
     plain: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(equal_height=True, elem_classes="wb-runtop"):
-        runs = gr.Dropdown(choices=names, value=None, label=words.RUN, scale=2, min_width=160, elem_id="run-choice", allow_custom_value=True, **plain)
+        runs = gr.Dropdown(choices=names, value=None, label=words.RUN, scale=3, min_width=240, elem_id="run-choice", allow_custom_value=True, **plain)
         with gr.Column(scale=8, min_width=320):
             progress = gr.HTML(empty(common.TRAIN_EMPTY), elem_id="progress")
-        stop = gr.Button(words.STOP, variant="stop", size="sm", scale=2, min_width=150, interactive=False, elem_id="stop-training")
+        stop = gr.Button(words.STOP, variant="stop", size="sm", scale=2, min_width=200, interactive=False, elem_id="stop-training")
         resume = gr.Button(words.RESUME, variant="primary", size="sm", scale=1, min_width=90, visible=False, elem_id="resume-training")
     smaller = gr.Button(words.SMALLER, variant="primary", size="sm", visible=False, elem_id="start-smaller")
     message = gr.HTML(elem_id="train-message")

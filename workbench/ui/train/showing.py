@@ -61,7 +61,7 @@ def progress_html(space: Workspace, view: RunView) -> str:
         parts.append(f"step {done} of {total}")
     if stopping:
         parts.append(words.STOPPING_AFTER if view.state == "running" and view.steps else words.STOPPING_SOON)
-    elif ticket is not None and ticket.begun is not None and (view.state != "running" or not view.steps):
+    elif ticket is not None and ticket.begun is not None and (view.state != "running" or not view.steps) and ticket.progress != f"training {view.info.name}":
         parts.append(escape(ticket.progress) + (f" {ticket.share:.0%}" if ticket.share else ""))
     if left is not None:
         parts.append(f"<b>{common.duration(left)} left</b>")

@@ -66,7 +66,7 @@ def _line(row: RunRow, picked: bool, opened: bool) -> str:
     steps = f" {row.steps}/{row.total_steps}" if row.live and row.total_steps else ""
     cells = [
         f'<input type="checkbox" data-pick="{name}" aria-label="compare {name}"{" checked" if picked else ""}>',
-        f'<button type="button" class="wb-open" data-open="{name}">{name}</button>',
+        f'<button type="button" class="wb-open" data-open="{name}" title="{name}">{name}</button>',
         f"{state_chip(row.state, row.told)}{steps}", _data_cell(row), _weights_cell(row), str(s.lora.rank), f"{s.training.learning_rate:g}", str(s.training.epochs), loss,
         _rate_cell(row, "call_recall"), _rate_cell(row, "over_call_rate"), common.duration(row.seconds) if row.seconds is not None else "–",
         f"{row.peak_gib:.1f}" if row.peak_gib is not None else "–", _note_cell(row.note),

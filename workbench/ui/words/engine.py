@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-STOP, STOPPING, END = "Stop", "Stopping…", "End it now"
-SURE_STOP, SURE_END = "Press again to stop the run", "Sure? Unsaved steps are lost"
+STOP, STOPPING, END = "Stop", "Stopping…", "End it now"  # what they stop stands beside them
+SURE_STOP, SURE_END = "Press again to stop", "Sure? Steps are lost"
 FREE = "Free memory"
 READY, OFF = "ready", "engine not started"
 NOT_LOADED = "weights not loaded"
