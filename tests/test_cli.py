@@ -77,7 +77,7 @@ def test_check_of_bad_rows_names_each_and_exits_with_2(run, root):
     assert status == 2
     assert err == [
         "rows.jsonl: 2 line(s) can't be used, the first: "
-        "line 2, line: not valid JSON: Expecting property name enclosed in double quotes at column 2"
+        "line 2: not valid JSON: Expecting property name enclosed in double quotes at column 2"
     ]
     found = json.loads(out[-1])
     assert (found["rows"], found["calls"], found["texts"]) == (2, 1, 1)
@@ -118,7 +118,7 @@ def test_problems_are_told_in_the_order_of_their_lines(run, root, monkeypatch):
     monkeypatch.setattr("workbench.verbs.data.row_problems", lambda tokenizer, rows, longest, form: [RowProblem(1, "messages", "too long")])
     status, out, err = run("check", rows_file(root, "", GOOD[0], "x"), "--json")
     assert (status, err) == (2, ["rows.jsonl: 2 line(s) can't be used, the first: line 2, messages: too long"])
-    assert out[1:3] == ["  line 2, messages: too long", "  line 3, line: not valid JSON: Expecting value at column 1"]
+    assert out[1:3] == ["  line 2, messages: too long", "  line 3: not valid JSON: Expecting value at column 1"]
     assert [p["line"] for p in json.loads(out[-1])["problems"]] == [2, 3]
 
 
@@ -239,7 +239,7 @@ def test_the_program_itself_complains_in_one_line(root):
     done = program(root, "check", rows_file(root, GOOD[0], "Привет"), "--json")
     assert done.returncode == 2
     assert done.stderr == (
-        "rows.jsonl: 1 line(s) can't be used, the first: line 2, line: not valid JSON: Expecting value at column 1\n"
+        "rows.jsonl: 1 line(s) can't be used, the first: line 2: not valid JSON: Expecting value at column 1\n"
     )
     assert json.loads(done.stdout.splitlines()[-1])["rows"] == 1
 

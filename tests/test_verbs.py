@@ -118,7 +118,7 @@ def test_check_and_convert_live_with_a_broken_book_of_tools_and_say_so(run, tmp_
     status, found, _ = run("check", row("Привет", "Да"), row("Баланс", CALL))
     assert (status, [note.split(": ")[0] for note in found["notes"]]) == (0, ["The calls were not held against the schemas of the tools"])
     told = {f["kind"]: f for f in found["findings"]}
-    assert told["unread"]["advice"].startswith("1 line of cases.jsonl can't be read, the first: line 2, line: not valid JSON")
+    assert told["unread"]["advice"].startswith("1 line of cases.jsonl can't be read, the first: line 2: not valid JSON")
     assert told["leak"]["rows"] == [1]
     for style in ("rows", "openai"):
         out = tmp_path / f"out-{style}.jsonl"

@@ -88,5 +88,10 @@ class RowProblem:
     field: str
     reason: str
 
+    @property
+    def told(self) -> str:
+        """The field and the reason; the reason alone where it is about the whole line."""
+        return self.reason if self.field == "line" else f"{self.field}: {self.reason}"
+
     def __str__(self) -> str:
-        return f"line {self.line}, {self.field}: {self.reason}"
+        return f"line {self.line}{': ' if self.field == 'line' else ', '}{self.told}"

@@ -89,6 +89,13 @@ def with_call(call) -> str:
         ('{"messages": {}}', "messages", "expected a non-empty list, found an object"),
         ('{"messages": ["x"]}', "messages[0]", "expected a JSON object, found a text"),
         ('{"messages": [{"content": "x"}]}', "messages[0].role", "the key is missing"),
+        ('{"messages": [{"rolle": "user", "content": "x"}]}', "messages[0].role", 'the key is missing; "rolle" is unknown here: was "role" meant?'),
+        ('{"messages": [{"Role": "user", "content": "x", "id": 1}]}', "messages[0].role", 'the key is missing; "Role" is unknown here: was "role" meant?'),
+        ('{"messages": [{"speaker": "user", "content": "x", "id": 1}]}', "messages[0].role", 'the key is missing; "speaker" is unknown here: was "role" meant?'),
+        ('{"messages": [{"role": "user", "text": "x"}]}', "messages[0].content", 'the key is missing; "text" is unknown here: was "content" meant?'),
+        ('{"messages": [{"role": "user", "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}]}', "messages[0].content",
+         'the key is missing; unknown here: "a", "b", "c", "d", …'),
+        (line_of({"messages": [{"role": "user", "x" * 99: 1}]}), "messages[0].content", f'the key is missing; unknown here: "{"x" * 38}…'),
         ('{"messages": [{"role": "bot", "content": "x"}]}', "messages[0].role",
          'unknown role "bot"; the roles are system, user, assistant, tool'),
         ('{"messages": [{"role": ["user"], "content": "x"}]}', "messages[0].role",
@@ -196,6 +203,7 @@ def test_each_problem_has_its_own_line_and_no_good_row_is_lost():
     assert [row.status for row in loaded.rows] == ["draft", "approved"]
     assert loaded.lines == (1, 4)
     assert [(p.line, p.field) for p in loaded.problems] == [(3, "line"), (6, "messages")]
+    assert str(RowProblem(4, "line", "not valid JSON")) == "line 4: not valid JSON"
     assert str(loaded.problems[1]) == "line 6, messages: the key is missing; a row needs a list of messages"
 
 

@@ -244,7 +244,7 @@ def test_a_parquet_bomb_ends_in_a_sentence(look):
 
 def test_parquet_with_too_many_rows_or_nan_is_told(look, monkeypatch):
     nan = parquet([{"request": "q", "answer": "a", "score": float("nan")}, {"request": "q", "answer": "a", "score": 1.0}])
-    assert [str(c.problem) for c in look(nan, "a").candidates if c.problem] == ["line 1, line: not valid JSON: NaN is not a JSON number"]
+    assert [str(c.problem) for c in look(nan, "a").candidates if c.problem] == ["line 1: not valid JSON: NaN is not a JSON number"]
     monkeypatch.setattr(tables, "MAX_RECORDS", 1)
     with pytest.raises(DataError) as caught:
         look(nan, "a")

@@ -262,7 +262,7 @@ def test_a_data_set_of_the_hub_is_streamed_and_none_of_its_code_is_run(monkeypat
     preview = preview_hub("owner/name", "test", config="part")
     assert asked == [(("owner/name", "part"), {"split": "test", "streaming": True})]
     assert seen(preview)[:2] == [(1, "line 1, image: object is no JSON value", ""), (2, "два", "")]
-    assert str(seen(preview)[2][1]).startswith("line 3, line: ")
+    assert str(seen(preview)[2][1]).startswith("line 3: ")
     assert preview.candidates[1].row == parse_row(chat("два"))
 
 

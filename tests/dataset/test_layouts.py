@@ -99,6 +99,8 @@ def test_a_shared_call_keeps_its_other_keys():
         (shared(("martian", "q")), "conversations[0].from",
          'unknown sender "martian"; the senders are system, human, user, gpt, assistant, chatgpt, model, bot, function_call, tool_call, observation, tool, function_response'),
         ({"conversations": [{"from": "human"}]}, "conversations[0].value", "the key is missing"),
+        ({"conversations": [{"from": "human", "velue": "q"}]}, "conversations[0].value", 'the key is missing; "velue" is unknown here: was "value" meant?'),
+        ({"conversations": [{"rolle": "user", "content": "q"}]}, "conversations[0].role", 'the key is missing; "rolle" is unknown here: was "role" meant?'),
         ({"conversations": [{"from": "human", "value": 5}]}, "conversations[0].value", "expected text, found a number"),
         ({"conversations": []}, "conversations", "expected a non-empty list, found an empty list"),
         ({"conversations": ["x"]}, "conversations[0].content", "expected a JSON object, found a text"),

@@ -51,15 +51,28 @@ def many(tmp_path, count):
 
 
 def test_the_table_shows_what_would_come_in_and_what_is_wrong(preview):
-    broken = "line: not valid JSON: Unterminated string starting at at column 2"
+    broken = "not valid JSON: Unterminated string starting at at column 2"
     assert panel.table_values(preview, True) == [
-        [True, 1, "новое", "Ответ", "text", ""],
         [False, 2, '{"broken', "", "broken", broken],
+        [True, 1, "новое", "Ответ", "text", ""],
         [False, 3, "новое", "Ответ", "text", "same as line 1"],
         [False, 4, "Здравствуйте!", "Здравствуйте! Чем могу помочь?", "text", "same as row 2 of the set"],
         [True, 5, "ещё <img src=x>", "Ответ", "text", ""],
     ]
-    assert [row[0] for row in panel.table_values(preview, False)] == [True, False, True, True, True]
+    assert [row[0] for row in panel.table_values(preview, False)] == [False, True, True, True, True]
+
+
+def test_broken_lines_stand_first_and_name_the_key_that_was_meant(workspace, tmp_path):
+    """Below the table's fold nobody would find them."""
+    path = tmp_path / "rows.jsonl"
+    misspelt = '{"messages": [{"rolle": "<b>user", "content": "x"}]}'
+    path.write_text("\n".join([*(line(f"вопрос {i}") for i in range(30)), misspelt, "{", line("ещё")]), encoding="utf-8")
+    preview = panel.look_file(workspace, str(path))
+    table = panel.table_values(preview, True)
+    assert [row[1] for row in table] == [31, 32, *range(1, 31), 33]
+    assert table[0][5] == 'messages[0].role: the key is missing; "rolle" is unknown here: was "role" meant?'
+    assert table[1][5].startswith("not valid JSON: ")
+    assert panel.chosen_places(preview, table, True) == [*range(30), 32]
 
 
 def test_the_counts_stand_in_one_line_and_nothing_in_them_is_run(preview):

@@ -101,8 +101,9 @@ def _own_field(field: str, places: tuple[str, ...]) -> str:
         return "line" if field == "messages" and places else field
     place = places[int(match[1])]
     rest = field[match.end() :]
-    if rest == ".role" and place.endswith(".value"):
-        return place.removesuffix("value") + "from"
+    if rest == ".role" and place.endswith((".value", ".content")):
+        turn, _, own = place.rpartition(".")
+        return f"{turn}.{'from' if own == 'value' else 'role'}"
     return place + ("" if rest == ".content" else rest)
 
 

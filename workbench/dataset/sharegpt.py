@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.calls.dialects import message_text
 from workbench.dataset.formats import dump_row
-from workbench.dataset.strict import kind, parse_json, same, short
+from workbench.dataset.strict import kind, missing_key, parse_json, same, short
 from workbench.dataset.turns import dump_message, parse_message
 from workbench.errors import RowError
 from workbench.schema import Example, Message
@@ -41,7 +41,7 @@ def read_turn(turn: Mapping[str, Any], field: str) -> dict[str, Any]:
     if role is None:
         raise RowError(f"unknown sender {short(sender)}; the senders are {', '.join(SENDERS)}", f"{field}.from")
     if not isinstance(value, str):
-        raise RowError(f"expected text, found {kind(value)}" if "value" in turn else "the key is missing", f"{field}.value")
+        raise RowError(f"expected text, found {kind(value)}" if "value" in turn else missing_key(turn, "value", ("from",), ("content", "text")), f"{field}.value")
     rest = {k: v for k, v in turn.items() if k not in ("from", "value", TURN)}
     if sender.lower() in CALLING:
         return {"role": role, "content": "", "tool_calls": _read_calls(value, f"{field}.value")} | rest

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from workbench.dataset.jsonscan import never_closed
@@ -20,6 +22,7 @@ MAX_DIGITS = 4300  # of a whole number: what Python reads
 MAX_RECORD_BYTES = 2**20  # of one row, as UTF-8
 MAX_LINES = 200_000  # rows of one file, readable or not
 MAX_VALUES = 2_500_000  # objects, lists and their items in one file: bounds the memory that parsing takes
+KEYS_SEEN, KEYS_TOLD = 50, 4  # of an object whose key is missing: looked through for the one that was meant, and named
 
 _BAD = re.compile("[\x00\ud800-\udfff]")
 _LINE = re.compile(r"(?m)^[^\S\n]*+\S[^\n]*+")
@@ -197,6 +200,17 @@ def short(value: Any) -> str:
     """A value as JSON of 40 characters at most, fit for a sentence."""
     text = _BAD.sub("�", json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+def missing_key(value: Mapping[str, Any], wanted: str, known: Collection[str], other_names: Collection[str] = ()) -> str:
+    """That the key `wanted` is missing, and which key beside the `known` ones was probably meant: one of its `other_names`, or one spelt like it."""
+    strange = [key for key in islice(value, KEYS_SEEN) if key not in known]
+    alike = get_close_matches(wanted, [key.lower() for key in strange if len(key) <= 2 * len(wanted)], n=1)
+    meant = next((key for key in strange if key.lower() in (*other_names, *alike)), None)
+    if meant is not None:
+        return f"the key is missing; {short(meant)} is unknown here: was {short(wanted)} meant?"
+    found = ", ".join(short(key) for key in strange[:KEYS_TOLD]) + (", …" if len(strange) > KEYS_TOLD else "")
+    return f"the key is missing; unknown here: {found}" if strange else "the key is missing"
 
 
 def same(one: Any, other: Any) -> bool:

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.calls.dialects import TAG, CallSegment, MalformedSegment, message_text
-from workbench.dataset.strict import check_value, kind, parse_json, short
+from workbench.dataset.strict import check_value, kind, missing_key, parse_json, short
 from workbench.errors import RowError
 from workbench.schema import ROLES, Message, ToolCall
 
 FORM = "#form"
+KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")  # of a turn; others are kept, and mean nothing here
+ROLE_NAMES, CONTENT_NAMES = ("from", "speaker", "sender", "author", "роль"), ("text", "value", "message", "текст")  # as others call them
 _NAME = re.compile(r"[A-Za-z_][\w.\-]{0,127}")  # as a call in a reply is read; another name could pass for more than one call
 
 
@@ -26,12 +28,12 @@ def parse_message(value: Any, field: str) -> Message:
         raise RowError(f"expected a JSON object, found {kind(value)}", field)
     role = value.get("role")
     if role is None:
-        raise RowError("the key is missing", f"{field}.role")
+        raise RowError(missing_key(value, "role", KEYS, ROLE_NAMES), f"{field}.role")
     if role not in ROLES:
         raise RowError(f"unknown role {short(role)}; the roles are {', '.join(ROLES)}", f"{field}.role")
     calls = _parse_calls(value.get("tool_calls"), f"{field}.tool_calls")
     if "content" not in value and not calls:
-        raise RowError("the key is missing", f"{field}.content")
+        raise RowError(missing_key(value, "content", KEYS, CONTENT_NAMES), f"{field}.content")
     content = value.get("content")
     form: dict[str, Any] = {"content": None if "content" in value else "absent"} if content is None else {}
     content = "" if content is None and calls else content

@@ -98,9 +98,10 @@ def convert(space: Workspace, options: argparse.Namespace) -> Result:
     _refuse_existing(options.out, options.force)
     made = export_with(space.tools, kept, options.to)
     write_atomic(options.out, made.data)
-    problems = [{"line": c.line, "field": c.problem.field, "reason": c.problem.reason} for c in preview.candidates if c.problem is not None]
+    found = [c.problem for c in preview.candidates if c.problem is not None]
+    problems = [{"line": p.line, "field": p.field, "reason": p.reason} for p in found]
     print(f"{options.file.name} ({preview.container}, {preview.layout}) → {options.out}: {len(kept)} rows")
-    for line in (*preview.notes, *made.notes, *(f"line {p['line']}, {p['field']}: {p['reason']}" for p in problems)):
+    for line in (*preview.notes, *made.notes, *map(str, found)):
         print(f"  {line}")
     result: Result = {"rows": len(kept), "left_out": len(rows) - len(kept), "problems": problems, "container": preview.container, "layout": preview.layout, "out": str(options.out)}
     if problems:

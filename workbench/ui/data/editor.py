@@ -117,7 +117,7 @@ def mend_line(form: Form, text: str) -> Change:
     """Put a mended line in the place of a broken one; raises `RowError` if it still can't be used."""
     loaded = parse_jsonl(text.strip().replace("\n", " "))
     if loaded.problems or not loaded.rows:
-        problem = f"{loaded.problems[0].field}: {loaded.problems[0].reason}" if loaded.problems else "it is empty"
+        problem = loaded.problems[0].told if loaded.problems else "it is empty"
         raise RowError(f"The line still can't be used: {problem}.", "line")
     assert form.place is not None
     return Change(put={form.place: loaded.rows[0]}, what=f"row {form.place + 1} was mended")

@@ -33,11 +33,13 @@ TICK = 0
 
 
 def listed(preview: Preview) -> list[int]:
-    """The places of the records in the table: all in the file's order, or those that want a look first where they are too many."""
+    """The places of the records in the table: what can't be read first, which nobody would find below its fold, the rest in the file's order.
+
+    Where they are too many, the duplicates come next.
+    """
     everything = range(len(preview.candidates))
-    if len(everything) <= LISTED:
-        return list(everything)
-    return sorted(everything, key=lambda i: (preview.candidates[i].row is not None, not preview.candidates[i].duplicate, i))[:LISTED]
+    many = len(everything) > LISTED
+    return sorted(everything, key=lambda i: (preview.candidates[i].row is not None, many and not preview.candidates[i].duplicate, i))[:LISTED]
 
 
 def as_taken(preview: Preview, mode: str) -> Preview:
@@ -53,7 +55,7 @@ def _table_row(candidate: Candidate, leave_duplicates: bool) -> list[Any]:
     row = candidate.row
     if row is None:
         problem = candidate.problem
-        return [False, candidate.line, _cut(candidate.raw), "", words.KIND_BROKEN, f"{problem.field}: {problem.reason}" if problem else ""]
+        return [False, candidate.line, _cut(candidate.raw), "", words.KIND_BROKEN, problem.told if problem else ""]
     kind = words.KIND_CALL if is_call(row) else words.KIND_TEXT
     take = not (leave_duplicates and candidate.duplicate)
     return [take, candidate.line, _cut(row.request), _cut(message_text(row.answer)), kind, candidate.duplicate]

@@ -67,7 +67,7 @@ def _grid_row(place: int, entry: Entry, seen: Marks = Marks()) -> list[Any]:
     side = seen.split[place] if place < len(seen.split) else ""
     says = (seen.titles or {}).get(place, "")
     if entry.row is None:
-        says = f"{entry.problem.field}: {entry.problem.reason}" if entry.problem else says
+        says = entry.problem.told if entry.problem else says
         return [False, place + 1, _cell(facts.request), "", facts.kind, "", "", _cell(says)]
     return [False, place + 1, _cell(facts.request), _cell(answer_cell(entry.row)), facts.kind, facts.status, words.SIDE_WORDS.get(side, side), _cell(says or facts.source)]
 
