@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.models.fresh_process import run
 from workbench.models import machine_cache
 from workbench.models.library_index import KEPT, from_the_last, quicken
 
@@ -40,8 +38,7 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM
 
 def index(home: Path) -> None:
     """A process that imports transformers quickly, and holds what it found against what transformers finds."""
-    done = subprocess.run([sys.executable, "-c", SAME], capture_output=True, text=True, check=False, env=os.environ | {"XDG_CACHE_HOME": str(home)})
-    assert done.returncode == 0, done.stderr
+    run(SAME, XDG_CACHE_HOME=str(home))
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.models.fresh_process import run
 from workbench.models import machine_cache, overlap
 
 
@@ -116,5 +116,4 @@ assert triton.runtime.cache.triton_key.__module__ == 'workbench.models.overlap'
 """
     pytest.importorskip("triton")
     for delay in ("0.005", "0.02", "0.05"):
-        done = subprocess.run([sys.executable, "-c", code, delay], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        run(code, delay)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.models.fresh_process import run
 from workbench.models import overlap
 from workbench.models.overlap import BLOCK, import_libraries, read_ahead, wake
 
@@ -64,11 +63,6 @@ def test_an_error_inside_passes_through_and_ends_the_readers(tmp_path: Path) -> 
 def test_waking_a_card_that_fails_is_silent() -> None:
     wake(torch.device("cpu"))
     wake(torch.device("mps" if not torch.backends.mps.is_available() else "xpu"))
-
-
-def run(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.models.fresh_process import run
 from workbench.models import proofs
 from workbench.models.adapters import put_new_adapter
 from workbench.models.decode_graphs import Decoder
@@ -232,10 +231,7 @@ def test_an_adapter_s_shape_is_the_same_text_in_every_process() -> None:
         "from types import SimpleNamespace as N; from workbench.models.proofs import adapters_of; from peft import LoraConfig\n"
         "print(adapters_of(N(peft_config={'a': LoraConfig(target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj'], base_model_name_or_path='x')})))"
     )
-    told = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}).stdout
-        for seed in ("1", "2", "3")
-    }
+    told = {run(code, PYTHONHASHSEED=seed) for seed in ("1", "2", "3")}
     assert len(told) == 1 and "q_proj" in told.pop()
 
 

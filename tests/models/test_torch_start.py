@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.models import fresh_process
 
 BEGIN = (
     "import workbench.models, sys, torch\n"
@@ -19,8 +18,7 @@ BEGIN = (
 
 
 def run(code: str, **environment: str) -> None:
-    done = subprocess.run([sys.executable, "-c", BEGIN + code], capture_output=True, text=True, check=False, env=os.environ | environment)
-    assert done.returncode == 0, done.stderr
+    fresh_process.run(BEGIN + code, **environment)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ class Host(Bases):
             with contextlib.suppress(WorkbenchError, OSError):  # on a full disk even the mark may not fit: the reason must be told
                 self.runs.mark_failed(job.run, str(exc))
             raise
-        report.progress(f"training {job.run}", None)
+        report.progress(job.training, None)
         self.proven = {}  # what the last adapter was proven to do says nothing of this one
         release()
         ended = run_training(base, self.runs, job.run, stop=report.stop, resume=job.resume, tell=report.event, left=report.left, ranks=self.ranks)

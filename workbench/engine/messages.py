@@ -40,6 +40,11 @@ class TrainJob(_Message):
     run: str
     resume: bool = False
 
+    @property
+    def training(self) -> str:
+        """What its progress says while it trains; a screen that names the run beside it leaves that out."""
+        return f"training {self.run}"
+
 
 class AnswerJob(_Message):
     """Answer a conversation in every lane at once. A lane is True where the adapter is on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.models import triton_kernels
 from workbench.models.decode_stack import Group, Layer, Stack
 from workbench.models.decode_step import Cache, Marks, Prompt, signs
+from workbench.models.faults import lost_to, named
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "silu")
 WIDEST = 16_384  # of the residual stream: one program norms a whole row
@@ -22,12 +23,8 @@ BESIDE = True  # whether a graph's first products go on a stream of their own
 LIKE = 0.98  # cosine between the logits of both steps: bf16 noise is below 0.001, a wrong kernel is nowhere near
 
 
-@lru_cache(maxsize=1)
 def _kernels() -> Any:
-    try:
-        return importlib.import_module("workbench.models.decode_kernels")
-    except Exception:  # no Triton, or one that doesn't load here: then there are no kernels
-        return None
+    return triton_kernels.kernels("workbench.models.decode_kernels")
 
 
 def usable(stack: Stack) -> bool:
@@ -149,8 +146,9 @@ def runs(fused: Callable[[], Any], device: torch.device, say: Callable[[str], No
         torch.zeros(1, device=device).item()  # waits: a kernel's fault comes late
         return True
     except Exception as exc:
-        torch.zeros(1, device=device).add_(1).item()  # raises if the device answers no more
-        say(f"Decoding does without its own kernels and is slower: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}")
+        if (lost := lost_to(device)) is not None:
+            raise lost from exc
+        say(f"Decoding does without its own kernels and is slower: {named(exc)}")
         return False
 
 

@@ -21,7 +21,7 @@ from workbench.models.adapters import SLOTS, asked_alone
 from workbench.models.decode_lanes import Bound, Lane, OnStep, OnText, Progress, Reply, bind, nobody, uncounted
 from workbench.models.decode_stack import UnsupportedError
 from workbench.models.decode_static import release, room_for
-from workbench.models.faults import lets_go
+from workbench.models.faults import lets_go, named
 from workbench.models.loading import Base
 from workbench.settings import Sampling
 
@@ -120,7 +120,7 @@ def _go_on_after(base: Base, lanes: Sequence[Lane], progress: Progress, fault: d
     lets_go(fault)
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
-    say(f"Decoding goes by transformers, which is slower: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0][:200]}")
+    say(f"Decoding goes by transformers, which is slower: {named(cause)}")
 
 
 class _Lanes(BaseStreamer, StoppingCriteria):  # type: ignore[misc]

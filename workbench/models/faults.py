@@ -37,6 +37,11 @@ def lost_to(device: torch.device) -> RuntimeError | None:
     return None
 
 
+def named(exc: BaseException) -> str:
+    """An error's class and the first line of what it says."""
+    return f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+
+
 def lets_go(exc: BaseException) -> None:
     """Clear the frames that an exception and what led to it passed through: they still hold the tensors of the step."""
     seen: set[int] = set()

@@ -7,7 +7,6 @@ tables; of ours only an H100 was measured).
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from functools import cache
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.models.faults import accelerator_fault
+from workbench.models.faults import accelerator_fault, lost_to, named
+from workbench.models.triton_kernels import kernels
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +26,9 @@ FEWEST, FEWEST_ELSEWHERE = 5, 513  # rows from which writing out is faster
 _trusted: dict[tuple[Any, ...], bool] = {}  # what weights are packed as -> whether the kernel gave bitsandbytes' values
 
 
-@cache
 def _kernel() -> Any:
-    try:
-        return importlib.import_module("workbench.models.four_bit_kernel").write_out
-    except Exception:  # no Triton, or one that doesn't load here
-        return None
+    found = kernels("workbench.models.four_bit_kernel")
+    return found and found.write_out
 
 
 def _bitsandbytes() -> Any:
@@ -128,13 +125,14 @@ def _trust(weight: Any) -> bool:
     way = (weight.device, state.quant_type, state.blocksize, state.nested, state.state2.blocksize if state.nested else 0, state.dtype)
     if way not in _trusted:
         try:
-            theirs = _bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
-            fault = "" if torch.equal(_kernel()(weight.data, weight.quant_state), theirs) else "its values differ"
+            theirs = _bitsandbytes().functional.dequantize_4bit(weight.data, state)
+            fault = "" if torch.equal(_kernel()(weight.data, state), theirs) else "its values differ"
         except Exception as exc:
             if accelerator_fault(exc) == "memory":  # which says nothing of the kernel: whoever looks next asks again
                 return False
-            torch.zeros(1, device=weight.device).add_(1).item()  # raises if the device answers no more
-            fault = f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+            if (lost := lost_to(weight.device)) is not None:
+                raise lost from exc
+            fault = named(exc)
         if fault:
             _log.warning("4-bit weights are written out by bitsandbytes, which is slower: our kernel can't be used (%s).", fault)
         _trusted[way] = not fault

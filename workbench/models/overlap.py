@@ -9,7 +9,6 @@ import contextlib
 import gc
 import importlib
 import itertools
-import os
 import sys
 import threading
 import types
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import WorkbenchError
 from workbench.models import machine_cache
 from workbench.models.hardware import host_memory_gib
+from workbench.models.torch_start import alone
 from workbench.settings import Quantization
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _leanly(torch: Any) -> Iterator[None]:
             put(torch._library.utils, "get_source", lambda stacklevel: "a library")
         if hasattr(torch, "_disable_dynamo"):  # around the kernels that bitsandbytes brings along
             put(torch, "_disable_dynamo", as_it_is)
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if alone():
             put(torch.distributed, "is_available", lambda: False)
         if stands_in:
             _stand_in(torch)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.machinery
 import os
 import sys
 import threading
@@ -26,6 +25,11 @@ WANT_IT = ("torch._dynamo", "torch._inductor", SPREAD)  # modules that compute w
 
 T = TypeVar("T")
 _lock = threading.RLock()
+
+
+def alone() -> bool:
+    """Whether no launcher started this process as one of several; asked without torch."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 class _StandIn(ModuleType):
@@ -48,7 +52,7 @@ class _Finder(MetaPathFinder):
 def leave_out() -> None:
     """Have torch, where it is imported after this, leave that part out. With several processes it is needed and stays."""
     with _lock:
-        if "torch" not in sys.modules and PART not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
+        if "torch" not in sys.modules and PART not in sys.modules and alone():
             sys.modules[PART] = _StandIn(PART)
             sys.meta_path.insert(0, _Finder())
 
@@ -105,9 +109,9 @@ def unspread() -> Iterator[None]:
 
     with _lock:
         stand_in = None
-        if SPREAD not in sys.modules and os.environ.get("WORLD_SIZE", "1") == "1":
+        if SPREAD not in sys.modules and alone():
             sys.modules[SPREAD] = stand_in = _Unspread(SPREAD)
-            stand_in.__spec__ = importlib.machinery.ModuleSpec(SPREAD, None)
+            stand_in.__spec__ = ModuleSpec(SPREAD, None)
             vars(torch.distributed)["tensor"] = stand_in
     try:
         yield

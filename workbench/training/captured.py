@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from workbench.models.faults import lost_to
+from workbench.models.faults import lost_to, named
 from workbench.models.side_stream import side_stream
 from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
@@ -61,10 +61,10 @@ class Graphs:
         except torch.OutOfMemoryError:
             raise
         except Exception as exc:
-            first = (str(exc).splitlines() or [""])[0][:200]
             if lost_to(self.device):  # worded so that the engine knows the card's process for lost (models/faults)
+                first = (str(exc).splitlines() or [""])[0][:200]
                 raise CaptureError(f"CUDA error while CUDA graphs were made: {first}. Switch CUDA graphs off if it happens again", poisoned=True) from exc
-            raise CaptureError(f"{type(exc).__name__}: {first}", poisoned=False) from exc
+            raise CaptureError(named(exc), poisoned=False) from exc
 
 
 class Update:

@@ -8,12 +8,13 @@ every pass, from the layer's number and the place in the tensor. It saves the ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from workbench.models.triton_kernels import kernels
 
 _MIX = (0x7FEB352D, -0x7B935975)  # of the integer hash "lowbias32" (C. Wellons, 2018); the second is 0x846CA68B as a signed number
 
@@ -29,19 +30,11 @@ class _Drop(torch.autograd.Function):
         return dropped(gradients[0].contiguous(), ctx.count, ctx.number, ctx.share), None, None, None
 
 
-@functools.cache
-def _kernel() -> Callable[[Tensor, Tensor, int, float], Tensor] | None:
-    try:
-        from workbench.training.counted_kernel import drop
-    except Exception:  # no Triton: whatever it lacks, there is the other way
-        return None
-    return drop
-
-
 def dropped(x: Tensor, count: Tensor, number: int, share: float) -> Tensor:
     """`x` with about `share` of its values 0 and the others divided by 1 - share. `count` is an int64 tensor of one value."""
-    if x.is_cuda and (kernel := _kernel()) is not None:
-        return kernel(x, count, number, share)
+    if x.is_cuda and (found := kernels("workbench.training.counted_kernel")) is not None:
+        made: Tensor = found.drop(x, count, number, share)
+        return made
     hashed = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
     hashed += (count * 0x9E3779B1 + number * 0x85EBCA77).bitwise_and(0xFFFFFFFF).sub(2**31).to(torch.int32)
     for shift, factor in ((16, _MIX[0]), (15, _MIX[1])):

@@ -125,15 +125,14 @@ class _Writing:
     """Tells token by token how far a group's replies are: quantized weights on a CPU take minutes for one group."""
 
     def __init__(self, tell: Tell, before: int, group: int, rows: int, most: int) -> None:
-        self.tell, self.before, self.group, self.rows, self.most, self.tokens = tell, before, group, rows, most, 0
-        self._say("")
+        self.tell, self.before, self.group, self.rows, self.most = tell, before, group, rows, most
+        self._say(0, "")
 
-    def __call__(self, texts: list[str]) -> None:
-        self.tokens += 1
-        self._say(f", token {self.tokens} of at most {self.most}")
+    def __call__(self, finished: int, tokens: int) -> None:
+        self._say(tokens, f", token {tokens} of at most {self.most}")
 
-    def _say(self, more: str) -> None:
-        share = (self.before + self.group * min(1.0, self.tokens / self.most)) / self.rows
+    def _say(self, tokens: int, more: str) -> None:
+        share = (self.before + self.group * min(1.0, tokens / self.most)) / self.rows
         self.tell(f"answered {self.before} of {self.rows} rows held back{more}", TRAINING_SHARE + (1 - TRAINING_SHARE) * share)
 
 
@@ -148,7 +147,7 @@ def _answered(
     replies: dict[int, str] = {}
     for group in alike([len(p) + sampling.max_new_tokens for p in prompts], budget):
         wrote = _Writing(tell, len(replies), len(group), len(rows), sampling.max_new_tokens)
-        made = generate(base, [Lane(prompts[i], 1, keep=dialect.control, stops=dialect.stops) for i in group], sampling, on_text=wrote, stop=stop)
+        made = generate(base, [Lane(prompts[i], 1, keep=dialect.control, stops=dialect.stops) for i in group], sampling, on_step=wrote, stop=stop)
         if any(reply.ended == "stopped" for reply in made):
             return None
         replies |= {i: reply.text for i, reply in zip(group, made, strict=True)}

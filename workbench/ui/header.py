@@ -82,7 +82,7 @@ def holder_words(space: Workspace, holder: Ticket) -> str:
         return f"{holder.label}: stopping"
     time_left = f"{words.duration(left)} left · " if left is not None else ""  # first: a long name is cut at its end
     # "training run x: training x" would say it twice.
-    own = isinstance(holder.job, TrainJob) and (left is not None or holder.progress == f"training {holder.job.run}")
+    own = isinstance(holder.job, TrainJob) and (left is not None or holder.progress == holder.job.training)
     return time_left + (holder.label if own else f"{holder.label}: {how_far}")
 
 

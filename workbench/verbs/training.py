@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from workbench.engine.messages import TrainJob
 from workbench.errors import DataError, ModelError
 from workbench.models.catalog import is_hub_name
 from workbench.models.overlap import ahead, lean, no_sweeps
+from workbench.models.torch_start import alone
 from workbench.settings import Quantization
 from workbench.training import events
 from workbench.training.resuming import reopen
@@ -67,7 +67,7 @@ def _folder(space: Workspace, model: str) -> Path | None:
 
 def _together(space: Workspace, begin: Callable[[], TrainJob], model: str, quantization: Quantization) -> Result:
     """Begin a run on `model` and do it. Where a launcher started several processes the first one begins it, and the others train along and say nothing."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":  # the usual case need not wait for torch to hear of a wrong name
+    if alone():  # the usual case need not wait for torch to hear of a wrong name
         # Planning reads a tokenizer, which takes as long as importing torch and needs no Python.
         with ahead(_folder(space, model), quantization):
             with no_sweeps():

@@ -7,7 +7,7 @@ import time
 
 from workbench.calls.dialects import DIALECTS, TAG, Dialect, calls_in
 from workbench.engine.client import Ticket
-from workbench.engine.messages import UnloadJob
+from workbench.engine.messages import TrainJob, UnloadJob
 from workbench.errors import sentence_case
 from workbench.settings import RunSettings
 from workbench.training import events
@@ -49,6 +49,11 @@ def _pill(view: RunView, ticket: Ticket | None) -> str:
     return state_chip(view.state, words.ORPHAN_CHIP if view.orphaned else "")
 
 
+def _says_the_name(ticket: Ticket) -> bool:
+    """Whether it says no more than that it trains this run."""
+    return isinstance(ticket.job, TrainJob) and ticket.progress == ticket.job.training
+
+
 def progress_html(space: Workspace, view: RunView) -> str:
     """State, steps done, time left and the bar; what it waits for; for a run that ended, why, and what helps."""
     ticket = ticket_of(space, view)
@@ -61,7 +66,7 @@ def progress_html(space: Workspace, view: RunView) -> str:
         parts.append(f"step {done} of {total}")
     if stopping:
         parts.append(words.STOPPING_AFTER if view.state == "running" and view.steps else words.STOPPING_SOON)
-    elif ticket is not None and ticket.begun is not None and (view.state != "running" or not view.steps) and ticket.progress != f"training {view.info.name}":
+    elif ticket is not None and ticket.begun is not None and (view.state != "running" or not view.steps) and not _says_the_name(ticket):
         parts.append(escape(ticket.progress) + (f" {ticket.share:.0%}" if ticket.share else ""))
     if left is not None:
         parts.append(f"<b>{common.duration(left)} left</b>")
