@@ -33,7 +33,7 @@ CALLS = st.builds(ToolCall, st.from_regex(r"[a-z_][a-z0-9_]{0,10}", fullmatch=Tr
 def streamed(dialect, text, sizes):
     """The segments of `text` fed in pieces of these lengths, over and over, and the pictures between."""
     stream, at, told = dialect.stream(), 0, []
-    for turn in range(10 * len(text) + 10):
+    for turn in range(len(sizes) * len(text)):  # a round brings a character at least
         if at >= len(text):
             break
         size = max(sizes[turn % len(sizes)], 1 if turn % len(sizes) == 0 else 0)
@@ -43,6 +43,7 @@ def streamed(dialect, text, sizes):
         assert "".join(s.raw for s in picture) == text[:at]
         assert all(not isinstance(s, OpenSegment) for s in picture[:-1])
         assert picture[: len(told)] == tuple(told)
+    assert at >= len(text)
     closed = stream.close()
     assert closed[: len(told)] == tuple(told)
     assert stream.segments() == closed
@@ -52,6 +53,7 @@ def streamed(dialect, text, sizes):
 @EVERY
 @settings(deadline=None, max_examples=150)
 @given(text=TEXTS, sizes=CUTS)
+@example(text="<tool_call>", sizes=[0] * 12)
 @example(text="[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}] t", sizes=[3])
 def test_any_text_comes_back_whole_and_alike_however_it_is_cut(dialect, text, sizes):
     whole = dialect.parse(text)
