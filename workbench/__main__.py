@@ -149,6 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkbenchError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
         return 2 if isinstance(exc, InputError) else 1
+    except SystemExit as ended:  # one of several processes, with nothing to say
+        return int(ended.code or 0)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
@@ -173,7 +175,11 @@ def _finish(result: dict[str, Any], as_json: bool) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process once its work is done, without taking the libraries and the model apart first: beside a card that takes seconds."""
+    """End the process once its work is done, without taking the libraries and the model apart first.
+
+    Beside a card that takes seconds, and where several processes trained together it may fail: gloo's threads outlive their group, and
+    one that lets go of a tensor while Python ends aborts the process.
+    """
     for thread in threading.enumerate():  # a quantized copy that is still being written
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

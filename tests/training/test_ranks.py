@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench.__main__ import main
+from workbench.engine.messages import TrainJob
 from workbench.errors import SettingsError
 from workbench.models.loading import load_base
 from workbench.settings import RunSettings, apply_overrides
@@ -75,6 +78,23 @@ def test_two_processes_make_the_steps_of_one(space: Workspace, more: tuple[str, 
     ours, theirs = (load_file(str(space.runs.path(each) / "adapter_model.safetensors")) for each in (name, "one"))
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_process_that_is_not_the_first_ends_as_the_first_does(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `main`'s status, for `leave`: gloo's threads outlive their group, and now and then abort a process that Python takes apart."""
+
+    class Second(Ranks):
+        def from_first(self, work: Callable[[], Any]) -> Any:
+            return TrainJob(run="elsewhere")
+
+    followed = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("workbench.training.ranks.launched", lambda: Second(1, 2))
+    monkeypatch.setattr("workbench.engine.jobs.Host.follow", lambda self, run: followed.append(run))
+    assert main(["--root", str(workspace.root), "train", "--data", str(rows(workspace.root)), "--name", "elsewhere", "--json"]) == 0
+    assert followed == ["elsewhere"] and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
