@@ -103,6 +103,24 @@ def test_dora_on_8_bit_weights_is_refused_beside_its_box(tune: Page) -> None:
     expect(tune.locator("#wrong-lora-dora")).to_have_count(0)
 
 
+def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
+    fill(tune, "lora-rank", "8")
+    expect(tune.locator("#preset-differs")).to_contain_text("Rank: 8 (preset: 16)")
+    tune.reload()
+    tune.get_by_role("tab", name="2 Tune").click()
+    expect(tune.locator("#lora-rank input")).to_have_value("8")
+    expect(tune.locator("#tune-message")).to_contain_text("Your settings are back as you left them.")
+    expect(tune.locator("#plan")).to_contain_text("1,898,496")
+    tune.locator("#preset input").click()
+    tune.get_by_role("option", name="The model's defaults").click()
+    expect(tune.locator("#lora-rank input")).to_have_value("16")
+    expect(tune.locator("#tune-message")).to_be_empty()
+    tune.reload()
+    tune.get_by_role("tab", name="2 Tune").click()
+    expect(tune.locator("#plan")).to_contain_text("3,796,992")
+    expect(tune.locator("#lora-rank input")).to_have_value("16")
+
+
 NAMELESS = """() => [...document.querySelectorAll('#tune-form .wb-field .block[id]')].filter((block) => block.querySelector('input')).filter((block) => {
   const inputs = block.querySelectorAll('input');
   const node = inputs.length > 1 ? block : inputs[0];

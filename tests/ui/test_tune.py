@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from workbench.training.calibration import TimeEstimate
 from workbench.ui import tune_tab
 from workbench.ui.forms import FIELDS, form_values, read_settings
 from workbench.ui.highlight import escape
-from workbench.ui.tune import cards, plan_panel, presets_panel
+from workbench.ui.tune import cards, held, plan_panel, presets_panel
 from workbench.ui.words import tune as words
 from workbench.workspace import Workspace
 
@@ -293,7 +294,51 @@ def test_what_was_set_by_a_preset_fills_every_field(workspace: Workspace, tmp_pa
 def test_the_tab_is_built_with_its_main_parts(workspace: Workspace) -> None:
     with gr.Blocks() as page:
         with gr.Tabs() as tabs, gr.Tab("x") as tab:
-            tune_tab.build(workspace, page, tabs, tab, gr.Dropdown(), gr.State("tune"), gr.Timer())
+            tune_tab.build(workspace, page, tabs, tab, gr.Dropdown(), gr.State("tune"), gr.Timer(), held.build())
     ids = {getattr(block, "elem_id", None) for block in page.blocks.values()}
     assert {"preset", "preset-differs", "preset-save", "preset-import", "preset-export", "start-training", "run-name", "plan", "make-fit", "module-tree"} <= ids
     assert all(event.queue is False for event in page.fns.values() if event.show_progress == "hidden")
+
+
+# -- what the browser keeps --------------------------------------------------------------------------
+
+
+def test_a_page_loaded_anew_has_the_form_as_it_was_left_mistakes_too(workspace: Workspace) -> None:
+    left = typed(workspace, "lora", "rank", "x")
+    left[FIELDS.index(("lora", "target_modules"))] = ["v_proj", "zzz"]
+    left[FIELDS.index(("training", "checkpointing"))] = True
+    kept = json.loads(json.dumps(held.hold(workspace, "best-quality", left)))
+    assert set(kept["values"]) == {"lora.rank", "lora.target_modules", "training.checkpointing"}
+    assert held.held(workspace, kept) == ("best-quality", left)
+    boxes = cards.restored(workspace, left)[FIELDS.index(("lora", "target_modules"))]
+    assert boxes.value == ["v_proj", "zzz"] and boxes.choices[-1][1] == "zzz"
+
+
+def test_the_defaults_in_any_order_are_nothing_to_bring_back(workspace: Workspace) -> None:
+    left = values(workspace)
+    place = FIELDS.index(("lora", "target_modules"))
+    left[place] = left[place][::-1]
+    assert held.held(workspace, held.hold(workspace, "", left)) is None
+    assert held.held(workspace, None) is None
+
+
+def test_what_another_model_s_form_held_is_left_alone(workspace: Workspace) -> None:
+    kept = held.hold(workspace, "", typed(workspace, "lora", "rank", "3"))
+    assert held.held(workspace, kept) is not None
+    assert held.held(workspace, kept | {"place": [str(workspace.root), "another"]}) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("lora.rank", 7), ("lora.rank", "1" * 1001), ("lora.text_only", "yes"), ("lora.target_modules", "q_proj"), ("lora.target_modules", [1]),
+     ("quantization.mode", "2-bit"), ("quantization.mode", ["4-bit"]), ("training.gone", "1"), ("lora.alpha", None)],
+)  # fmt: skip
+def test_what_no_longer_fits_its_field_is_left_at_its_default(workspace: Workspace, path: str, value) -> None:
+    kept = held.hold(workspace, "", typed(workspace, "lora", "dropout", "0.3"))
+    kept["values"][path] = value
+    assert held.held(workspace, kept | {"preset": ["gone"]}) == ("", typed(workspace, "lora", "dropout", "0.3"))
+
+
+@pytest.mark.parametrize("kept", [3, "x", [], {}, {"place": []}, {"values": {"lora.rank": "3"}}])
+def test_what_is_no_form_at_all_is_left_alone(workspace: Workspace, kept) -> None:
+    assert held.held(workspace, kept) is None

@@ -17,7 +17,7 @@ from workbench.ui.errors import shown
 from workbench.ui.forms import form_values, read_settings
 from workbench.ui.highlight import note
 from workbench.ui.quiet import QUIET
-from workbench.ui.tune import cards, labels, plan_panel, presets_panel
+from workbench.ui.tune import cards, held, labels, plan_panel, presets_panel
 from workbench.ui.tune.cards import Form
 from workbench.ui.tune.presets_panel import PresetBar
 from workbench.ui.words import tune as tune_words
@@ -52,10 +52,11 @@ def teach_as(space: Workspace, values: Sequence[Any]) -> None:
         space.teaching = read_settings(values).training
 
 
-def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer) -> list[gr.components.Component]:
+def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer, kept: gr.BrowserState) -> list[gr.components.Component]:
     """The tab's components and their wires; returns the form's fields, in the order of `FIELDS`.
 
-    `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by.
+    `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by, `kept` what the browser
+    keeps of the form.
     """
     defaults = space.default_settings()
     with gr.Row():
@@ -85,20 +86,26 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
         return [note(f"The run {started} was started.", "ok"), gr.Tabs(selected="train"), chosen, suggest_name(space), "train", gr.Timer(active=True)]
 
     inputs, outputs = [bar.chosen, *form.fields], [plan, fit, bar.differs]
-    gr.on([f.change for f in form.fields], shown(drawn), inputs, outputs, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
 
-    def loaded(*values: Any) -> str:
-        teach_as(space, values)  # a page that is loaded anew begins with the form's own values
-        return suggest_name(space)
+    def changed(key: str | None, *values: Any) -> list[Any]:
+        return [*drawn(key, *values), held.hold(space, key, values)]
+
+    gr.on([f.change for f in form.fields], shown(changed), inputs, [*outputs, kept], trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
+
+    def loaded(browser: Any, *values: Any) -> list[Any]:
+        key, values = held.held(space, browser) or (None, values)
+        teach_as(space, values)
+        back = [gr.skip()] * (len(values) + 2) if key is None else [*cards.restored(space, values), key, note(tune_words.RESTORED, "ok")]
+        return [suggest_name(space), *back]
 
     def entered(key: str | None, *values: Any) -> list[Any]:
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
 
     opened.select(shown(entered), inputs, [*outputs, bar.chosen, bar.back, bar.gone], **QUIET)
-    page.load(shown(loaded), form.fields, name, **QUIET)
+    page.load(shown(loaded), [kept, *form.fields], [name, *form.fields, bar.chosen, message], **QUIET)
     start.click(shown(start_clicked), [name, *inputs], [message, tabs, run_choice, name, current, timer], **QUIET)
     fit.click(shown(lambda *v: [*_filled(space, plan_panel.fitting_settings(space, v)), note(tune_words.FITTED, "ok")]), form.fields, [*form.fields, message], **QUIET)
-    _wire_presets(space, bar, form)
+    _wire_presets(space, bar, form, kept, message)
     labels.tell(page, opened)
     return form.fields
 
@@ -107,11 +114,11 @@ def _filled(space: Workspace, settings: RunSettings) -> list[Any]:
     return cards.filled(space, settings, form_values(settings))
 
 
-def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
+def _wire_presets(space: Workspace, bar: PresetBar, form: Form, kept: gr.BrowserState, message: gr.HTML) -> None:
     def choose(key: str | None, *values: Any) -> list[Any]:
         settings = presets_panel.preset_settings(space, key)
         # Where the preset is what the form holds already, no field tells a change.
-        return [*_filled(space, settings), presets_panel.differs_html(space, key, form_values(settings)), ""]
+        return [*_filled(space, settings), presets_panel.differs_html(space, key, form_values(settings)), "", "", held.hold(space, key, form_values(settings))]
 
     def told(act: Any) -> Any:
         """The act's answer and what it says; a mistake says its sentence and changes nothing."""
@@ -144,7 +151,7 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form) -> None:
             return [None, note(str(exc), "bad")]
         return [str(path), note(tune_words.EXPORTED.format(file=path.name), "ok")]
 
-    fill: Any = (shown(choose), [bar.chosen, *form.fields], [*form.fields, bar.differs, bar.said])
+    fill: Any = (shown(choose), [bar.chosen, *form.fields], [*form.fields, bar.differs, bar.said, message, kept])
     compare: Any = (shown(lambda key, *v: presets_panel.differs_html(space, key, v)), [bar.chosen, *form.fields], bar.differs)
     bar.chosen.input(*fill, **QUIET)
     done = [bar.chosen, bar.said, bar.back, bar.gone]

@@ -10,6 +10,7 @@ import gradio as gr
 from workbench.ui import chat_tab, data_tab, header, train_tab, tune_tab, words
 from workbench.ui.demo import page as demo
 from workbench.ui.quiet import QUIET, quieten
+from workbench.ui.tune import held
 from workbench.ui.words import demo as demo_words
 from workbench.workspace import Workspace
 
@@ -32,6 +33,7 @@ def build(space: Workspace) -> gr.Blocks:
         # For the tabs that follow what goes on: while one is not open, nothing asks for it. Of each its own: ten browsers at one tab's
         # timer would have all that listens to it asked, a core's worth, and that beside an engine which computes on the same cores.
         timer, news = gr.Timer(1.0, active=False), gr.Timer(NEWS, active=False)
+        kept = held.build()  # outside the tabs: one that is not open would not read it when the page is loaded
         current = gr.State("data")  # the open tab: what nobody sees is not drawn anew every second
         with gr.Tabs(selected="data", elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_DATA, id="data") as data:
@@ -44,7 +46,7 @@ def build(space: Workspace) -> gr.Blocks:
                 chat_tab.build(space, chat, news, current, bench)
         # Built last, since its button opens the Train tab on the new run.
         with tune:
-            wire_sweeps(tune_tab.build(space, page, tabs, tune, runs, current, timer))
+            wire_sweeps(tune_tab.build(space, page, tabs, tune, runs, current, timer, kept))
         for name, tab in (("data", data), ("tune", tune), ("train", train), ("chat", chat)):
             tab.select(functools.partial(_open, name), None, [current, timer, news], **QUIET)
         quieten(page)
