@@ -52,7 +52,9 @@ def teach_as(space: Workspace, values: Sequence[Any]) -> None:
         space.teaching = read_settings(values).training
 
 
-def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer, kept: gr.BrowserState) -> list[gr.components.Component]:
+def build(
+    space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_choice: gr.Dropdown, current: gr.State, timer: gr.Timer, kept: gr.BrowserState,
+) -> list[gr.components.Component]:
     """The tab's components and their wires; returns the form's fields, in the order of `FIELDS`.
 
     `run_choice` is the Train tab's list of runs, `timer` what that tab is drawn anew by, `kept` what the browser
@@ -93,10 +95,11 @@ def build(space: Workspace, page: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab, run_
     gr.on([f.change for f in form.fields], shown(changed), inputs, [*outputs, kept], trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
 
     def loaded(browser: Any, *values: Any) -> list[Any]:
-        key, values = held.held(space, browser) or (None, values)
-        teach_as(space, values)
-        back = [gr.skip()] * (len(values) + 2) if key is None else [*cards.restored(space, values), key, note(tune_words.RESTORED, "ok")]
-        return [suggest_name(space), *back]
+        left = held.held(space, browser)
+        teach_as(space, values if left is None else left[1])
+        if left is None:
+            return [suggest_name(space), *[gr.skip()] * (len(form.fields) + 2)]
+        return [suggest_name(space), *cards.restored(space, left[1]), left[0], note(tune_words.RESTORED, "ok")]
 
     def entered(key: str | None, *values: Any) -> list[Any]:
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
