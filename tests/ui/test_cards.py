@@ -151,6 +151,17 @@ def test_what_changed_between_two_panes(left: str, right: str, said: str) -> Non
     assert f">{said}</span>" in difference_html(left, right)
 
 
+@pytest.mark.parametrize(("should", "left", "right", "said", "kind"), [
+    (False, "Да", CALL, "over-calls now", "warn"), (False, "<tool_call name=", CALL, "over-calls now", "warn"), (False, CALL, "Да", "over-calls no more", "ok"),
+    (False, CALL, CALL, "over-calls in both", "warn"), (False, CALL, OTHER, "over-calls in both", "warn"), (False, "Да", "Нет", "both in text", "text"),
+    (False, "Да", "<tool_call name=", "the call is malformed now", "bad"), (True, "Да", CALL, "learned to call", "call"), (True, CALL, CALL, "same call", "call"),
+    (True, CALL, "Да", "the call is missed now", "warn"), (True, "Да", "Нет", "the call is missed in both", "warn"),
+])
+def test_what_changed_is_judged_where_it_is_known_what_the_prompt_wants(should: bool, left: str, right: str, said: str, kind: str) -> None:
+    assert difference(left, right, should_call=should) == said
+    assert f'wb-chip {kind}' in difference_html(left, right, should_call=should)
+
+
 def test_each_side_is_read_in_its_own_dialect() -> None:
     hermes = DIALECTS["hermes"]
     assert difference(CALL, hermes.render(RIGHT), right_dialect=hermes) == "same call"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from workbench.calls.dialects import DIALECTS, TAG
+from workbench.calls.dialects import DIALECTS, TAG, message_calls
 from workbench.calls.loop import Failed, FellBack, Ran, Refused, Said
 from workbench.calls.prompting import CallForm
+from workbench.dataset.formats import dump_jsonl
 from workbench.engine.client import Ticket
 from workbench.engine.messages import AnswerJob, TogetherJob
 from workbench.errors import InputError, WorkbenchError
@@ -20,7 +22,7 @@ from workbench.settings import RunSettings, Sampling
 from workbench.training import events
 from workbench.training.call_form import CallRecord
 from workbench.training.merged import MergedRecord
-from workbench.ui.chat import asking, panel, shown
+from workbench.ui.chat import asking, panel, shown, wanted
 from workbench.ui.chat.asking import Manner
 from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
 from workbench.ui.chat.voices import choice_words, chosen_now, replaced_words
@@ -501,3 +503,37 @@ def test_the_first_request_of_a_chat_begins_nothing_new(workspace: Workspace, en
     asked = asking.ask(workspace, chat, "Привет", ("", "a"), Manner(), fresh=True)
     list(asking.follow(asked))
     assert not chat.exchanges[0].fresh and words.NEW_CONVERSATION not in shown.live_html(chat, 1, {}, "a")
+
+
+# -- what a prompt should lead to ---------------------------------------------------------------------
+
+
+def test_a_prompt_of_the_files_is_judged_by_what_they_want(workspace: Workspace, engine: Script) -> None:
+    chat = Chat()
+    engine.replies = [("Здравствуйте!", CALL), ("Нет", CALL), (CALL, "Да")]
+    assert talk(workspace, chat, "Привет!").should_call is False and "over-calls now" in shown.changed_html(chat)
+    list(asking.follow(asking.ask(workspace, chat, "Что-то новое?", ("", "a"), PLAIN, fresh=True)))
+    assert chat.exchanges[-1].should_call is None and "learned to call" in shown.changed_html(chat)
+    assert talk(workspace, chat, "Привет!").should_call is None, "what was said before may change what it should lead to"
+
+
+def test_what_a_prompt_wants_is_asked_of_cases_and_rows(workspace: Workspace) -> None:
+    cases = workspace.data_dir / "cases.jsonl"
+    assert wanted.should_call(workspace, "Мой доступ активен?") is True and wanted.should_call(workspace, "Привет!") is False
+    row = workspace.rows.read().rows[0]
+    assert wanted.should_call(workspace, row.request) is bool(message_calls(row.answer))
+    cases.write_text("{broken", encoding="utf-8")
+    assert wanted.should_call(workspace, row.request) is bool(message_calls(row.answer))
+    assert wanted.should_call(workspace, "Никто не знает") is None
+
+
+ROUNDS = (Message("user", "А?"), Message("assistant", CALL), Message("tool", "1"), Message("assistant", "Да"))
+
+
+@pytest.mark.parametrize("change", [{"status": "rejected"}, {"source": "generated:families", "status": "draft"}, {"messages": ROUNDS}])
+def test_a_row_that_nobody_vouches_for_or_of_several_rounds_says_nothing(workspace: Workspace, change: dict[str, Any]) -> None:
+    row = Example((Message("user", "А?"), Message("assistant", CALL)), status="approved")
+    workspace.rows.path.write_text(dump_jsonl([row]), encoding="utf-8")
+    assert wanted.should_call(workspace, "А?") is True
+    workspace.rows.path.write_text(dump_jsonl([dataclasses.replace(row, **change)]), encoding="utf-8")
+    assert wanted.should_call(workspace, "А?") is None

@@ -122,9 +122,16 @@ def test_each_pane_says_whether_it_did_as_it_should(ready: Workspace, answers: A
     run_all(ready, show, [0])
     assert "learned to call" in stage_html(show, ["r"]) and f"✗ {words.WRONG_CALL}" in stage_html(show, ["r"]) and f"✓ {words.RIGHT}" in stage_html(show, ["r"])
     run_all(ready, show, [1])
-    assert "stopped calling" in stage_html(show, ["r"])
+    assert "the call is missed now" in stage_html(show, ["r"])
     run_all(ready, show, [2])
     assert f"✗ {words.WRONG_TEXT}" in stage_html(show, ["r"]) and f"✗ {words.BROKEN}" in stage_html(show, ["r"])
+
+
+def test_a_call_that_nobody_wants_is_nothing_learned(ready: Workspace, answers: Answers) -> None:
+    show = a_show()
+    answers(("Привет!", CALL))
+    run_all(ready, show, [2])
+    assert "over-calls now" in stage_html(show, ["r"]) and "learned to call" not in stage_html(show, ["r"])
 
 
 def test_a_fault_ends_the_show_with_its_sentence_and_counts_nothing(ready: Workspace, answers: Answers) -> None:

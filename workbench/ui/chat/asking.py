@@ -20,6 +20,7 @@ from workbench.settings import Sampling
 from workbench.ui import words as common
 from workbench.ui.chat.talk import Chat, Exchange, Piece, Side, call_key, conversation
 from workbench.ui.chat.voices import gone_words
+from workbench.ui.chat.wanted import should_call
 from workbench.ui.errors import sentence
 from workbench.ui.header import waiting_words
 from workbench.ui.words import chat as words
@@ -122,7 +123,9 @@ def ask(space: Workspace, chat: Chat, prompt: str, voices: Sequence[str | None],
     if gone := gone_words(voices, space.voices()):
         raise InputError(gone)
     others = [voice for voice in voices if voice]
-    asked = Asked(space, chat, Exchange(text, None, None, fresh=fresh and bool(chat.exchanges)), manner, page)
+    begins = fresh or not chat.exchanges  # what was said before may change what a prompt should lead to
+    exchange = Exchange(text, None, None, fresh=fresh and bool(chat.exchanges), should_call=should_call(space, text) if begins else None)
+    asked = Asked(space, chat, exchange, manner, page)
     sides: list[Side | None] = []
     for voice in voices:
         # The base is asked in the form that the voice beside it learned: the same words for both.

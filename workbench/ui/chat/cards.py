@@ -38,9 +38,17 @@ COPIED = 200_000  # characters of a raw text that its button copies
 Difference = Literal[
     "learned to call", "stopped calling", "same call", "different arguments", "different calls", "both in text",
     "the call is malformed now", "the call is whole now", "malformed in both",
+    "over-calls now", "over-calls no more", "over-calls in both", "the call is missed now", "the call is missed in both",
 ]  # fmt: skip
 DIFFERENCES: tuple[str, ...] = get_args(Difference)
-_KIND = {words.LEARNED: "call", words.SAME_CALL: "call", words.BOTH_TEXT: "text", words.BROKE: "bad", words.BOTH_BROKEN: "bad", words.MENDED: "ok"}
+_KIND = {words.LEARNED: "call", words.SAME_CALL: "call", words.BOTH_TEXT: "text", words.BROKE: "bad", words.BOTH_BROKEN: "bad", words.MENDED: "ok",
+         words.OVER_NO_MORE: "ok"}  # fmt: skip
+# What a change is where it is known whether the prompt should lead to a call: a call that nobody wants is nothing learned.
+_JUDGED: dict[tuple[bool, Difference], Difference] = {
+    (False, "learned to call"): "over-calls now", (False, "the call is whole now"): "over-calls now", (False, "stopped calling"): "over-calls no more",
+    (False, "same call"): "over-calls in both", (False, "different arguments"): "over-calls in both", (False, "different calls"): "over-calls in both",
+    (True, "stopped calling"): "the call is missed now", (True, "both in text"): "the call is missed in both",
+}  # fmt: skip
 
 # Signs that are not seen or that turn the writing round; a joiner is left alone between letters and pictures that need it.
 _ODD = re.compile(
@@ -256,9 +264,18 @@ def _json(value: Any, indent: int | None = None) -> str:
 # -- what changed ---------------------------------------------------------------------------------
 
 
-def difference(left: str, right: str, *, left_dialect: Dialect = TAG, right_dialect: Dialect = TAG) -> Difference:
-    """What changed from the left reply to the right one, each read in its own dialect; both are whole."""
-    before, after = left_dialect.parse(left), right_dialect.parse(right)
+def difference(
+    left: str, right: str, *, left_dialect: Dialect = TAG, right_dialect: Dialect = TAG, should_call: bool | None = None,
+) -> Difference:
+    """What changed from the left reply to the right one, each read in its own dialect; both are whole.
+
+    `should_call` says whether the prompt should lead to a call, None where that is not known.
+    """
+    found = _changed(left_dialect.parse(left), right_dialect.parse(right))
+    return found if should_call is None else _JUDGED.get((should_call, found), found)
+
+
+def _changed(before: Sequence[Segment], after: Sequence[Segment]) -> Difference:
     kinds = verdict(before), verdict(after)
     if kinds == ("tool call", "tool call"):
         calls = [[(call.name, json.dumps(dict(call.arguments), sort_keys=True)) for call in calls_in(side)] for side in (before, after)]
@@ -274,7 +291,7 @@ def difference(left: str, right: str, *, left_dialect: Dialect = TAG, right_dial
     return "both in text" if kinds[0] == "no tool call" else "stopped calling"
 
 
-def difference_html(left: str, right: str, *, left_dialect: Dialect = TAG, right_dialect: Dialect = TAG) -> str:
+def difference_html(left: str, right: str, *, left_dialect: Dialect = TAG, right_dialect: Dialect = TAG, should_call: bool | None = None) -> str:
     """The line between two panes: `difference` as a chip."""
-    found = difference(left, right, left_dialect=left_dialect, right_dialect=right_dialect)
+    found = difference(left, right, left_dialect=left_dialect, right_dialect=right_dialect, should_call=should_call)
     return f'<div class="wb-difference">{chip(found, _KIND.get(found, "warn"))}</div>'

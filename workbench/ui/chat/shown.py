@@ -143,7 +143,7 @@ def changed_html(chat: Chat) -> str:
     if newest is None or newest.left is None or newest.right is None or not newest.judged:
         return ""
     left, right = newest.left, newest.right
-    return difference_html(left.first.text, right.first.text, left_dialect=left.dialect, right_dialect=right.dialect)
+    return difference_html(left.first.text, right.first.text, left_dialect=left.dialect, right_dialect=right.dialect, should_call=newest.should_call)
 
 
 def panes(chat: Chat, voices: Sequence[str | None], tools: Tools) -> list[str]:

@@ -120,6 +120,8 @@ class Exchange:
     key: int = 0
     fresh: bool = False
     """Whether a new conversation begins with it."""
+    should_call: bool | None = None
+    """Whether it should lead to a call; None where that is not known."""
 
     @property
     def sides(self) -> tuple[Side | None, Side | None]:

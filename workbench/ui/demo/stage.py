@@ -69,7 +69,9 @@ def mark_html(played: Played, side: Side) -> str:
 def changed_html(played: Played | None) -> str:
     if played is None or not played.judged:
         return ""
-    return difference_html(played.base.text, played.adapted.text, left_dialect=played.dialect, right_dialect=played.dialect)
+    return difference_html(
+        played.base.text, played.adapted.text, left_dialect=played.dialect, right_dialect=played.dialect, should_call=played.entry.should_call,
+    )
 
 
 def _deck(show: Show) -> str:

@@ -93,3 +93,6 @@ HUMAN_MORE = "{count} more are shown when these are settled."
 # What changed between two panes
 LEARNED, UNLEARNED, SAME_CALL, OTHER_ARGUMENTS = "learned to call", "stopped calling", "same call", "different arguments"
 OTHER_CALLS, BOTH_TEXT, BROKE, MENDED, BOTH_BROKEN = "different calls", "both in text", "the call is malformed now", "the call is whole now", "malformed in both"
+# The same where it is known whether the prompt should lead to a call
+OVER_CALLS, OVER_NO_MORE, BOTH_OVER = "over-calls now", "over-calls no more", "over-calls in both"
+MISSED, BOTH_MISSED = "the call is missed now", "the call is missed in both"
