@@ -27,7 +27,7 @@ from workbench.models.fingerprint import fingerprint
 from workbench.models.loading import Base, load_base
 from workbench.settings import Quantization, RunSettings, make_settings
 from workbench.training import batching, checkpoint, events, job, loop, resuming
-from workbench.training import step as measuring
+from workbench.training.cpu_pass import CpuPass
 from workbench.training.keeping import Keeper
 from workbench.training.pack import pack_within
 from workbench.training.runs import Owner, RunStore
@@ -200,8 +200,8 @@ def test_a_validation_that_a_stop_cuts_short_is_the_first_thing_after_a_resume(
     create(runs)
     monkeypatch.setattr(loop, "pack_within", lambda rows, budget: [pack for row in rows for pack in pack_within([row], budget)])  # a row a pack
     packs = []
-    real = measuring.loss_sum
-    monkeypatch.setattr(measuring, "loss_sum", lambda *given: packs.append(torch.is_grad_enabled()) or real(*given))
+    real = CpuPass.loss_sum
+    monkeypatch.setattr(CpuPass, "loss_sum", lambda *given: packs.append(torch.is_grad_enabled()) or real(*given))
     ended = job.run_training(base, runs, "r1", stop=told_steps(runs, "r1", step))
     assert (ended.state, ended.step) == ("stopped", step) and packs[-2:] == [True, False], "one pack of two was measured"
     assert step not in [v.step for v in runs.view("r1").validations]

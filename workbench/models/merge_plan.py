@@ -68,7 +68,8 @@ def plan_merge(catalog: Catalog, source: Path, name: str) -> MergePlan:
 def files_beside(source: Path) -> list[Path]:
     """The files of a model folder that go with its weights into another one: tokenizer, chat template, licence."""
     found = {path for pattern in BESIDE for path in source.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if path.name not in _OWN and not path.name.endswith(".index.json"))
+    # What is hidden is kept of that very model: what was proven of it.
+    return sorted(path for path in found if path.name not in _OWN and not path.name.startswith(".") and not path.name.endswith(".index.json"))
 
 
 def _free_disk(folder: Path) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -22,13 +23,41 @@ def loss_sum(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
     return _losses(model, packed, device, "sum")
 
 
+def inputs_of(packed: Pack, device: torch.device) -> dict[str, torch.Tensor]:
+    """What a model is called with: ids and positions [1, T], and the L slots whose logits are wanted."""
+    return {
+        "input_ids": torch.tensor([packed.ids], device=device), "position_ids": torch.tensor([packed.positions], device=device),
+        "logits_to_keep": torch.tensor(packed.slots, device=device),
+    }
+
+
 def _losses(model: Any, packed: Pack, device: torch.device, reduction: str) -> torch.Tensor:
-    ids_1T = torch.tensor([packed.ids], device=device)
-    positions_1T = torch.tensor([packed.positions], device=device)
-    slots_L = torch.tensor(packed.slots, device=device)
-    targets_L = torch.tensor(packed.targets, device=device)
-    output = model(input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=slots_L)
-    return cross_entropy(output.logits[0].float(), targets_L, reduction=reduction)
+    output = model(**inputs_of(packed, device), use_cache=False)
+    logits_LV = output.logits.flatten(0, 1)  # a place picked out would have a gradient of zeros made for all
+    return cross_entropy(logits_LV.float(), torch.tensor(packed.targets, device=device), reduction=reduction)
+
+
+class Way(Protocol):
+    """How a pack's forward and backward are computed."""
+
+    def around(self, packed: Pack) -> contextlib.AbstractContextManager[None]:
+        """Around both."""
+
+    def loss_sum(self, model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
+        """As the function of this name, within `around`."""
+
+
+class _Plain:
+    """As transformers, peft and torch have it."""
+
+    def around(self, packed: Pack) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def loss_sum(self, model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
+        return loss_sum(model, packed, device)
+
+
+PLAIN: Way = _Plain()
 
 
 @torch.no_grad()
@@ -37,7 +66,7 @@ def pack_losses(model: Any, packed: Pack, device: torch.device) -> torch.Tensor:
     return _losses(model, packed, device, "none")
 
 
-def accumulate(model: Any, packs: Sequence[Pack], device: torch.device, labels: int | None = None) -> float:
+def accumulate(model: Any, packs: Sequence[Pack], device: torch.device, labels: int | None = None, way: Way = PLAIN) -> float:
     """Adds the gradient of the summed loss over `packs`, divided by `labels`; returns that loss (nats per label).
 
     `labels` are those of the whole step (None: of `packs`): dividing by them, not pack by pack, makes the split into packs invisible.
@@ -45,14 +74,17 @@ def accumulate(model: Any, packs: Sequence[Pack], device: torch.device, labels: 
     labels = sum(len(p.targets) for p in packs) if labels is None else labels
     total = 0.0
     for packed in packs:
-        loss = loss_sum(model, packed, device) / labels
-        loss.backward()  # type: ignore[no-untyped-call]
+        with way.around(packed):
+            loss = way.loss_sum(model, packed, device) / labels
+            loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
 
 @torch.no_grad()
-def mean_loss(model: Any, packs: Sequence[Pack], device: torch.device, stop: Callable[[], bool] = lambda: False) -> float | None:
+def mean_loss(
+    model: Any, packs: Sequence[Pack], device: torch.device, stop: Callable[[], bool] = lambda: False, way: Way = PLAIN,
+) -> float | None:
     """Mean cross-entropy (nats per label) without dropout, None if `stop`, asked between packs, came first; the model's mode is put back."""
     was_training = model.training
     model.eval()
@@ -62,7 +94,8 @@ def mean_loss(model: Any, packs: Sequence[Pack], device: torch.device, stop: Cal
         for i, packed in enumerate(packs):
             if i and stop():
                 return None
-            total += float(loss_sum(model, packed, device))
+            with way.around(packed):
+                total += float(way.loss_sum(model, packed, device))
         return total / labels
     finally:
         model.train(was_training)

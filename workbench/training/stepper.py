@@ -13,15 +13,16 @@ from workbench.models.sharding import is_spread
 from workbench.settings import Training
 from workbench.training.captured import CaptureError, GraphedSteps, Update
 from workbench.training.counted_dropout import Recomputation, recomputes
+from workbench.training.cpu_pass import CpuPass
 from workbench.training.encode import IGNORED, Encoded
 from workbench.training.pack import Pack, pack
 from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import forwards, orders
 from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, raw_of, size_of
-from workbench.training.step import accumulate, apply_gradient, loss_sum, mean_loss, pack_losses
+from workbench.training.step import PLAIN, Way, accumulate, apply_gradient, loss_sum, mean_loss, pack_losses
 
 NOTHING = Pack(ids=(0, 0), positions=(0, 1), slots=(0,), targets=(0,))
-STATIC = "a static forward"
+STATIC, CPU_WAY = "a static forward", "a CPU's cheap pass"
 PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
 
 
@@ -40,8 +41,9 @@ class EagerSteps:
 
     def __init__(
         self, model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], limit: float, ranks: Ranks = ALONE,
+        way: Way = PLAIN,
     ) -> None:
-        self.model, self.optimizer, self.parameters, self.limit, self.ranks = model, optimizer, parameters, limit, ranks
+        self.model, self.optimizer, self.parameters, self.limit, self.ranks, self.way = model, optimizer, parameters, limit, ranks, way
         self.device = parameters[0].device
 
     def step(self, packs: Sequence[Pack], rate: float) -> tuple[float, float]:
@@ -49,14 +51,13 @@ class EagerSteps:
             group["lr"] = rate
         labels = self.ranks.count(sum(len(p.targets) for p in packs))
         missing = self.ranks.most(len(packs)) - len(packs) if self.ranks.spread else 0  # asked before anybody passes a layer
-        loss = accumulate(self.model, packs, self.device, labels)
+        loss = accumulate(self.model, packs, self.device, labels, self.way)
         self._pass_along(missing)
         loss = self._together(loss)
         return loss, apply_gradient(self.optimizer, self.parameters, self.limit)
 
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
-        return mean_loss(self.model, packs, self.device, stop)
-
+        return mean_loss(self.model, packs, self.device, stop, self.way)
 
     def _pass_along(self, passes: int) -> None:
         """Passes that learn nothing, where another process has more: a spread layer is whole only where all pass it."""
@@ -126,7 +127,11 @@ def make_steps(
 ) -> Steps:
     """Steps for this run on the model's device; `tell` gets a sentence where graphs were wanted and can't be had."""
     eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm, ranks)
-    if not training.capture or eager.device.type != "cuda":
+    if not training.capture:
+        return eager
+    if eager.device.type == "cpu":
+        eager.way = cpu_way(model, rows, tell)
+    if eager.device.type != "cuda":
         return eager
     try:
         graphed = make_graphed(model, optimizer, parameters, training, rows, validation, ranks=ranks)
@@ -153,6 +158,27 @@ def make_graphed(
     return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, ranks=ranks, record=record)
 
 
+def cpu_way(model: Any, rows: Sequence[Encoded], tell: Callable[[str], None]) -> Way:
+    """How passes are made on a CPU: the cheap way where it is proven for this base and adapter's shape, else the plain one, and `tell` gets why."""
+    raw = raw_of(model)
+    if is_spread(raw):  # its layers are fetched around their own forwards
+        return PLAIN
+    way = CpuPass(model)
+    if proofs.proven(raw, CPU_WAY) == way.signs():
+        return way
+    try:
+        way.prove(model, _proof(rows))
+    except NotStaticError as exc:
+        tell(f"Without a CPU's cheaper passes, so slower: {exc}.")
+        return PLAIN
+    proofs.prove(raw, CPU_WAY, way.signs())
+    return way
+
+
+def _proof(rows: Sequence[Encoded]) -> Pack:
+    return pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
+
+
 _known: weakref.WeakKeyDictionary[Any, dict[str, list[int]]] = weakref.WeakKeyDictionary()  # base -> adapter -> the signs of its proven forward
 
 
@@ -166,8 +192,7 @@ def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> Static
         if forward.signs() == found:  # the same kernels came as then
             known[shape] = found
             return forward
-    proof = pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
-    forward = prove_same(model, [proof], lambda packed: pack_losses(model, packed, device), device)
+    forward = prove_same(model, [_proof(rows)], lambda packed: pack_losses(model, packed, device), device)
     known[shape] = forward.signs()
     proofs.prove(raw, STATIC, known[shape])
     return forward
