@@ -40,8 +40,10 @@ def test_every_part_on_a_cpu_in_full_precision():
     # two inputs (8 and 32) after dropout with its mask, two ranks of 16, four norms of width 8, three copies of the 16 queries
     per_token = (4 + 1) * (8 + 32) + 4 * 2 * 16 + 8 * 4 * 8 + 4 * (3 * 16)
     found = estimate_memory(SHAPES, settings(), tokens=10, labels=3, has_gpu=False)
-    assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 8, TRAINABLE * 8, 10 * per_token, 3 * 1000 * (8 + 2 * 4)))
+    assert parts(found) == pytest.approx(((INSIDE + OUTSIDE) * 4, TRAINABLE * 8, TRAINABLE * 8, 10 * per_token, 3 * 1000 * 4))
     assert found.total_gib * GIB == pytest.approx(sum(parts(found)))
+    plain = estimate_memory(SHAPES, settings("training.capture=false"), tokens=10, labels=3, has_gpu=False)
+    assert parts(plain) == pytest.approx((*parts(found)[:4], 3 * 1000 * (8 + 2 * 4)))
 
 
 def test_every_part_on_a_gpu_in_4_bit_without_dropout():

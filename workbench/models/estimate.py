@@ -64,6 +64,11 @@ def is_captured(settings: RunSettings, has_gpu: bool) -> bool:
     return has_gpu and settings.training.capture and not outliers and not settings.quantization.shard
 
 
+def is_lean(settings: RunSettings, has_gpu: bool) -> bool:
+    """Whether these settings' steps can go a CPU's cheap way (training/cpu_pass)."""
+    return not has_gpu and settings.training.capture and not settings.quantization.shard
+
+
 def fused_kernels() -> bool:
     """Whether Liger's kernels are installed beside this process."""
     return importlib.util.find_spec("liger_kernel") is not None
@@ -74,7 +79,7 @@ def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, label
 
     Weights: the linear layers as quantized, all else (embeddings, norms) in 16 or 32 bit. Adapter: parameters and their
     gradients; optimizer: AdamW's two moments; 4 bytes each. Head: logits and their gradient in fp32, and in the model's
-    type, in a captured step of no more than 128 labels at once. Activations: see `_activation_bytes`. `fused`: whether
+    type, in a captured step of no more than 128 labels at once; on a CPU one copy of them. Activations: see `_activation_bytes`. `fused`: whether
     Liger is installed (None: asked here). Offloaded embeddings and head are not on the card, but for a block at a time. Compared with measured peaks in benchmarks/RESULTS.md.
     """
     width = 2.0 if has_gpu else 4.0
@@ -87,7 +92,8 @@ def estimate_memory(shapes: Shapes, settings: RunSettings, *, tokens: int, label
     trainable = lora_parameters(shapes, settings.lora)
     words = [s for n, s in shapes.items() if "embed_tokens" in n or "lm_head" in n]
     vocabulary = max((s[0] for s in words), default=0)
-    head = min(labels, CHUNK if captured else labels) * vocabulary * (8.0 + 2 * width)
+    # On a CPU the logits become their own gradient.
+    head = labels * vocabulary * 4.0 if is_lean(settings, has_gpu) else min(labels, CHUNK if captured else labels) * vocabulary * (8.0 + 2 * width)
     if settings.quantization.offload and has_gpu and words:
         weights -= sum(out * into for out, into in words) * width
         if captured:  # a block of the head's words, its logits and their slope in fp32 and in the model's type

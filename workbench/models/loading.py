@@ -77,6 +77,10 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     `ModelError` for a folder that can't be loaded; `torch.OutOfMemoryError` passes through.
     """
     device = pick_device()
+    if device.type == "cpu":
+        # What a model is sure of leaves gradients below 1e-38, with which a processor computes half as fast. This thread's helpers have it
+        # from this thread, and are made at its first parallel work: so before anything is computed here.
+        torch.set_flush_denormal(True)
     dtype = pick_dtype(device)
     resolved = quantization.resolved(device.type == "cuda")
     refuse_shard(resolved)
