@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(" ".join(str(exc).split()), file=sys.stderr)
         return 2 if isinstance(exc, InputError) else 1
     except SystemExit as ended:  # one of several processes, with nothing to say
-        return int(ended.code or 0)
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130

@@ -199,7 +199,7 @@ class Training(_Group):
     )
     capture: bool = _field(
         True, "Quick steps", "On a GPU an optimizer step is recorded once and replayed (CUDA graphs); on a CPU its small parts are computed together.",
-        effect="Many times faster for small steps on a GPU, a third off on a CPU; off runs the plain way, with the same result.",
+        effect="Many times faster for small steps on a GPU, a third off on a CPU; off runs the plain way: the same but for what the dropout leaves out.",
     )
     seed: int = _field(
         42, "Seed", "Fixes the split, the order of rows, the dropout and the adapter's start.", "",

@@ -121,6 +121,20 @@ def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
     expect(tune.locator("#lora-rank input")).to_have_value("16")
 
 
+def test_a_reload_keeps_a_preset_of_ones_own_that_was_saved_since_the_start(tune: Page) -> None:
+    tune.locator("#preset-files > button").click()
+    fill(tune, "lora-rank", "5")
+    fill(tune, "preset-name", "five")
+    tune.locator("#preset-save").click()
+    expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
+    tune.reload()
+    tune.get_by_role("tab", name="2 Tune").click()
+    expect(tune.locator("#preset input")).to_have_value("five · your own")
+    expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
+    fill(tune, "lora-rank", "6")
+    expect(tune.locator("#preset-differs")).to_contain_text("Rank: 6 (preset: 5)")
+
+
 NAMELESS = """() => [...document.querySelectorAll('#tune-form .wb-field .block[id]')].filter((block) => block.querySelector('input')).filter((block) => {
   const inputs = block.querySelectorAll('input');
   const node = inputs.length > 1 ? block : inputs[0];

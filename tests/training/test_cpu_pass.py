@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from tests.training.test_packing_equivalence import ROWS, alone, distance, gradi
 from workbench.models.adapters import put_new_adapter
 from workbench.models.loading import Base, load_base
 from workbench.settings import Lora, Quantization, Training
-from workbench.training import cpu_pass
+from workbench.training import cpu_pass, stepper
 from workbench.training.cpu_pass import CpuPass, kept_mask
 from workbench.training.fused_loss import loss_in_place
 from workbench.training.pack import pack
@@ -28,13 +30,13 @@ CPU = torch.device("cpu")
 SHORT = [row for row in ROWS if len(row.ids) <= 16]  # the tiny Gemma's window: here attention goes row by row
 
 
-def adapted(folder: Path, lora: Lora, *, mode: str = "none", checkpointing: bool = False) -> tuple[Base, Any]:
+def adapted(folder: Path, lora: Lora, *, mode: str = "none", checkpointing: bool = False, fresh: bool = False) -> tuple[Base, Any]:
     base = load_base(folder, Quantization(mode=mode), keep=False)  # type: ignore[arg-type]
     model = put_new_adapter(base, lora, name="test", seed=1, checkpointing=checkpointing)
     torch.manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
+            if ".lora_B." in name and not fresh:
                 parameter.normal_(std=0.1)
     model.train()
     return base, model
@@ -172,6 +174,19 @@ def test_the_loss_in_place_is_the_cross_entropy_and_more_exact_than_torchs(size:
 # -- where it is taken, and what it leaves ----------------------------------------------------------
 
 
+def test_the_logits_go_with_the_backward_not_with_the_loss() -> None:
+    """A step of several packs would hold two packs' logits else."""
+    logits = torch.randn(3, 50)
+    gone = weakref.ref(logits.untyped_storage())
+    kept = logits.requires_grad_() * 1.0
+    seen = weakref.ref(kept)
+    loss = loss_in_place(kept, torch.tensor([1, 2, 3]))
+    del kept
+    assert seen() is not None and gone() is not None
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert seen() is None and loss.grad_fn is not None
+
+
 def steps_of(model: Any, told: list[str], training: Training = Training()) -> EagerSteps:  # noqa: B008
     learned = [p for p in model.parameters() if p.requires_grad]
     made = make_steps(model, make_optimizer(learned, training, fused=True), learned, training, ROWS, [], told.append)
@@ -182,7 +197,7 @@ def steps_of(model: Any, told: list[str], training: Training = Training()) -> Ea
 def test_it_is_proven_once_for_a_base_and_an_adapters_shape(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proofs: list[Any] = []
     monkeypatch.setattr(CpuPass, "prove", lambda self, *given, real=CpuPass.prove: (proofs.append(given), real(self, *given)))
-    monkeypatch.setattr("workbench.training.stepper._proof", lambda rows: pack(SHORT))
+    monkeypatch.setattr("workbench.training.stepper._proof", lambda rows, most: pack(SHORT))
     shutil.copytree(tiny_folder, tmp_path / "model")
     told: list[str] = []
     for rank in (4, 4, 5):
@@ -236,10 +251,54 @@ def test_what_it_does_not_suit_is_told_and_goes_the_plain_way(tiny_folder: Path,
     with fault(monkeypatch, model):
         with pytest.raises(NotStaticError, match=why):
             CpuPass(model).prove(model, pack(SHORT))
-        monkeypatch.setattr("workbench.training.stepper._proof", lambda rows: pack(SHORT))
+        monkeypatch.setattr("workbench.training.stepper._proof", lambda rows, most: pack(SHORT))
         steps = steps_of(model, told)
         assert steps.way is PLAIN and len(told) == 1 and told[0].startswith("Without a CPU's cheaper passes, so slower: ")
         assert steps.step([pack(SHORT)], 1e-3)[0] > 0
+
+
+def wrong_way_back(ctx: Any, *gradients: torch.Tensor, real: Any = cpu_pass._Adapted.backward) -> Any:
+    x, weight, bias, a, *rest = real(ctx, *gradients)
+    return x, weight, bias, -a, *rest
+
+
+def no_number(ctx: Any, *gradients: torch.Tensor, real: Any = cpu_pass._Adapted.backward) -> Any:
+    x, weight, bias, a, *rest = real(ctx, *gradients)
+    return x, weight, bias, a * math.nan, *rest
+
+
+@pytest.mark.parametrize("wrong", [wrong_way_back, no_number])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_new_adapters_proof_sees_what_its_zeros_would_hide(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any, checkpointing: bool) -> None:
+    _, model = adapted(tiny_folder, lora(dropout=0.4), fresh=True, checkpointing=checkpointing)
+    CpuPass(model).prove(model, pack(SHORT))
+    assert all(not p.any() for name, p in model.named_parameters() if ".lora_B." in name), "they are zero again"
+    assert all(m.training for m in model.modules())
+    monkeypatch.setattr(cpu_pass._Adapted, "backward", staticmethod(wrong))
+    with pytest.raises(NotStaticError, match="from the plain one"):
+        CpuPass(model).prove(model, pack(SHORT))
+
+
+def test_an_adapter_that_no_text_meets_is_no_hindrance(tiny_model_folder: Callable[[str], Path]) -> None:
+    _, model = adapted(tiny_model_folder("gemma3-vision"), lora(text_only=False), fresh=True)
+    assert any("vision" in name for name, p in model.named_parameters() if p.requires_grad)
+    told: list[str] = []
+    steps = steps_of(model, told)
+    assert isinstance(steps.way, CpuPass) and told == [] and steps.step([pack(SHORT)], 1e-3)[0] > 0
+
+
+def test_a_proof_is_no_larger_than_a_forward_of_the_run_and_has_few_labels() -> None:
+    assert [len(stepper._proof(ROWS, most).ids) for most in (10, 27, 28, 44, 45, 4096)] == [12, 12, 28, 28, 45, 45]
+    few = stepper.few_labels(whole := pack(ROWS))
+    assert len(few.slots) <= stepper.PROOF_LABELS < len(whole.slots) and set(few.slots) <= set(whole.slots) and few.slots[-1] > len(whole.ids) - 20
+    assert stepper.few_labels(short := pack(SHORT[:1])) == short
+
+
+def test_a_row_alone_says_nothing_of_rows_kept_apart(tiny_folder: Path) -> None:
+    _, model = adapted(tiny_folder, lora())
+    way = CpuPass(model)
+    way.prove(model, pack(SHORT[:1]))
+    assert not way.by_rows
 
 
 def test_rows_that_the_proof_has_not_seen_alone_are_not_trusted(tiny_folder: Path) -> None:

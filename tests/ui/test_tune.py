@@ -331,6 +331,7 @@ def test_what_another_model_s_form_held_is_left_alone(workspace: Workspace) -> N
 @pytest.mark.parametrize(
     ("path", "value"),
     [("lora.rank", 7), ("lora.rank", "1" * 1001), ("lora.text_only", "yes"), ("lora.target_modules", "q_proj"), ("lora.target_modules", [1]),
+     ("lora.target_modules", ["q_proj"] * 101), ("lora.target_modules", ["q" * 1001]),
      ("quantization.mode", "2-bit"), ("quantization.mode", ["4-bit"]), ("training.gone", "1"), ("lora.alpha", None)],
 )  # fmt: skip
 def test_what_no_longer_fits_its_field_is_left_at_its_default(workspace: Workspace, path: str, value) -> None:

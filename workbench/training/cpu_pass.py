@@ -8,6 +8,7 @@ the logits. Whether a model takes all this with the same losses and gradients is
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+from workbench.training.counted_dropout import recomputes
 from workbench.training.fused_loss import loss_in_place
 from workbench.training.pack import Pack
 from workbench.training.static_batch import NotStaticError, raw_of
@@ -64,27 +66,58 @@ class CpuPass:
         return self.by_rows and (not window or max(packed.positions) < window)
 
     def prove(self, model: Any, packed: Pack) -> None:
-        """Raises `NotStaticError` if on `packed` this way has not the plain loss and gradient. The model's mode and gradients stay."""
-        device, was_training = torch.device("cpu"), model.training
-        self.by_rows = self._fits(packed)  # what was not seen here is not trusted later
+        """Raises `NotStaticError` if on `packed` this way has not the plain loss and gradient. The model, its mode and its gradients stay."""
+        device = torch.device("cpu")
+        # What was not seen here is not trusted later.
+        self.by_rows = self._fits(packed) and packed.positions.count(0) > 1
         learned = [p for p in model.parameters() if p.requires_grad]
-        model.eval()
-        try:
+
+        def told(loss: Tensor) -> list[Tensor | None]:
+            return [loss.detach(), *torch.autograd.grad(loss, learned, allow_unused=True)]  # a tower's adapter never meets a text
+
+        with _as_proven(model):
             logits_LV = model(**inputs_of(packed, device), use_cache=False).logits.flatten(0, 1)
             # In fp32 torch's own sum over a large vocabulary is the less exact one of the two.
-            plain = cross_entropy(logits_LV.double(), torch.tensor(packed.targets), reduction="sum")
-            expected = [plain.detach(), *torch.autograd.grad(plain, learned)]
+            expected = told(cross_entropy(logits_LV.double(), torch.tensor(packed.targets), reduction="sum"))
+            del logits_LV
             try:
                 with self.around(packed):
-                    ours = self.loss_sum(model, packed, device)
-                    found = [ours.detach(), *torch.autograd.grad(ours, learned)]
+                    found = told(self.loss_sum(model, packed, device))
             except Exception as exc:  # it hands its attention no rows, or keeps its logits for the backward
                 raise NotStaticError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
-        finally:
-            model.train(was_training)
-        apart = max(float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(found, expected, strict=True))
-        if not apart <= CLOSE:
-            raise NotStaticError(f"its loss or gradient is {apart:.2g} from the plain one")
+        apart = [_apart(a, b) for a, b in zip(found, expected, strict=True)]
+        if not all(distance <= CLOSE for distance in apart):  # so that no number counts as too far
+            raise NotStaticError(f"its loss or gradient is {max(apart):.2g} from the plain one")
+
+
+def _apart(found: Tensor | None, expected: Tensor | None) -> float:
+    """The relative distance of two tensors; both may be missing."""
+    if found is None or expected is None:
+        return 0.0 if found is expected else math.inf
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+@contextlib.contextmanager
+def _as_proven(model: Any) -> Iterator[None]:
+    """Within, the adapter says something (a new one's B is zero, and would hide a wrong A) and nothing is dropped. Checkpointing stays on."""
+    was_training = model.training
+    model.train(was_training and recomputes(model))
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
+    drawn = torch.Generator().manual_seed(0)
+    outer = [p for name, p in model.named_parameters() if ".lora_B." in name and p.requires_grad]
+    was = [p.detach().clone() for p in outer]
+    try:
+        for dropout in dropouts:
+            dropout.eval()
+        with torch.no_grad():
+            for p in outer:
+                p.normal_(std=0.02, generator=drawn)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(outer, was, strict=True):
+                p.copy_(value)
+        model.train(was_training)
 
 
 # -- an adapter and its layer -----------------------------------------------------------------------
@@ -109,7 +142,7 @@ def _adapted(self: Any, x: Tensor) -> Tensor:
     """The forward of peft's `lora.Linear`: W x + b + scaling · B A dropout(x)."""
     name, layer = self.active_adapters[0], self.base_layer
     dropout = self.lora_dropout[name]
-    share = dropout.p if self.training and isinstance(dropout, nn.Dropout) else 0.0
+    share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     made: Tensor = _Adapted.apply(x, layer.weight, layer.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], share)  # type: ignore[no-untyped-call]
     return made
 

@@ -141,7 +141,9 @@ class _LossInPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.slope_LV.mul_(gradients[0]), None
+        # The node outlives its backward, and must not keep these for the next pack's.
+        slope_LV, ctx.slope_LV = ctx.slope_LV, None
+        return slope_LV.mul_(gradients[0]), None
 
 
 def loss_in_place(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from workbench.training.step import PLAIN, Way, accumulate, apply_gradient, loss
 
 NOTHING = Pack(ids=(0, 0), positions=(0, 1), slots=(0,), targets=(0,))
 STATIC, CPU_WAY = "a static forward", "a CPU's cheap pass"
+PROOF_LABELS = 16  # on a CPU
 PROOF_ROWS = 3  # the shortest rows, on which graphs' masks and loss are proven before anything is captured
 
 
@@ -130,7 +132,7 @@ def make_steps(
     if not training.capture:
         return eager
     if eager.device.type == "cpu":
-        eager.way = cpu_way(model, rows, tell)
+        eager.way = cpu_way(model, rows, training, tell)
     if eager.device.type != "cuda":
         return eager
     try:
@@ -158,7 +160,7 @@ def make_graphed(
     return GraphedSteps(forward, Update(optimizer, parameters, training.max_grad_norm), sizes, held_sizes, device, again=again, ranks=ranks, record=record)
 
 
-def cpu_way(model: Any, rows: Sequence[Encoded], tell: Callable[[str], None]) -> Way:
+def cpu_way(model: Any, rows: Sequence[Encoded], training: Training, tell: Callable[[str], None]) -> Way:
     """How passes are made on a CPU: the cheap way where it is proven for this base and adapter's shape, else the plain one, and `tell` gets why."""
     raw = raw_of(model)
     if is_spread(raw):  # its layers are fetched around their own forwards
@@ -167,7 +169,7 @@ def cpu_way(model: Any, rows: Sequence[Encoded], tell: Callable[[str], None]) ->
     if proofs.proven(raw, CPU_WAY) == way.signs():
         return way
     try:
-        way.prove(model, _proof(rows))
+        way.prove(model, few_labels(_proof(rows, training.tokens_per_forward)))
     except NotStaticError as exc:
         tell(f"Without a CPU's cheaper passes, so slower: {exc}.")
         return PLAIN
@@ -175,8 +177,18 @@ def cpu_way(model: Any, rows: Sequence[Encoded], tell: Callable[[str], None]) ->
     return way
 
 
-def _proof(rows: Sequence[Encoded]) -> Pack:
-    return pack(sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS])
+def _proof(rows: Sequence[Encoded], most: int | None = None) -> Pack:
+    """The shortest rows, of at most `most` tokens together (but one at least)."""
+    shortest = sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS]
+    while most is not None and len(shortest) > 1 and sum(len(row.ids) for row in shortest) > most:
+        shortest.pop()
+    return pack(shortest)
+
+
+def few_labels(packed: Pack) -> Pack:
+    """`packed` with `PROOF_LABELS` of its labels at most, from all along it: a proof holds several copies of their logits."""
+    step = -(-len(packed.slots) // PROOF_LABELS)
+    return replace(packed, slots=packed.slots[::step], targets=packed.targets[::step])
 
 
 _known: weakref.WeakKeyDictionary[Any, dict[str, list[int]]] = weakref.WeakKeyDictionary()  # base -> adapter -> the signs of its proven forward

@@ -99,7 +99,9 @@ def build(
         teach_as(space, values if left is None else left[1])
         if left is None:
             return [suggest_name(space), *[gr.skip()] * (len(form.fields) + 2)]
-        return [suggest_name(space), *cards.restored(space, left[1]), left[0], note(tune_words.RESTORED, "ok")]
+        # With the choices: what was saved since the workbench started is not among those that the page was built with.
+        chosen = gr.Dropdown(choices=presets_panel.preset_choices(space), value=left[0])
+        return [suggest_name(space), *cards.restored(space, left[1]), chosen, note(tune_words.RESTORED, "ok")]
 
     def entered(key: str | None, *values: Any) -> list[Any]:
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
@@ -155,7 +157,7 @@ def _wire_presets(space: Workspace, bar: PresetBar, form: Form, kept: gr.Browser
         return [str(path), note(tune_words.EXPORTED.format(file=path.name), "ok")]
 
     fill: Any = (shown(choose), [bar.chosen, *form.fields], [*form.fields, bar.differs, bar.said, message, kept])
-    compare: Any = (shown(lambda key, *v: presets_panel.differs_html(space, key, v)), [bar.chosen, *form.fields], bar.differs)
+    compare: Any = (shown(lambda key, *v: [presets_panel.differs_html(space, key, v), held.hold(space, key, v)]), [bar.chosen, *form.fields], [bar.differs, kept])
     bar.chosen.input(*fill, **QUIET)
     done = [bar.chosen, bar.said, bar.back, bar.gone]
     bar.save.click(told(saved), [bar.name, bar.about, *form.fields], done, **QUIET).then(*compare, **QUIET)

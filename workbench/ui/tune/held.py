@@ -12,7 +12,7 @@ from workbench.ui.forms import FIELDS, form_values
 from workbench.ui.tune.presets_panel import preset_choices
 from workbench.workspace import Workspace
 
-LONGEST = 1000  # characters of a text field that are taken back
+LONGEST, MOST = 1000, 100  # characters of a text, and names in a list, that are taken back
 
 
 def build() -> gr.BrowserState:
@@ -62,7 +62,7 @@ def _fits(group: str, name: str, value: Any, default: Any) -> bool:
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+        return isinstance(value, list) and len(value) <= MOST and all(isinstance(part, str) and len(part) <= LONGEST for part in value)
     if options := choices(GROUPS[group], name):
         return value in options
     return isinstance(value, str) and len(value) <= LONGEST
