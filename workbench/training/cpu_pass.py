@@ -103,15 +103,14 @@ def _as_proven(model: Any) -> Iterator[None]:
     was_training = model.training
     model.train(was_training and recomputes(model))
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-    drawn = torch.Generator().manual_seed(0)
     outer = [p for name, p in model.named_parameters() if ".lora_B." in name and p.requires_grad]
     was = [p.detach().clone() for p in outer]
     try:
         for dropout in dropouts:
             dropout.eval()
         with torch.no_grad():
-            for p in outer:
-                p.normal_(std=0.02, generator=drawn)
+            for p in outer:  # without a random number: the run's own must stay as they are
+                p.copy_((0.1 * torch.arange(p.numel()) ** 2).sin().view_as(p) * 0.02)
         yield
     finally:
         with torch.no_grad():
