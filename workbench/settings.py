@@ -198,7 +198,7 @@ class Training(_Group):
         effect="Far less memory for about a third more time.",
     )
     capture: bool = _field(
-        True, "Quick steps", "On a GPU an optimizer step is recorded once and replayed (CUDA graphs); on a CPU its small parts are computed together.",
+        True, "Quick steps", "A GPU records an optimizer step once and replays it (CUDA graphs); a CPU computes its small parts together.",
         effect="Many times faster for small steps on a GPU, a third off on a CPU; off runs the plain way: the same but for what the dropout leaves out.",
     )
     seed: int = _field(

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.models import fresh_process
 from workbench.errors import AdapterError, ModelError, SettingsError
 from workbench.models.adapters import ADAPTER, prove_active, put_new_adapter, put_saved_adapter, take_off_adapter, target_pattern
 from workbench.models.faults import accelerator_fault
@@ -327,13 +326,3 @@ def test_a_tokenizer_is_built_once_and_again_when_its_files_changed(tiny_folder:
     (folder / "chat_template.jinja").write_text("{{ 'changed' }}", encoding="utf-8")
     assert ChatTokenizer.load(folder) is not first
     assert ChatTokenizer.load(folder).render([{"role": "user", "content": "x"}], answer_next=False) == "changed"
-
-
-def test_numbers_too_small_for_a_normal_float_are_zero_on_a_cpu_in_all_its_threads(tiny_folder: Path) -> None:
-    """In a process of its own: a thread's helpers take it from the thread when they are made."""
-    code = (
-        "import sys, torch; from pathlib import Path; from workbench.models.loading import load_base; from workbench.settings import Quantization;"
-        "load_base(Path(sys.argv[1]), Quantization(mode='none'), keep=False);"
-        "torch.set_num_threads(2); small = torch.full((1_000_000,), 1e-39); print(int((small * 1.0).count_nonzero()))"
-    )
-    assert fresh_process.run(code, str(tiny_folder), CUDA_VISIBLE_DEVICES="").split()[-1] == "0"

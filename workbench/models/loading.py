@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from workbench.errors import ModelError
 from workbench.models import proofs
 from workbench.models.arriving import Arrival, arrival_of, no_arrival
+from workbench.models.denormals import prepare_helpers
 from workbench.models.faults import accelerator_fault
 from workbench.models.offload import offload
 from workbench.models.overlap import base_made, import_libraries, lean, name_kernels, no_sweeps, read_ahead, wake
@@ -78,9 +79,7 @@ def load_base(folder: Path, quantization: Quantization, *, say: Callable[[str], 
     """
     device = pick_device()
     if device.type == "cpu":
-        # What a model is sure of leaves gradients below 1e-38, with which a processor computes half as fast. This thread's helpers have it
-        # from this thread, and are made at its first parallel work: so before anything is computed here.
-        torch.set_flush_denormal(True)
+        prepare_helpers()  # before anything is computed here
     dtype = pick_dtype(device)
     resolved = quantization.resolved(device.type == "cuda")
     refuse_shard(resolved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from workbench.models import proofs
+from workbench.models.denormals import as_zero
 from workbench.models.sharding import is_spread
 from workbench.settings import Training
 from workbench.training.captured import CaptureError, GraphedSteps, Update
@@ -53,13 +55,18 @@ class EagerSteps:
             group["lr"] = rate
         labels = self.ranks.count(sum(len(p.targets) for p in packs))
         missing = self.ranks.most(len(packs)) - len(packs) if self.ranks.spread else 0  # asked before anybody passes a layer
-        loss = accumulate(self.model, packs, self.device, labels, self.way)
+        with self._lightly():
+            loss = accumulate(self.model, packs, self.device, labels, self.way)
         self._pass_along(missing)
         loss = self._together(loss)
         return loss, apply_gradient(self.optimizer, self.parameters, self.limit)
 
     def mean_loss(self, packs: Sequence[Pack], stop: Callable[[], bool]) -> float | None:
-        return mean_loss(self.model, packs, self.device, stop, self.way)
+        with self._lightly():
+            return mean_loss(self.model, packs, self.device, stop, self.way)
+
+    def _lightly(self) -> contextlib.AbstractContextManager[None]:
+        return as_zero() if self.device.type == "cpu" else contextlib.nullcontext()
 
     def _pass_along(self, passes: int) -> None:
         """Passes that learn nothing, where another process has more: a spread layer is whole only where all pass it."""
