@@ -25,6 +25,13 @@ def fill(page: Page, field: str, value: str) -> None:
     box.blur()
 
 
+def save_as(page: Page, name: str, rank: str) -> None:
+    page.locator("#preset-files > button").click()
+    fill(page, "lora-rank", rank)
+    fill(page, "preset-name", name)
+    page.locator("#preset-save").click()
+
+
 def bring_in(page: Page, file: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.locator("#preset-import").click()
@@ -61,10 +68,7 @@ def test_none_ticked_is_refused_beside_the_field_and_no_run_begins(tune: Page) -
 
 
 def test_a_preset_is_saved_deleted_and_brought_back(tune: Page) -> None:
-    tune.locator("#preset-files > button").click()
-    fill(tune, "lora-rank", "4")
-    fill(tune, "preset-name", "four")
-    tune.locator("#preset-save").click()
+    save_as(tune, "four", "4")
     expect(tune.locator("#preset-said")).to_contain_text("Saved as four")
     expect(tune.locator("#preset input")).to_have_value("four · your own")
     expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
@@ -122,10 +126,7 @@ def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
 
 
 def test_a_reload_keeps_a_preset_of_ones_own_that_was_saved_since_the_start(tune: Page) -> None:
-    tune.locator("#preset-files > button").click()
-    fill(tune, "lora-rank", "5")
-    fill(tune, "preset-name", "five")
-    tune.locator("#preset-save").click()
+    save_as(tune, "five", "5")
     expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
     tune.reload()
     tune.get_by_role("tab", name="2 Tune").click()

@@ -15,31 +15,20 @@ import torch
 from peft.tuners.lora import Linear
 
 from tests.training.test_packing_equivalence import ROWS, alone, distance, gradient
+from tests.training.test_static_steps import ready, trainable
 from workbench.models.adapters import put_new_adapter
-from workbench.models.loading import Base, load_base
+from workbench.models.loading import load_base
 from workbench.settings import Lora, Quantization, Training
 from workbench.training import cpu_pass, stepper
 from workbench.training.cpu_pass import CpuPass, kept_mask
 from workbench.training.fused_loss import loss_in_place
-from workbench.training.pack import pack
+from workbench.training.pack import Pack, pack
 from workbench.training.static_batch import NotStaticError
 from workbench.training.step import PLAIN, accumulate, make_optimizer, mean_loss
 from workbench.training.stepper import EagerSteps, make_steps
 
 CPU = torch.device("cpu")
 SHORT = [row for row in ROWS if len(row.ids) <= 16]  # the tiny Gemma's window: here attention goes row by row
-
-
-def adapted(folder: Path, lora: Lora, *, mode: str = "none", checkpointing: bool = False, fresh: bool = False) -> tuple[Base, Any]:
-    base = load_base(folder, Quantization(mode=mode), keep=False)  # type: ignore[arg-type]
-    model = put_new_adapter(base, lora, name="test", seed=1, checkpointing=checkpointing)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name and not fresh:
-                parameter.normal_(std=0.1)
-    model.train()
-    return base, model
 
 
 def lora(**more: Any) -> Lora:
@@ -49,7 +38,7 @@ def lora(**more: Any) -> Lora:
 @pytest.mark.parametrize("kind", ["gemma3", "gemma3-wide", "gemma3-vision", "llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("rows", [ROWS, SHORT, SHORT[:1]], ids=["long rows", "short rows", "one row"])
 def test_loss_and_gradient_are_those_of_the_rows_one_by_one(tiny_model_folder: Callable[[str], Path], kind: str, rows: Any) -> None:
-    _, model = adapted(tiny_model_folder(kind), lora())
+    _, model = ready(tiny_model_folder(kind), lora())
     way = CpuPass(model)
     assert way.by_rows and len(way.layers) == sum(type(m) is Linear for m in model.modules()) > 0
     assert way._fits(pack(rows)) == (rows is not ROWS or kind in ("llama", "qwen2", "qwen3"))
@@ -64,7 +53,7 @@ def test_loss_and_gradient_are_those_of_the_rows_one_by_one(tiny_model_folder: C
 
 @pytest.mark.parametrize("more", [{"rank": 6, "attention_rank": 2, "attention_alpha": 5}, {"rslora": True}, {"dora": True}], ids=["own ranks", "rslora", "dora"])
 def test_every_kind_of_adapter_learns_the_same(tiny_folder: Path, more: dict[str, Any]) -> None:
-    _, model = adapted(tiny_folder, lora(**more))
+    _, model = ready(tiny_folder, lora(**more))
     way = CpuPass(model)
     assert bool(way.layers) == ("dora" not in more), "what is not known stays peft's"
     expected = gradient(model, lambda: accumulate(model, [pack(SHORT)], CPU))
@@ -73,7 +62,7 @@ def test_every_kind_of_adapter_learns_the_same(tiny_folder: Path, more: dict[str
 
 @pytest.mark.parametrize("mode", ["4-bit", "8-bit"])
 def test_a_quantized_base_keeps_its_layers_and_learns_the_same(tiny_model_folder: Callable[[str], Path], mode: str) -> None:
-    _, model = adapted(tiny_model_folder("gemma3-wide"), lora(), mode=mode)
+    _, model = ready(tiny_model_folder("gemma3-wide"), lora(), mode=mode)
     way = CpuPass(model)
     assert not way.layers and way.by_rows
     expected = gradient(model, lambda: accumulate(model, [pack(SHORT)], CPU))
@@ -81,7 +70,7 @@ def test_a_quantized_base_keeps_its_layers_and_learns_the_same(tiny_model_folder
 
 
 def test_a_bias_is_added(tiny_model_folder: Callable[[str], Path]) -> None:
-    _, model = adapted(tiny_model_folder("qwen2"), lora())
+    _, model = ready(tiny_model_folder("qwen2"), lora())
     biased = [m for m in model.modules() if type(m) is Linear and m.base_layer.bias is not None]
     assert biased, "Qwen 2's queries, keys and values have one"
     with torch.no_grad():
@@ -115,7 +104,7 @@ def test_the_mask_drops_its_share_anew_each_time_and_follows_the_seed(share: flo
 
 def test_what_was_dropped_is_dropped_in_the_backward_too(tiny_folder: Path) -> None:
     """Against peft's own layer with the same mask in its dropout's place."""
-    _, model = adapted(tiny_folder, lora(dropout=0.3))
+    _, model = ready(tiny_folder, lora(dropout=0.3))
     layer = next(m for m in model.modules() if type(m) is Linear)
     x = torch.randn(2, 5, layer.in_features, requires_grad=True)
     learned = [layer.lora_A["adapted"].weight, layer.lora_B["adapted"].weight]
@@ -141,12 +130,12 @@ def test_what_was_dropped_is_dropped_in_the_backward_too(tiny_folder: Path) -> N
 def test_a_layer_that_is_computed_again_drops_the_same(tiny_folder: Path) -> None:
     found = []
     for checkpointing in (False, True):
-        _, model = adapted(tiny_folder, lora(dropout=0.5), checkpointing=checkpointing)
+        _, model = ready(tiny_folder, lora(dropout=0.5), checkpointing=checkpointing)
         way = CpuPass(model)
         torch.manual_seed(5)
         found.append(gradient(model, lambda m=model, w=way: accumulate(m, [pack(SHORT)], CPU, way=w)))  # type: ignore[misc]
     assert distance(found[1], found[0]) < 1e-5
-    _, model = adapted(tiny_folder, lora(dropout=0.5))
+    _, model = ready(tiny_folder, lora(dropout=0.5))
     torch.manual_seed(6)
     assert distance(gradient(model, lambda: accumulate(model, [pack(SHORT)], CPU, way=CpuPass(model))), found[0]) > 1e-2
 
@@ -188,7 +177,7 @@ def test_the_logits_go_with_the_backward_not_with_the_loss() -> None:
 
 
 def steps_of(model: Any, told: list[str], training: Training = Training()) -> EagerSteps:  # noqa: B008
-    learned = [p for p in model.parameters() if p.requires_grad]
+    learned = trainable(model)
     made = make_steps(model, make_optimizer(learned, training, fused=True), learned, training, ROWS, [], told.append)
     assert isinstance(made, EagerSteps)
     return made
@@ -197,7 +186,7 @@ def steps_of(model: Any, told: list[str], training: Training = Training()) -> Ea
 def test_it_is_proven_once_for_a_base_and_an_adapters_shape(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proofs: list[Any] = []
     monkeypatch.setattr(CpuPass, "prove", lambda self, *given, real=CpuPass.prove: (proofs.append(given), real(self, *given)))
-    monkeypatch.setattr("workbench.training.stepper._proof", lambda rows, most: pack(SHORT))
+    monkeypatch.setattr("workbench.training.stepper._shortest", lambda rows: SHORT)
     shutil.copytree(tiny_folder, tmp_path / "model")
     told: list[str] = []
     for rank in (4, 4, 5):
@@ -208,12 +197,12 @@ def test_it_is_proven_once_for_a_base_and_an_adapters_shape(tiny_folder: Path, t
 
 
 def test_off_is_off(tiny_folder: Path) -> None:
-    _, model = adapted(tiny_folder, lora())
+    _, model = ready(tiny_folder, lora())
     assert steps_of(model, [], Training(capture=False)).way is PLAIN
 
 
 def test_it_leaves_no_trace_where_it_fails_either(tiny_folder: Path) -> None:
-    _, model = adapted(tiny_folder, lora())
+    _, model = ready(tiny_folder, lora())
     way, packed = CpuPass(model), pack(SHORT)
     random = torch.get_rng_state()
     way.prove(model, packed)
@@ -246,12 +235,12 @@ def keeping(monkeypatch: pytest.MonkeyPatch, model: Any) -> Iterator[None]:
 
 @pytest.mark.parametrize(("fault", "why"), [(blind, "from the plain one"), (keeping, "modified by an inplace operation")])
 def test_what_it_does_not_suit_is_told_and_goes_the_plain_way(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, why: str) -> None:
-    _, model = adapted(tiny_folder, lora())
+    _, model = ready(tiny_folder, lora())
     told: list[str] = []
     with fault(monkeypatch, model):
         with pytest.raises(NotStaticError, match=why):
             CpuPass(model).prove(model, pack(SHORT))
-        monkeypatch.setattr("workbench.training.stepper._proof", lambda rows, most: pack(SHORT))
+        monkeypatch.setattr("workbench.training.stepper._shortest", lambda rows: SHORT)
         steps = steps_of(model, told)
         assert steps.way is PLAIN and len(told) == 1 and told[0].startswith("Without a CPU's cheaper passes, so slower: ")
         assert steps.step([pack(SHORT)], 1e-3)[0] > 0
@@ -270,7 +259,7 @@ def no_number(ctx: Any, *gradients: torch.Tensor, real: Any = cpu_pass._Adapted.
 @pytest.mark.parametrize("wrong", [wrong_way_back, no_number])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_new_adapters_proof_sees_what_its_zeros_would_hide(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any, checkpointing: bool) -> None:
-    _, model = adapted(tiny_folder, lora(dropout=0.4), fresh=True, checkpointing=checkpointing)
+    _, model = ready(tiny_folder, lora(dropout=0.4), fresh=True, checkpointing=checkpointing)
     CpuPass(model).prove(model, pack(SHORT))
     assert all(not p.any() for name, p in model.named_parameters() if ".lora_B." in name), "they are zero again"
     assert all(m.training for m in model.modules())
@@ -280,29 +269,39 @@ def test_a_new_adapters_proof_sees_what_its_zeros_would_hide(tiny_folder: Path, 
 
 
 def test_an_adapter_that_no_text_meets_is_no_hindrance(tiny_model_folder: Callable[[str], Path]) -> None:
-    _, model = adapted(tiny_model_folder("gemma3-vision"), lora(text_only=False), fresh=True)
+    _, model = ready(tiny_model_folder("gemma3-vision"), lora(text_only=False), fresh=True)
     assert any("vision" in name for name, p in model.named_parameters() if p.requires_grad)
     told: list[str] = []
     steps = steps_of(model, told)
     assert isinstance(steps.way, CpuPass) and told == [] and steps.step([pack(SHORT)], 1e-3)[0] > 0
 
 
-def test_a_proof_is_no_larger_than_a_forward_of_the_run_and_has_few_labels() -> None:
-    assert [len(stepper._proof(ROWS, most).ids) for most in (10, 27, 28, 44, 45, 4096)] == [12, 12, 28, 28, 45, 45]
+@pytest.mark.parametrize(("most", "tokens"), [(16, 12), (27, 12), (28, 28), (44, 28), (45, 45), (4096, 45)])
+def test_a_proof_is_no_larger_than_a_forward_of_the_run_and_has_few_labels(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, most: int, tokens: int
+) -> None:
+    proofs: list[Pack] = []
+    monkeypatch.setattr(CpuPass, "prove", lambda self, model, packed: proofs.append(packed))
+    _, model = ready(tiny_folder, lora())
+    steps_of(model, [], Training(tokens_per_forward=most))
+    assert [len(packed.ids) for packed in proofs] == [tokens] and 0 < len(proofs[0].slots) <= stepper.PROOF_LABELS
+
+
+def test_few_labels_are_from_all_along_a_pack() -> None:
     few = stepper.few_labels(whole := pack(ROWS))
     assert len(few.slots) <= stepper.PROOF_LABELS < len(whole.slots) and set(few.slots) <= set(whole.slots) and few.slots[-1] > len(whole.ids) - 20
     assert stepper.few_labels(short := pack(SHORT[:1])) == short
 
 
 def test_a_row_alone_says_nothing_of_rows_kept_apart(tiny_folder: Path) -> None:
-    _, model = adapted(tiny_folder, lora())
+    _, model = ready(tiny_folder, lora())
     way = CpuPass(model)
     way.prove(model, pack(SHORT[:1]))
     assert not way.by_rows
 
 
 def test_rows_that_the_proof_has_not_seen_alone_are_not_trusted(tiny_folder: Path) -> None:
-    _, model = adapted(tiny_folder, lora())
+    _, model = ready(tiny_folder, lora())
     way = CpuPass(model)
     way.prove(model, pack(ROWS))
     assert not way.by_rows and way.layers and way.signs() != CpuPass(model).signs()

@@ -42,12 +42,15 @@ ROWS = [row(length, seed) for seed, length in enumerate((12, 61, 16, 40, 17, 90,
 TRAINING = Training(epochs=2, rows_per_step=4, warmup_steps=1, learning_rate=1e-2, tokens_per_forward=120)
 
 
-def ready(folder: Path) -> tuple[Base, Any]:
-    base = load_base(folder, Quantization(mode="none"), keep=False)
-    model = put_new_adapter(base, Lora(rank=4, alpha=8, dropout=0.0), name="test", seed=1, checkpointing=False)
+def ready(
+    folder: Path, lora: Lora = Lora(rank=4, alpha=8, dropout=0.0), *, mode: str = "none", checkpointing: bool = False, fresh: bool = False,  # noqa: B008
+) -> tuple[Base, Any]:
+    """A base with an adapter that says something, or with a `fresh` one."""
+    base = load_base(folder, Quantization(mode=mode), keep=False)  # type: ignore[arg-type]
+    model = put_new_adapter(base, lora, name="test", seed=1, checkpointing=checkpointing)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
+            if ".lora_B." in name and not fresh:
                 parameter.normal_(std=0.1)
     model.train()
     return base, model

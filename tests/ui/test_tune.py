@@ -285,7 +285,7 @@ def test_a_run_keeps_what_its_plan_promised(workspace: Workspace) -> None:
 
 def test_what_was_set_by_a_preset_fills_every_field(workspace: Workspace, tmp_path: Path) -> None:
     settings = apply_overrides(workspace.default_settings(), ["lora.target_modules=q_proj,zzz", "lora.rank=3"])
-    made = cards.filled(workspace, settings, form_values(settings))
+    made = cards.filled(workspace, form_values(settings))
     boxes = made[FIELDS.index(("lora", "target_modules"))]
     assert boxes.value == ["q_proj", "zzz"] and boxes.choices[-1] == ("zzz · not in this model", "zzz")
     assert made[FIELDS.index(("lora", "rank"))] == "3"
@@ -310,7 +310,7 @@ def test_a_page_loaded_anew_has_the_form_as_it_was_left_mistakes_too(workspace: 
     kept = json.loads(json.dumps(held.hold(workspace, "best-quality", left)))
     assert set(kept["values"]) == {"lora.rank", "lora.target_modules", "training.checkpointing"}
     assert held.held(workspace, kept) == ("best-quality", left)
-    boxes = cards.restored(workspace, left)[FIELDS.index(("lora", "target_modules"))]
+    boxes = cards.filled(workspace, left)[FIELDS.index(("lora", "target_modules"))]
     assert boxes.value == ["v_proj", "zzz"] and boxes.choices[-1][1] == "zzz"
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import AdapterError, SettingsError
-from workbench.models.faults import accelerator_fault
-from workbench.models.loading import Base, first_line
+from workbench.models.faults import accelerator_fault, first_line
+from workbench.models.loading import Base
 from workbench.models.modules import adaptable, is_wrapped, name_of, own_values, target_regex
 from workbench.settings import DORA_NEEDS, Lora
 

@@ -37,9 +37,17 @@ def lost_to(device: torch.device) -> RuntimeError | None:
     return None
 
 
+def first_line(exc: BaseException) -> str:
+    """The gist of a library's error: its first line, and the second where the first only announces it."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    if not lines:
+        return type(exc).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
+
+
 def named(exc: BaseException) -> str:
-    """An error's class and the first line of what it says."""
-    return f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+    """An error's class and its gist."""
+    return f"{type(exc).__name__}: {first_line(exc)}"
 
 
 def lets_go(exc: BaseException) -> None:

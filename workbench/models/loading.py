@@ -16,7 +16,7 @@ from workbench.errors import ModelError
 from workbench.models import proofs
 from workbench.models.arriving import Arrival, arrival_of, no_arrival
 from workbench.models.denormals import prepare_helpers
-from workbench.models.faults import accelerator_fault
+from workbench.models.faults import accelerator_fault, first_line
 from workbench.models.offload import offload
 from workbench.models.overlap import base_made, import_libraries, lean, name_kernels, no_sweeps, read_ahead, wake
 from workbench.models.quantized_cache import QuantizedCopy, UnusableCopyError, copy_of
@@ -204,11 +204,3 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
     if quantization.mode == "8-bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=quantization.threshold)
     return None
-
-
-def first_line(exc: BaseException) -> str:
-    """The gist of a library's error: its first line, and the second where the first only announces it."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    if not lines:
-        return type(exc).__name__
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]

@@ -17,6 +17,7 @@ from workbench.errors import AdapterError, InputError, ModelError
 from workbench.files import explain_os_error, make_last
 from workbench.models.adapters import probe_logits, put_saved_adapter
 from workbench.models.catalog import MERGED_RECORD
+from workbench.models.faults import first_line
 from workbench.models.hardware import host_memory_gib
 from workbench.models.loading import Base, load_unquantized, pick_device
 from workbench.models.merge_plan import GIB, SPARE, MergePlan, files_beside
@@ -63,7 +64,7 @@ def merge_adapter(plan: MergePlan, adapter: Path, name: str, device: torch.devic
     except (ValueError, RuntimeError, TypeError, AttributeError) as exc:
         if isinstance(exc, torch.OutOfMemoryError):
             raise
-        raise AdapterError(f"The adapter {name} can't be merged: {(str(exc).splitlines() or [type(exc).__name__])[0][:200]}. Answer with the adapter itself.") from exc
+        raise AdapterError(f"The adapter {name} can't be merged: {first_line(exc)}. Answer with the adapter itself.") from exc
     base.adapters = ()
     heed()
     rounding = float((probe_logits(base) - adapted).abs().max())

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from workbench.models.faults import lost_to, named
+from workbench.models.faults import first_line, lost_to, named
 from workbench.models.side_stream import side_stream
 from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
@@ -62,8 +62,8 @@ class Graphs:
             raise
         except Exception as exc:
             if lost_to(self.device):  # worded so that the engine knows the card's process for lost (models/faults)
-                first = (str(exc).splitlines() or [""])[0][:200]
-                raise CaptureError(f"CUDA error while CUDA graphs were made: {first}. Switch CUDA graphs off if it happens again", poisoned=True) from exc
+                told = f"CUDA error while CUDA graphs were made: {first_line(exc)}. Switch “Quick steps” off (training.capture=false) if it happens again"
+                raise CaptureError(told, poisoned=True) from exc
             raise CaptureError(named(exc), poisoned=False) from exc
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+from workbench.models.faults import named
 from workbench.training.counted_dropout import recomputes
 from workbench.training.fused_loss import loss_in_place
 from workbench.training.pack import Pack
@@ -84,7 +85,7 @@ class CpuPass:
                 with self.around(packed):
                     found = told(self.loss_sum(model, packed, device))
             except Exception as exc:  # it hands its attention no rows, or keeps its logits for the backward
-                raise NotStaticError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+                raise NotStaticError(named(exc)) from exc
         apart = [_apart(a, b) for a, b in zip(found, expected, strict=True)]
         if not all(distance <= CLOSE for distance in apart):  # so that no number counts as too far
             raise NotStaticError(f"its loss or gradient is {max(apart):.2g} from the plain one")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from workbench.models.estimate import GRAIN
-from workbench.models.faults import accelerator_fault
+from workbench.models.faults import accelerator_fault, named
 from workbench.models.offload import HostEmbedding, host_parts
 from workbench.training.fast_pass import FastPass
 from workbench.training.fused_loss import head_loss
@@ -211,7 +211,7 @@ def prove_same(model: Any, packs: Sequence[Pack], reference: Any, device: torch.
             except Exception as exc:  # it takes its masks in another form, or a fused kernel does not suit it
                 if accelerator_fault(exc):
                     raise
-                fault = f"{type(exc).__name__}: {str(exc)[:200]}"
+                fault = named(exc)
             faults.append(fault)
         raise NotStaticError(faults[0])
     finally:

@@ -18,7 +18,7 @@ from workbench.training.captured import CaptureError, GraphedSteps, Update
 from workbench.training.counted_dropout import Recomputation, recomputes
 from workbench.training.cpu_pass import CpuPass
 from workbench.training.encode import IGNORED, Encoded
-from workbench.training.pack import Pack, pack
+from workbench.training.pack import Pack, pack, pack_within
 from workbench.training.ranks import ALONE, Ranks
 from workbench.training.schedule import forwards, orders
 from workbench.training.static_batch import NotStaticError, StaticForward, choose_sizes, prove_same, raw_of, size_of
@@ -134,13 +134,11 @@ def make_steps(
     model: Any, optimizer: torch.optim.AdamW, parameters: Sequence[torch.nn.Parameter], training: Training,
     rows: Sequence[Encoded], validation: Sequence[Encoded], tell: Callable[[str], None], ranks: Ranks = ALONE,
 ) -> Steps:
-    """Steps for this run on the model's device; `tell` gets a sentence where graphs were wanted and can't be had."""
-    eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm, ranks)
-    if not training.capture:
-        return eager
-    if eager.device.type == "cpu":
-        eager.way = cpu_way(model, rows, training, tell)
-    if eager.device.type != "cuda":
+    """Steps for this run on the model's device; `tell` gets a sentence where quick ones were wanted and can't be had."""
+    device = parameters[0].device
+    way = cpu_way(model, rows, training, tell) if training.capture and device.type == "cpu" else PLAIN
+    eager = EagerSteps(model, optimizer, parameters, training.max_grad_norm, ranks, way)
+    if not training.capture or device.type != "cuda":
         return eager
     try:
         graphed = make_graphed(model, optimizer, parameters, training, rows, validation, ranks=ranks)
@@ -176,7 +174,7 @@ def cpu_way(model: Any, rows: Sequence[Encoded], training: Training, tell: Calla
     if proofs.proven(raw, CPU_WAY) == way.signs():
         return way
     try:
-        way.prove(model, few_labels(_proof(rows, training.tokens_per_forward)))
+        way.prove(model, few_labels(pack_within(_shortest(rows), training.tokens_per_forward)[0]))
     except NotStaticError as exc:
         tell(f"Without a CPU's cheaper passes, so slower: {exc}.")
         return PLAIN
@@ -184,12 +182,9 @@ def cpu_way(model: Any, rows: Sequence[Encoded], training: Training, tell: Calla
     return way
 
 
-def _proof(rows: Sequence[Encoded], most: int | None = None) -> Pack:
-    """The shortest rows, of at most `most` tokens together (but one at least)."""
-    shortest = sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS]
-    while most is not None and len(shortest) > 1 and sum(len(row.ids) for row in shortest) > most:
-        shortest.pop()
-    return pack(shortest)
+def _shortest(rows: Sequence[Encoded]) -> list[Encoded]:
+    """What a proof is made on."""
+    return sorted(rows, key=lambda row: len(row.ids))[:PROOF_ROWS]
 
 
 def few_labels(packed: Pack) -> Pack:
@@ -211,7 +206,7 @@ def _proven(model: Any, rows: Sequence[Encoded], device: torch.device) -> Static
         if forward.signs() == found:  # the same kernels came as then
             known[shape] = found
             return forward
-    forward = prove_same(model, [_proof(rows)], lambda packed: pack_losses(model, packed, device), device)
+    forward = prove_same(model, [pack(_shortest(rows))], lambda packed: pack_losses(model, packed, device), device)
     known[shape] = forward.signs()
     proofs.prove(raw, STATIC, known[shape])
     return forward

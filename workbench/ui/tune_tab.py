@@ -101,7 +101,7 @@ def build(
             return [suggest_name(space), *[gr.skip()] * (len(form.fields) + 2)]
         # With the choices: what was saved since the workbench started is not among those that the page was built with.
         chosen = gr.Dropdown(choices=presets_panel.preset_choices(space), value=left[0])
-        return [suggest_name(space), *cards.restored(space, left[1]), chosen, note(tune_words.RESTORED, "ok")]
+        return [suggest_name(space), *cards.filled(space, left[1]), chosen, note(tune_words.RESTORED, "ok")]
 
     def entered(key: str | None, *values: Any) -> list[Any]:
         return [*drawn(key, *values), gr.Dropdown(choices=presets_panel.preset_choices(space)), *presets_panel.bin_values(space)]
@@ -116,14 +116,14 @@ def build(
 
 
 def _filled(space: Workspace, settings: RunSettings) -> list[Any]:
-    return cards.filled(space, settings, form_values(settings))
+    return cards.filled(space, form_values(settings))
 
 
 def _wire_presets(space: Workspace, bar: PresetBar, form: Form, kept: gr.BrowserState, message: gr.HTML) -> None:
     def choose(key: str | None, *values: Any) -> list[Any]:
-        settings = presets_panel.preset_settings(space, key)
+        filled = form_values(presets_panel.preset_settings(space, key))
         # Where the preset is what the form holds already, no field tells a change.
-        return [*_filled(space, settings), presets_panel.differs_html(space, key, form_values(settings)), "", "", held.hold(space, key, form_values(settings))]
+        return [*cards.filled(space, filled), presets_panel.differs_html(space, key, filled), "", "", held.hold(space, key, filled)]
 
     def told(act: Any) -> Any:
         """The act's answer and what it says; a mistake says its sentence and changes nothing."""

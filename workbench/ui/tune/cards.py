@@ -223,18 +223,9 @@ def _wire(space: Workspace, form: Form) -> None:
     form.groups.input(None, [form.groups, modules, text_only], modules, js=GROUPS_TURN_JS % names, **QUIET)
 
 
-def filled(space: Workspace, settings: RunSettings, values: Sequence[Any]) -> list[Any]:
-    """What the fields are set to by a preset: values, and for the modules also the names that the model lacks."""
-    return _with_modules(space, values, list(settings.lora.target_modules), settings.lora.text_only)
-
-
-def restored(space: Workspace, values: Sequence[Any]) -> list[Any]:
-    """As `filled`, for values as they stood in the form, which may be wrong."""
-    given = dict(zip(FIELDS, values, strict=True))
-    return _with_modules(space, values, given["lora", "target_modules"], given["lora", "text_only"])
-
-
-def _with_modules(space: Workspace, values: Sequence[Any], chosen: list[str], text_only: bool) -> list[Any]:
+def filled(space: Workspace, values: Sequence[Any]) -> list[Any]:
+    """What the fields are set to by a preset or by what was left: the values, and for the modules also the names that the model lacks."""
     place = FIELDS.index(("lora", "target_modules"))
+    chosen, text_only = values[place], values[FIELDS.index(("lora", "text_only"))]
     boxes = gr.CheckboxGroup(choices=module_choices(model_tree(space), text_only, chosen), value=chosen)
     return [*values[:place], boxes, *values[place + 1 :]]

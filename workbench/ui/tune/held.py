@@ -46,7 +46,7 @@ def held(space: Workspace, kept: Any) -> tuple[str, list[Any]] | None:
     key = key if key in [known for _, known in preset_choices(space)] else ""
     defaults = form_values(space.default_settings())
     values = [
-        given.get(f"{group}.{name}", default) if _fits(group, name, given.get(f"{group}.{name}"), default) else default
+        value if _fits(group, name, value := given.get(f"{group}.{name}"), default) else default
         for (group, name), default in zip(FIELDS, defaults, strict=True)
     ]
     changed = any(not _same(value, default) for value, default in zip(values, defaults, strict=True))
