@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from tests.browser.conftest import App
 from workbench.dataset.formats import load_rows
@@ -96,6 +96,25 @@ def test_a_whole_demonstration_by_the_keys_alone(page: Page) -> None:
     expect(stage.locator(".wb-demo-ask")).to_contain_text("3 of 6")
     page.keyboard.press("s")
     expect(stage.locator(".wb-note")).to_contain_text(words.NOT_PLAYING)
+
+
+def test_an_answer_that_comes_late_does_not_bring_an_older_page_back(page: Page) -> None:
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        held.append((route, route.fetch()))
+
+    asked = page.locator("#demo-stage .wb-demo-ask")
+    page.route("**/run/predict**", hold, times=1)
+    page.keyboard.press("ArrowRight")
+    while not held:  # the server has moved on and answered
+        page.wait_for_timeout(20)
+    page.keyboard.press("ArrowRight")
+    expect(asked).to_contain_text("3 of 6")
+    [(route, answer)] = held
+    route.fulfill(response=answer)
+    page.wait_for_timeout(500)
+    expect(asked).to_contain_text("3 of 6")
 
 
 def test_a_stop_ends_what_is_played_and_the_keys_go_on_working(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
@@ -22,6 +23,7 @@ from workbench.ui.demo import show as verbs
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Played, Show, choose, deck_store, new_deck, play, stop
 from workbench.ui.demo.stage import score_words, stage_html
+from workbench.ui.forms import SAMPLING_FIELDS
 from workbench.ui.words import demo as words
 from workbench.workspace import Workspace
 
@@ -267,9 +269,29 @@ def test_markup_in_a_prompt_a_reply_or_a_name_is_shown_and_not_run(ready: Worksp
     show = a_show(Entry(EVIL, True))
     answers((EVIL, EVIL))
     run_all(ready, show, [0])
-    show.run = EVIL
-    tags = Tags(stage_html(show, ["r"], EVIL))
+    show.run = show.said = EVIL
+    tags = Tags(stage_html(show, ["r"]))
     assert not tags.seen & {"script", "img"} and "onerror" not in tags.names
+
+
+def test_what_a_press_led_to_stays_when_the_picture_is_drawn_again(whole_page: gr.Blocks) -> None:
+    """A play draws its last picture while a key is pressed: it must not bring back the play's own sentence."""
+    pressed = {fn.name: fn.fn for fn in whole_page.fns.values() if fn.fn is not None and fn.page == "demo"}
+    show = Show(a_show().deck)
+    values = [getattr(Sampling(), name) for name in SAMPLING_FIELDS]
+    going = pressed["play_one"](show, *values)
+    drawn = [next(going), pressed["filed"](show)[1], *going, stage_html(show, []), pressed["move"](show)]
+    above = [picture.split("wb-demo-ask")[0] for picture in drawn]
+    assert words.NO_ADAPTER in above[0] and words.FILE_NO_ADAPTER in above[1] and words.FILE_NO_ADAPTER in above[-2] and "wb-note" not in above[-1]
+
+
+def test_a_later_picture_has_a_higher_number_also_after_a_new_start(whole_page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    pressed = {fn.name: fn.fn for fn in whole_page.fns.values() if fn.fn is not None and fn.page == "demo"}
+    before = a_show()
+    numbers = [int(re.findall(r'data-picture="([0-9]+)"', pressed["move"](before))[0]) for _ in range(3)]
+    assert numbers == sorted(set(numbers))
+    monkeypatch.setattr(verbs.time, "time", lambda: time.monotonic() + 4e9)
+    assert next(Show().pictures) > numbers[-1]
 
 
 def test_the_page_stands_at_its_own_address_beside_the_workbench(whole_page: gr.Blocks) -> None:

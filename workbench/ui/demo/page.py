@@ -13,7 +13,7 @@ from workbench.evaluation.deck import deck_text, read_deck_text
 from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
-from workbench.ui.demo.stage import stage_html
+from workbench.ui.demo.stage import NEWEST_JS, stage_html
 from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import sentence, shown
 from workbench.ui.forms import read_sampling, sampling_components
@@ -88,19 +88,27 @@ def build(space: Workspace) -> None:
         said = gr.HTML(elem_id="demo-said")
         with gr.Accordion(words.SETTINGS, open=False), gr.Row():
             sampling = sampling_components()
-    stage = gr.HTML(stage_html(Show(), []), elem_id="demo-stage", js_on_load=CARDS_JS)
+    stage = gr.HTML(stage_html(Show(), []), elem_id="demo-stage", js_on_load=CARDS_JS + NEWEST_JS)
 
-    def picture(now: Show, message: str = "") -> str:
-        return stage_html(now, space.adapters(), message)
+    def picture(now: Show) -> str:
+        return stage_html(now, space.adapters(), next(now.pictures))
+
+    def told(now: Show, said: str = "") -> str:
+        """The picture after something was pressed: what that led to takes the place of what was said before it.
+
+        The sentence stands in the show, so that a picture drawn later for another reason has it too.
+        """
+        now.said = said
+        return picture(now)
 
     def opened(now: Show) -> list[Any]:
         names = space.adapters()
-        now.run, message = (names[0] if names else None), ""
+        now.run, now.said = (names[0] if names else None), ""
         try:
             now.deck = deck_store(space).read()
         except WorkbenchError as exc:
-            message = str(exc)
-        return [picture(now, message), gr.Dropdown(choices=names, value=now.run), names, deck_text(now.deck.entries), note(message, "warn") if message else "", now]
+            now.said = str(exc)
+        return [picture(now), gr.Dropdown(choices=names, value=now.run), names, deck_text(now.deck.entries), note(now.said, "warn") if now.said else "", now]
 
     def followed(now: Show, known: list[str] | None) -> list[Any]:
         names = space.adapters()
@@ -108,16 +116,18 @@ def build(space: Workspace) -> None:
             return [gr.skip()] * 3
         if not now.going and (now.run is None or now.run not in names):
             choose(space, now, names[0] if names else None)
+            now.said = ""
         return [gr.Dropdown(choices=names, value=now.run), names, gr.skip() if now.going else picture(now)]
 
     def played(now: Show, places: list[int], values: tuple[Any, ...]) -> Iterator[str]:
+        now.said = ""
         try:
             for _ in play(space, now, places, read_sampling(values)):
                 yield picture(now)
-            now.said = ""
+            now.said = ""  # what keys pressed meanwhile led to, “a prompt is being played” for one, is over with it
         except Exception as exc:
             now.said = sentence(exc)
-        yield picture(now, now.said)
+        yield picture(now)
 
     def play_one(now: Show, *values: Any) -> Iterator[str]:
         yield from played(now, [now.next_unplayed()] if now.deck.entries else [], values)
@@ -127,15 +137,12 @@ def build(space: Workspace) -> None:
 
     def stopped(now: Show) -> Any:
         # What goes on draws its own end: a picture of before might come to the page after it.
-        return gr.skip() if stop(space, now) else picture(now, words.NOT_PLAYING)
-
-    def settled(now: Show) -> Any:
-        return gr.skip() if now.going else picture(now, now.said)
+        return gr.skip() if stop(space, now) else told(now, words.NOT_PLAYING)
 
     def moved(by: int) -> Any:
         def move(now: Show) -> str:
             now.move(by)
-            return picture(now)
+            return told(now)
 
         return move
 
@@ -143,18 +150,18 @@ def build(space: Workspace) -> None:
         key = str(event._data.get("key", "")) if isinstance(event._data, dict) else ""
         if key.isdigit():
             now.go(int(key))
-        return picture(now)
+        return told(now)
 
     def chosen(now: Show, name: str | None) -> str:
         choose(space, now, name)
-        return picture(now)
+        return told(now)
 
     def deck_saved(now: Show, text: str) -> list[Any]:
         try:
             new_deck(space, now, deck_store(space).save(read_deck_text(text), now.deck.version))
         except WorkbenchError as exc:
             return [note(str(exc), "warn"), gr.skip(), gr.skip()]
-        return [note(words.SAVED.format(count=len(now.deck.entries)), "ok"), deck_text(now.deck.entries), picture(now)]
+        return [note(words.SAVED.format(count=len(now.deck.entries)), "ok"), deck_text(now.deck.entries), told(now)]
 
     def begun_anew(now: Show) -> list[Any]:
         return deck_saved(now, deck_text(deck_store(space).beginning()))
@@ -165,15 +172,14 @@ def build(space: Workspace) -> None:
             path = download_folder(space) / f"demonstration-{(now.run or 'base').replace('@', '-')}.html"
             path.write_text(text, encoding="utf-8")
         except WorkbenchError as exc:
-            return [gr.skip(), picture(now, str(exc))]
-        return [gr.DownloadButton(value=str(path)), picture(now)]
+            return [gr.skip(), told(now, str(exc))]
+        return [gr.DownloadButton(value=str(path)), told(now)]
 
     for button, played_by in ((one, play_one), (everything, play_all)):
-        # Drawn once more at the end: a key that was pressed shortly before may be answered after the last picture, with an older one.
-        button.click(played_by, [show, *sampling], stage, **STREAM).success(shown(settled), show, stage, **QUIET)
+        button.click(played_by, [show, *sampling], stage, **STREAM)
     halt.click(shown(stopped), show, stage, **QUIET)
-    previous.click(shown(moved(-1)), show, stage, **QUIET)
-    following.click(shown(moved(1)), show, stage, **QUIET)
+    for button, by in ((previous, -1), (following, 1)):  # each press counts, also while the one before it is being answered
+        button.click(shown(moved(by)), show, stage, trigger_mode="multiple", **QUIET)
     stage.click(shown(picked), show, stage, **QUIET)
     run.input(shown(chosen), [show, run], stage, **QUIET)
     save.click(shown(deck_saved), [show, deck], [said, deck, stage], **QUIET)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from workbench.calls.dialects import Dialect, Verdict, dialect_named, verdict
@@ -68,7 +70,11 @@ class Show:
     going: bool = False
     halted: bool = False
     said: str = ""
-    """Why the last play ended early, where a sentence tells that."""
+    """What the last press led to, where a sentence tells that."""
+    pictures: Iterator[int] = field(default_factory=lambda: count(int(time.time() * 1000)))
+    """The numbers of what is drawn: taken before the show is looked at, so that the higher of two has all that the lower one has.
+
+    They begin at the clock, as a page that stays open while the server starts anew must not find lower ones than it had."""
 
     @property
     def entry(self) -> Entry | None:
@@ -83,12 +89,12 @@ class Show:
 
     def next_unplayed(self) -> int:
         """The place to play when “play” is pressed: this one, or where it was played already the next that was not; the one after it where all were."""
-        count = len(self.deck.entries)
-        places: list[int] = [self.place, *range(self.place + 1, count), *range(self.place)]
+        length = len(self.deck.entries)
+        places: list[int] = [self.place, *range(self.place + 1, length), *range(self.place)]
         for place in places:
             if place not in self.played or not self.played[place].judged:
                 return place
-        return (self.place + 1) % count if count else 0
+        return (self.place + 1) % length if length else 0
 
     def scores(self) -> tuple[Tally, Tally] | None:
         """(base, adapted) over what was played whole; None where that is nothing."""

@@ -8,17 +8,25 @@ from workbench.ui.demo.show import Played, Show, Side
 from workbench.ui.highlight import chip, escape, note, verdict_chip
 from workbench.ui.words import demo as words
 
+# What is played and the keys pressed meanwhile draw the page side by side, and a picture may come after one that was made later than it.
+NEWEST_JS = """
+let newest = {picture: -1};
+watch('value', () => {
+  const at = Number(element.querySelector('.wb-demo')?.dataset.picture);
+  if (at < newest.picture) props.value = newest.value;
+  else newest = {picture: at, value: props.value};
+});"""
 
-def stage_html(show: Show, adapters: list[str], message: str = "") -> str:
-    """The whole page below its buttons. `message` is one sentence to stand above the prompt."""
-    entry = show.entry
+
+def stage_html(show: Show, adapters: list[str], picture: int = 0) -> str:
+    """The whole page below its buttons, what was said last above the prompt. Of two pictures that are on their way the page keeps the one with the higher number `picture`."""
+    entry, said = show.entry, note(show.said, "warn") if show.said else ""
     if entry is None:
-        return f'<div class="wb-demo">{note(message, "warn") if message else ""}</div>'
+        return f'<div class="wb-demo" data-picture="{picture}">{said}</div>'
     played = show.played.get(show.place)
     base, adapted = (played.base, played.adapted) if played is not None else (None, None)
-    said = note(message, "warn") if message else ""
     return (
-        f'<div class="wb-demo" data-going="{int(show.going)}">{said}{_asked(show, entry)}'
+        f'<div class="wb-demo" data-picture="{picture}" data-going="{int(show.going)}">{said}{_asked(show, entry)}'
         f'<div class="wb-demo-panes">{pane_html(words.BASE, "base", played, base, _invitation(show, adapters, "base"), show)}'
         f'{pane_html(_adapted(show), "adapted", played, adapted, _invitation(show, adapters, "adapted"), show)}</div>'
         f'<div class="wb-demo-between">{changed_html(played)}</div>{_deck(show)}{score_html(show)}<div class="wb-demo-keys">{escape(words.KEYS)}</div></div>'
