@@ -22,6 +22,7 @@ from workbench.training import events
 from workbench.training.call_form import CallRecord
 from workbench.training.merged import MergedRecord
 from workbench.ui.theme import CSS, theme
+from workbench.ui.words import chat as words
 from workbench.ui.workbench import build
 from workbench.workspace import Workspace
 
@@ -69,7 +70,7 @@ def test_several_turns_again_edited_kept_and_exported(app: App, page: Page) -> N
     say(page, "Привет")
     expect(replies(page)).to_have_count(1, timeout=120_000)
     expect(page.locator("#pane-left .wb-foot")).to_contain_text("tokens/s")
-    expect(page.locator("#pane-right")).to_contain_text("No adapter yet")
+    expect(page.locator("#pane-right")).to_contain_text("Not asked: there was no adapter here yet")
     say(page, "Как дела?")
     expect(replies(page)).to_have_count(2, timeout=120_000)
     expect(page.locator("#pane-left .wb-ask")).to_have_count(2)
@@ -275,6 +276,42 @@ def test_an_adapter_that_is_deleted_in_mid_chat_is_named(scripted: tuple[Page, S
     expect(page.locator("#pane-change")).to_contain_text("The adapter a is not there any more", timeout=20_000)
     expect(page.locator("#prompt textarea")).to_have_value("Ещё?")
     expect(page.locator("#pane-right .wb-reply")).to_contain_text("Нет")
+
+
+def test_a_chat_outlasts_a_reload_also_in_mid_answer_and_belongs_to_its_tab(scripted: tuple[Page, Script, Workspace]) -> None:
+    page, script, _ = scripted
+    script.replies = [("Да", CALL), ("Один", "Два")]
+    say(page, "Баланс?")
+    expect(page.locator("#pane-right [data-run]")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(500)
+    page.reload()
+    open_chat(page)
+    expect(page.locator("#pane-left .wb-ask")).to_have_text(["EditБаланс?"])
+    expect(page.locator("#pane-right .wb-call")).to_be_visible()
+    expect(page.locator("#pane-change")).to_contain_text("learned to call")
+    expect(page.locator("#pane-change")).to_contain_text(words.WENT_ON)
+    expect(page.locator("#chat-right input")).to_have_value("a")
+
+    script.pieces = 40  # ten seconds
+    say(page, "Ещё?")
+    expect(page.locator("#pane-left .wb-ask")).to_have_count(2)
+    page.reload()
+    open_chat(page)
+    expect(page.locator("#pane-left .wb-turn").last).to_contain_text(words.PAGE_WENT)
+    expect(page.locator("#pane-left .wb-ask")).to_have_count(2)
+
+    other = page.context.new_page()
+    other.goto(page.url)
+    open_chat(other)
+    expect(other.locator("#pane-left .wb-empty")).to_be_visible()
+    other.close()
+    page.locator("#clear-chat").click()
+    expect(page.locator("#pane-left .wb-turn")).to_have_count(0)
+    page.reload()
+    open_chat(page)
+    page.wait_for_timeout(500)
+    expect(page.locator("#pane-left .wb-turn")).to_have_count(0)
+    expect(page.locator("#pane-left .wb-empty")).to_be_visible()
 
 
 def merged_model(space: Workspace) -> None:

@@ -26,6 +26,7 @@ from workbench.ui.chat import asking, panel, shown, wanted
 from workbench.ui.chat.asking import Manner
 from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
 from workbench.ui.chat.voices import choice_words, chosen_now, replaced_words
+from workbench.ui.words import STILL_ANSWERING
 from workbench.ui.words import chat as words
 from workbench.workspace import Workspace
 
@@ -456,7 +457,7 @@ def test_a_pane_whose_voice_is_gone_says_which_it_has_now() -> None:
 
 def test_what_another_button_said_stays_while_an_answer_streams(workspace: Workspace, engine: Script) -> None:
     chat = Chat([Exchange("a", Side(pieces=[Piece("wri")]), Side("a", "a", pieces=[Piece("wri")]))])
-    asked = SimpleNamespace(stop=lambda: None)
+    asked = SimpleNamespace(stop=lambda: None, pressed=False)
 
     def going() -> Iterator[None]:
         yield
@@ -468,6 +469,16 @@ def test_what_another_button_said_stays_while_an_answer_streams(workspace: Works
     steps = panel.answering(workspace, asking.Desk(), panel.drawing(workspace))("page", chat, words.BASE, "a", lambda: (asked, going(), "known"))  # type: ignore[arg-type,return-value]
     lines = [step[6] for step in steps]
     assert "known" in lines[0] and lines[1] == gr.skip() and "both in text" in lines[2] and len(lines) == 3
+
+
+def test_that_an_answer_is_still_being_written_is_said_no_longer_than_it_is(workspace: Workspace, engine: Script) -> None:
+    chat, desk = Chat([Exchange("a", Side(pieces=[Piece("Да", "stop token")]), None)]), asking.Desk()
+    asked = asking.Asked(workspace, chat, chat.exchanges[0], Manner())
+    answer = panel.answering(workspace, desk, panel.drawing(workspace))
+    steps = answer("page", chat, words.BASE, "a", lambda: (asked, (None for _ in range(2)), ""))
+    next(steps)
+    assert STILL_ANSWERING in next(answer("page", chat, words.BASE, "a", lambda: (asked, iter(()), "")))[6]
+    assert [step[6] for step in steps] == [gr.skip(), ""]
 
 
 # -- a new conversation -------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ class Manner:
 
 @dataclass
 class Asked:
-    """What goes on for one page: an exchange, the job that asks both panes, all its jobs, and whether it was told to stop. `page` is whose turns they take."""
+    """What goes on for one page: an exchange, the job that asks both panes, all its jobs, whether it was told to stop, and whether more was asked for meanwhile.
+
+    `page` is whose turns its jobs take.
+    """
 
     space: Workspace
     chat: Chat
@@ -54,6 +57,7 @@ class Asked:
     first: Ticket | None = None
     tickets: list[Ticket] = field(default_factory=list)
     halted: bool = False
+    pressed: bool = False
 
     def stop(self) -> None:
         """Stop every job of it, and what runs for it."""

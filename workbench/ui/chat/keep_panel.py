@@ -9,7 +9,7 @@ import gradio as gr
 
 from workbench.errors import InputError, WorkbenchError
 from workbench.files import write_atomic
-from workbench.ui.chat import kept
+from workbench.ui.chat import kept, reload
 from workbench.ui.chat.panel import ChatPanel, tools_of
 from workbench.ui.chat.talk import Chat
 from workbench.ui.downloads import download_folder, fetched
@@ -40,7 +40,7 @@ def _whole(chat: Chat) -> None:
 
 def build(space: Workspace, panel: ChatPanel) -> None:
     """The panel's components and their wires."""
-    folder = space.data_dir / "chats"
+    folder = reload.folder_of(space)
     with gr.Accordion(words.KEEP_TITLE, open=False, elem_id="chat-keep"):
         with gr.Row(equal_height=True, elem_classes="wb-runtop"):
             name = gr.Textbox(label=words.KEEP_NAME, max_lines=1, scale=2, min_width=140, elem_id="chat-keep-name")
@@ -54,15 +54,16 @@ def build(space: Workspace, panel: ChatPanel) -> None:
         file = gr.DownloadButton(visible="hidden", elem_id="chat-export-file")
         sure = gr.State(None)  # the chat that a first press meant, and when
 
-    def kept_now(chat: Chat, wanted: str | None) -> list[Any]:
+    def kept_now(request: gr.Request, chat: Chat, wanted: str | None) -> list[Any]:
         try:
             _whole(chat)
             found = kept.keep(folder, wanted or "", chat, space.model_name)
         except WorkbenchError as exc:
             return [note(str(exc), "warn"), gr.skip()]
+        reload.write(space, str(request.session_hash), chat)  # with its name
         return [note(words.KEPT_AS.format(name=found), "ok"), gr.Dropdown(choices=kept.names(folder), value=found)]
 
-    def opened(chat: Chat, left: str | None, right: str | None, wanted: str | None) -> list[Any]:
+    def opened(request: gr.Request, chat: Chat, left: str | None, right: str | None, wanted: str | None) -> list[Any]:
         stay = [gr.skip()] * (len(panel.outputs) + 2)
         if chat.newest is not None and not all(piece.done for side in chat.newest.asked() for piece in side.pieces):
             return [note(words.STILL_GOING, "warn"), *stay]
@@ -70,6 +71,7 @@ def build(space: Workspace, panel: ChatPanel) -> None:
             found = kept.read(folder, wanted or "")
         except WorkbenchError as exc:
             return [note(str(exc), "warn"), *stay]
+        reload.write(space, str(request.session_hash), found)
         return [note(words.OPENED.format(name=found.name, count=len(found.exchanges)), "ok"), *panel.draw(found, left, right), found, found.name]
 
     def exporting(form: str) -> Any:

@@ -34,7 +34,8 @@ h1 { font-size:20px; } .pair { display:grid; grid-template-columns:1fr 1fr; gap:
 
 def chat_json(chat: Chat, model: str) -> str:
     """The chat as JSON text; what is no UTF-8 in it is replaced."""
-    told: dict[str, Any] = {"format": FORMAT, "model": model, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exchanges": [dataclasses.asdict(e) for e in chat.exchanges]}
+    said = [dataclasses.asdict(exchange) for exchange in chat.exchanges]
+    told: dict[str, Any] = {"format": FORMAT, "model": model, "name": chat.name, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exchanges": said}
     return json.dumps(told, ensure_ascii=False, indent=1, default=sorted).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -66,29 +67,35 @@ def names(folder: Path) -> list[str]:
 def read(folder: Path, name: str) -> Chat:
     """A kept chat; raises `DataError` for one that is gone or can't be read, `InputError` for a name that can be none."""
     safe = safe_name(name, what="name of the chat")
-    path = folder / f"{safe}.json"
+    chat = read_file(folder / f"{safe}.json", safe)
+    chat.name = safe
+    return chat
+
+
+def read_file(path: Path, name: str) -> Chat:
+    """The chat in a file, with the name that it was kept under when the file was written; raises `DataError`, which calls it `name`."""
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(words.CHAT_TOO_LARGE.format(name=safe, most=LARGEST // 2**20))
+            raise DataError(words.CHAT_TOO_LARGE.format(name=name, most=LARGEST // 2**20))
         told = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or told.get("format") != FORMAT:
-            raise DataError(words.BROKEN_CHAT.format(name=safe))
+            raise DataError(words.BROKEN_CHAT.format(name=name))
         exchanges = _EXCHANGES.validate_python(told.get("exchanges"))
         for exchange in exchanges:
             for side in exchange.asked():
                 if not side.pieces:
-                    raise DataError(words.BROKEN_CHAT.format(name=safe))
+                    raise DataError(words.BROKEN_CHAT.format(name=name))
                 side.dialect  # noqa: B018  an unknown one is told here
     except FileNotFoundError as exc:
-        raise DataError(words.NO_SUCH_CHAT.format(name=safe)) from exc
+        raise DataError(words.NO_SUCH_CHAT.format(name=name)) from exc
     except OSError as exc:
         raise DataError(explain_os_error(exc, path)) from exc
     except (ValueError, ValidationError, RecursionError, SettingsError) as exc:
-        raise DataError(words.BROKEN_CHAT.format(name=safe)) from exc
+        raise DataError(words.BROKEN_CHAT.format(name=name)) from exc
     chat = Chat()
     for exchange in exchanges[-KEPT:]:
         chat.take_up(exchange)
-    chat.name = safe
+    chat.name = str(told.get("name") or "")
     return chat
 
 

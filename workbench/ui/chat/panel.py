@@ -10,11 +10,11 @@ import gradio as gr
 
 from workbench.errors import InputError, WorkbenchError
 from workbench.ui import words as common
-from workbench.ui.chat import asking, shown
+from workbench.ui.chat import asking, reload, shown
 from workbench.ui.chat.asking import Asked, Desk, Manner
 from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.chat.talk import Chat
-from workbench.ui.chat.voices import choice_words, chosen_now, gone_words, replaced_words, voice_of
+from workbench.ui.chat.voices import chosen_now, gone_words, replaced_words, voice_choices, voice_of
 from workbench.ui.errors import sentence
 from workbench.ui.errors import shown as guarded
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components
@@ -114,7 +114,8 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
 
     def steps(page: str, chat: Chat, left: str | None, right: str | None, begin: Callable[[], tuple[Asked, Iterator[None], str]]) -> Iterator[list[Any]]:
         tail: list[Any] = ["", chat, None, gr.Button(visible=False)]
-        if desk.of(page) is not None:
+        if (busy := desk.of(page)) is not None:
+            busy.pressed = True
             yield [*[gr.skip()] * 6, note(common.STILL_ANSWERING, "warn"), *[gr.skip()] * 4]
             return
         try:
@@ -125,7 +126,8 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
         desk.enter(page, asked)
         tools = tools_of(space)
         try:
-            first, told = True, None
+            reload.write(space, page, chat)
+            first, told, between = True, None, ""
             for _ in going:
                 if desk.of(page) is not asked:  # the chat was cleared meanwhile; the last picture is told once more at the end, so it must be of what is now
                     yield [*draw(chat, left, right), *[gr.skip()] * 4]
@@ -138,6 +140,8 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
                     newest = [shown.live_html(chat, pane, tools, "") for pane in range(shown.PANES)]
                     yield [gr.skip(), gr.skip(), newest[0], gr.skip(), gr.skip(), newest[1], line, *[gr.skip()] * 4]
                 first = False
+            if asked.pressed:  # that an answer is still being written is over
+                yield [*[gr.skip()] * 6, between, *[gr.skip()] * 4]
         except Exception as exc:
             yield [*[gr.skip()] * 6, note(sentence(exc), "bad"), *[gr.skip()] * 4]
         finally:
@@ -145,6 +149,7 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
             going.close()  # type: ignore[attr-defined]
             asked.stop()
             desk.leave(page, asked)
+            reload.write(space, page, chat)
 
     return steps
 
@@ -157,7 +162,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
     desk, draw = Desk(), drawing(space)
     chat, editing = gr.State(Chat()), gr.State(None)
     with gr.Row(equal_height=True):
-        base = [(words.BASE_TITLE, words.BASE)]
+        base = voice_choices(())
         left = gr.Dropdown(base, value=words.BASE, label=words.LEFT, min_width=150, scale=1, elem_id="chat-left", allow_custom_value=True)
         right = gr.Dropdown(base, value=None, label=words.RIGHT, min_width=150, scale=1, elem_id="chat-right", allow_custom_value=True)
         with gr.Row(scale=4, elem_id="demo-prompts"):
@@ -243,6 +248,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         if asked is not None:
             asked.stop()
         talk.clear()
+        reload.write(space, str(request.session_hash), talk)
         return [*draw(talk, first, second), gr.skip(), talk, None, gr.Button(visible=False)]
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
@@ -268,7 +274,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         if there == before:
             return [gr.skip()] * 5
         left_now, right_now = chosen_now(talk, first, second, there, before)
-        told = [(words.BASE_TITLE, words.BASE), *((choice_words(name), name) for name in there)]
+        told = voice_choices(there)
         invitation = gr.skip() if talk.exchanges else shown.live_html(talk, 1, None, voice_of(right_now))
         were, now = (voice_of(first), voice_of(second)), (voice_of(left_now), voice_of(right_now))
         gone = (gone_words(now, there) or replaced_words(were, now, there)) if before is not None else ""

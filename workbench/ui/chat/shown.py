@@ -61,7 +61,7 @@ def exchange_html(exchange: Exchange, pane: int, tools: Tools, *, live: bool = F
     ask = f'{fresh}<div class="wb-ask" dir="auto">{edit}{visible(exchange.prompt)}</div>'
     side = exchange.sides[pane]
     if side is None:
-        return f'<div class="wb-turn{" old" if old else ""}">{ask}<div class="wb-dim">{escape(common.CHAT_NO_ADAPTER)}</div></div>'
+        return f'<div class="wb-turn{" old" if old else ""}">{ask}<div class="wb-dim">{escape(words.NOT_ASKED)}</div></div>'
     return f'<div class="wb-turn{" old" if old else ""}">{ask}{side_html(side, tools, key=f"{exchange.key}/{pane}" if live and buttons else None)}</div>'
 
 

@@ -40,6 +40,18 @@ def chosen_now(talk: Chat, first: str | None, second: str | None, there: Sequenc
     return (left if left == words.BASE or left in there else words.BASE), second if known and not new else (there[0] if there else None)
 
 
+def last_chosen(talk: Chat, there: Sequence[str]) -> tuple[str, str | None]:
+    """What the boxes held when the newest exchange of a chat was asked."""
+    sides = talk.newest.sides if talk.newest is not None else (None, None)
+    left, right = (None if side is None else side.voice or words.BASE for side in sides)
+    return chosen_now(talk, left, right, there, None)
+
+
+def voice_choices(there: Sequence[str]) -> list[tuple[str, str]]:
+    """What a box offers: the base, then the voices that there are."""
+    return [(words.BASE_TITLE, words.BASE), *((choice_words(name), name) for name in there)]
+
+
 def choice_words(voice: str) -> str:
     """What a box calls a voice."""
     if not voice:
