@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkbenchError as exc:
         return refuse(str(exc))
     page = build(space)
-    space.load_model()  # in the background: the page is up meanwhile and shows how far it is
+    space.jobs.load_model()  # in the background: the page is up meanwhile and shows how far it is
     launch: dict[str, Any] = {"server_name": options.host, "server_port": options.port, "auth": login, "theme": theme(), "css": CSS}
     page.queue(default_concurrency_limit=40).launch(
         **launch, max_threads=THREADS, share=False, quiet=True, prevent_thread_lock=True, show_error=True, max_file_size="64mb",

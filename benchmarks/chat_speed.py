@@ -225,14 +225,14 @@ def first_text(turns: int) -> dict[str, Any]:
     with embedded_root() as root:
         space = Workspace(root=root)
         prompts = {length: prompt_of(space, length) for length in LENGTHS}
-        space.load_model().wait(PATIENCE)
+        space.jobs.load_model().wait(PATIENCE)
         for lanes in ((False,), (False, True)):
             for length, prompt in prompts.items():
                 took = []
                 for _ in range(turns + 1):
                     begun = time.perf_counter()
                     turn = space.form(RUN).ask(prompt)
-                    ticket = space.answer_together([space.answer_job([turn] * len(lanes), run=RUN, lanes=lanes, sampling=Sampling(max_new_tokens=4))])
+                    ticket = space.jobs.answer_together([space.jobs.answer_job([turn] * len(lanes), run=RUN, lanes=lanes, sampling=Sampling(max_new_tokens=4))])
                     while not any(ticket.texts) and not ticket.finished.is_set():
                         ticket.wait_change(0.05)
                     took.append(time.perf_counter() - begun)
@@ -358,14 +358,14 @@ def many_browsers(turns: int) -> dict[str, Any]:
 
     with embedded_root() as root, chromium() as browser:
         space = Workspace(root=root)
-        space.load_model()
+        space.jobs.load_model()
         with served(space) as url:
             pages = [browser.new_context().new_page() for _ in range(BROWSERS)]
             for page in pages:
                 page.goto(url, wait_until="commit")  # all at once: what they then wait for is the same
             for page in pages:
                 open_chat(page, url, SHORT)
-            space.load_model().wait(PATIENCE)
+            space.jobs.load_model().wait(PATIENCE)
             for number, page in enumerate(pages):
                 page.locator("#prompt textarea").fill(f"Сколько у меня денег на счёте номер {number}?")
             begun = time.perf_counter()

@@ -149,7 +149,7 @@ def test_compare_counts_a_call_of_a_made_up_tool_as_wrong(tmp_path, monkeypatch,
     monkeypatch.setattr(comparing, "need_model", lambda space, model: None)
     space = SimpleNamespace(
         runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN,
-        bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
+        jobs=SimpleNamespace(bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else ()),
     )
     found = verbs.compare(space, Namespace(adapter="r1", beside=None, prompts=prompts, max_new_tokens=8, constrain=False))
     assert found["as_expected"] == {"base": 1, "adapted": 2, "n": 3}
@@ -184,7 +184,7 @@ def test_compare_sets_another_voice_beside_the_adapter(tmp_path, monkeypatch, ca
     monkeypatch.setattr(comparing, "need_model", lambda space, model: None)
     space = SimpleNamespace(
         runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)),
-        form=lambda name: PLAIN if name == "r1" else hermes, bound_tools=lambda sampling: (), voices=lambda: ["r1", "r2", "merged:mine"],
+        form=lambda name: PLAIN if name == "r1" else hermes, jobs=SimpleNamespace(bound_tools=lambda sampling: ()), voices=lambda: ["r1", "r2", "merged:mine"],
     )
     for voice, lanes in (("r2", [(True,), (True,)]), ("merged:mine", [(False,), (True,)])):
         found = verbs.compare(space, Namespace(adapter="r1", beside=voice, prompts=prompts, max_new_tokens=8, constrain=False))
@@ -212,7 +212,7 @@ def test_evaluate_binds_calls_scores_as_usual_and_keeps_no_figures_of_them(tmp_p
     monkeypatch.setattr(verbs, "keep_measurement", lambda *given: kept.append(given[1]))
     space = SimpleNamespace(
         runs=SimpleNamespace(adapter=lambda name: (SimpleNamespace(info=SimpleNamespace(model="m")), tmp_path)), form=lambda name: PLAIN, model="m",
-        bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else (),
+        jobs=SimpleNamespace(bound_tools=lambda sampling: ({"function": {"name": "f"}},) if sampling.constrain else ()),
     )
     options = {"cases": cases, "adapter": "r1", "base": False, "max_new_tokens": 8}
     free = verbs.evaluate(space, Namespace(**options, constrain=False))

@@ -23,7 +23,7 @@ BOUND = Sampling(max_new_tokens=12, constrain=True)
 
 
 def ask(space: Workspace, sampling: Sampling, **more: Any) -> dict[str, Any]:
-    job = AnswerJob(turns=TURNS, lanes=(False,), sampling=sampling, **{"tools": space.bound_tools(sampling)} | more)
+    job = AnswerJob(turns=TURNS, lanes=(False,), sampling=sampling, **{"tools": space.jobs.bound_tools(sampling)} | more)
     return Host(space.catalog, space.runs).do(job, Report())
 
 
@@ -41,12 +41,12 @@ def test_each_lane_is_bound_by_a_follower_of_its_own_to_the_tools_of_the_book(wo
         return decoding.generate(base, lanes, *rest, **more)
 
     monkeypatch.setattr("workbench.engine.answering.generate", generate)
-    job = AnswerJob(turns=TURNS, lanes=(False, False), sampling=BOUND, tools=workspace.bound_tools(BOUND))
+    job = AnswerJob(turns=TURNS, lanes=(False, False), sampling=BOUND, tools=workspace.jobs.bound_tools(BOUND))
     assert [tool["function"]["name"] for tool in job.tools] == ["get_sensitive_data"]
     assert len(Host(workspace.catalog, workspace.runs).do(job, Report())["replies"]) == 2
     bounds = [lane.bound for lane in seen]
     assert all(isinstance(bound, CallBound) for bound in bounds) and bounds[0] is not bounds[1]
-    assert workspace.bound_tools(Sampling()) == ()
+    assert workspace.jobs.bound_tools(Sampling()) == ()
 
 
 def test_no_tools_and_a_dialect_without_a_grammar_are_told_in_a_sentence(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_an_evaluation_s_calls_are_bound_each_by_its_own_follower_and_the_change
     monkeypatch.setattr(CallGrammar, "bound", bound)
     sampling = Sampling(max_new_tokens=60, constrain=True)
     prompts = tuple(({"role": "user", "content": text},) for text in ("Привет", "Баланс?", "Сколько у меня денег на счёте и почему так мало?"))
-    job = EvaluateJob(prompts=prompts, adapted=False, sampling=sampling, tools=workspace.bound_tools(sampling))
+    job = EvaluateJob(prompts=prompts, adapted=False, sampling=sampling, tools=workspace.jobs.bound_tools(sampling))
     done = Host(workspace.catalog, workspace.runs).do(job, Report())
     assert len(asked) == len(prompts) and sum(told["changed"] > 0 for told in done["constrained"]) == 2
     for reply, told in zip(done["replies"], done["constrained"], strict=True):

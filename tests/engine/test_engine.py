@@ -72,14 +72,14 @@ def create(space: Workspace, name: str, *, epochs: int = 1, model: str | None = 
 def train_on_and_on(space: Workspace, name: str) -> Ticket:
     """A training of 2000 steps, at least three of them done."""
     create(space, name, epochs=1000)
-    ticket = space.start_training(name)
+    ticket = space.jobs.start_training(name)
     until(lambda: len(space.runs.view(name).steps) >= 3 or ticket.finished.is_set(), f"the third step of {name}")
     assert not ticket.finished.is_set(), ticket.error
     return ticket
 
 
 def answer_on_and_on(space: Workspace) -> Ticket:
-    ticket = space.answer(TURNS, run=None, lanes=(False,), sampling=ENDLESS)
+    ticket = space.jobs.answer(TURNS, run=None, lanes=(False,), sampling=ENDLESS)
     until(lambda: any(ticket.texts) or ticket.finished.is_set(), "the first word of the answer")
     assert not ticket.finished.is_set(), ticket.error
     return ticket
@@ -92,7 +92,7 @@ def worker(space: Workspace) -> int:
 
 
 def test_a_model_is_loaded_and_the_header_can_say_so(space: Workspace) -> None:
-    assert space.load_model().wait(DEADLINE) == {}
+    assert space.jobs.load_model().wait(DEADLINE) == {}
     status = space.engine.status()
     assert (status.state, status.holder, status.waiting, status.last_fault) == ("idle", None, 0, "")
     assert (status.holds.model, status.holds.quantization, status.holds.adapter) == ("gemma-3-270m", "none", None)
@@ -100,10 +100,10 @@ def test_a_model_is_loaded_and_the_header_can_say_so(space: Workspace) -> None:
 
 def test_a_trained_run_answers_beside_its_base_word_by_word(space: Workspace) -> None:
     create(space, "answers", epochs=3)
-    trained = space.start_training("answers").wait(DEADLINE)
+    trained = space.jobs.start_training("answers").wait(DEADLINE)
     assert (trained["state"], trained["step"]) == ("finished", 6)
     assert space.runs.view("answers").state == "finished" and trained["adapter_difference"] > 0
-    ticket = space.answer(TURNS, run="answers", lanes=(False, True), sampling=Sampling(max_new_tokens=60))
+    ticket = space.jobs.answer(TURNS, run="answers", lanes=(False, True), sampling=Sampling(max_new_tokens=60))
     seen: list[tuple[str, ...]] = []
     while not ticket.finished.is_set():
         ticket.wait_change(0.05)
@@ -119,10 +119,10 @@ def test_a_trained_run_answers_beside_its_base_word_by_word(space: Workspace) ->
 
 def test_an_evaluation_gives_the_replies_that_answers_give(space: Workspace) -> None:
     prompts = ["Сколько у меня денег?", "Привет", "Покажи остаток по моей карте, пожалуйста"]
-    asked = [space.answer([{"role": "user", "content": p}], run=None, lanes=(False,), sampling=SHORT) for p in prompts]
+    asked = [space.jobs.answer([{"role": "user", "content": p}], run=None, lanes=(False,), sampling=SHORT) for p in prompts]
     alone = [ticket.wait(DEADLINE)["replies"][0]["text"] for ticket in asked]
     cases = make_cases([Example((Message("user", p), Message("assistant", "да"))) for p in prompts])
-    done = space.evaluate(cases, run=None, adapted=False, sampling=SHORT).wait(DEADLINE)
+    done = space.jobs.evaluate(cases, run=None, adapted=False, sampling=SHORT).wait(DEADLINE)
     assert done == {"replies": alone, "adapter_difference": None} and len(set(alone)) == 3
 
 
@@ -130,7 +130,7 @@ def test_a_second_training_is_refused_while_one_runs_and_a_stop_keeps_the_adapte
     ticket = train_on_and_on(space, "first")
     create(space, "second")
     with pytest.raises(BusyError, match="The run first is still going on: stop it or wait for its end"):
-        space.start_training("second")
+        space.jobs.start_training("second")
     assert space.engine.training() is ticket and space.engine.status().holder is ticket
     assert space.runs.view("second").state == "waiting", "a refused run is not spoilt"
     space.engine.stop(ticket)
@@ -139,15 +139,15 @@ def test_a_second_training_is_refused_while_one_runs_and_a_stop_keeps_the_adapte
     assert (result["state"], view.state, view.has_adapter) == ("stopped", "stopped", True)
     assert 3 <= result["step"] < 2000 and result["step"] == len(view.steps)
     assert result["reason"] == f"stopped on request after {result['step']} optimizer steps"
-    done = space.answer(TURNS, run="first", lanes=(True,), sampling=SHORT).wait(DEADLINE)
+    done = space.jobs.answer(TURNS, run="first", lanes=(True,), sampling=SHORT).wait(DEADLINE)
     assert done["adapter_difference"] == pytest.approx(result["adapter_difference"])
-    assert space.start_training("second").wait(DEADLINE)["state"] == "finished"
+    assert space.jobs.start_training("second").wait(DEADLINE)["state"] == "finished"
 
 
 def test_a_waiting_job_is_taken_back_without_touching_the_one_in_hand(space: Workspace) -> None:
     ticket = answer_on_and_on(space)
     create(space, "taken-back")
-    waiting = space.start_training("taken-back")
+    waiting = space.jobs.start_training("taken-back")
     assert space.engine.status().waiting == 1 and space.engine.training() is waiting
     space.engine.stop(waiting)
     with pytest.raises(WorkbenchError, match="Training run taken-back was taken back before it began"):
@@ -162,11 +162,11 @@ def test_a_waiting_job_is_taken_back_without_touching_the_one_in_hand(space: Wor
 
 @pytest.mark.parametrize("kind", ["train", "load"])
 def test_a_wrong_model_path_fails_in_one_sentence_and_the_worker_lives(space: Workspace, kind: str) -> None:
-    space.load_model().wait(DEADLINE)
+    space.jobs.load_model().wait(DEADLINE)
     pid = worker(space)
     if kind == "train":
         create(space, "nowhere", model="/no/such/model")
-        ticket = space.start_training("nowhere")
+        ticket = space.jobs.start_training("nowhere")
     else:
         ticket = space.engine.submit(LoadJob(model="/no/such/model"), "loading")
     with pytest.raises(WorkbenchError) as caught:
@@ -177,7 +177,7 @@ def test_a_wrong_model_path_fails_in_one_sentence_and_the_worker_lives(space: Wo
     if kind == "train":
         view = space.runs.view("nowhere")
         assert (view.state, view.ended and view.ended.reason) == ("failed", str(caught.value))
-    assert space.load_model().wait(DEADLINE) == {} and worker(space) == pid
+    assert space.jobs.load_model().wait(DEADLINE) == {} and worker(space) == pid
     assert space.engine.status().last_fault == ""
 
 
@@ -195,7 +195,7 @@ def test_a_worker_killed_in_the_middle_of_a_run_fails_it_with_the_reason(space: 
     until(lambda: space.engine.status().holder is None, "the end of the job")
     assert space.engine.status().state == "off" and space.engine.status().holds == Holds()
     create(space, "after-kill")
-    assert space.start_training("after-kill").wait(DEADLINE)["state"] == "finished"
+    assert space.jobs.start_training("after-kill").wait(DEADLINE)["state"] == "finished"
     assert worker(space) != pid
 
 
@@ -204,7 +204,7 @@ def test_a_worker_killed_in_the_middle_of_an_answer_costs_that_answer_only(space
     os.kill(worker(space), signal.SIGKILL)
     with pytest.raises(EngineError, match=r"was killed \(SIGKILL\) during an answer"):
         ticket.wait(DEADLINE)
-    done = space.answer(TURNS, run=None, lanes=(False,), sampling=SHORT).wait(DEADLINE)
+    done = space.jobs.answer(TURNS, run=None, lanes=(False,), sampling=SHORT).wait(DEADLINE)
     assert done["replies"][0]["tokens"] == 24
 
 
@@ -218,7 +218,7 @@ def test_closing_stops_the_run_keeps_its_adapter_and_ends_the_worker(workspace: 
     assert view.ended is not None and view.ended.step == len(view.steps) < 2000
     assert ticket.wait(1)["state"] == "stopped"
     with pytest.raises(EngineError, match="The workbench is closing"):
-        workspace.load_model()
+        workspace.jobs.load_model()
 
 
 APP = """
@@ -227,7 +227,7 @@ from pathlib import Path
 from workbench.workspace import Workspace
 
 space = Workspace(root=Path(sys.argv[1]))
-ticket = space.start_training(sys.argv[2])
+ticket = space.jobs.start_training(sys.argv[2])
 while space.engine.worker_pid() is None:
     time.sleep(0.01)
 print(space.engine.worker_pid(), flush=True)

@@ -108,7 +108,7 @@ def create(space: Workspace, name: str, steps: int) -> None:
 def fail(space: Workspace) -> tuple[str, RunView]:
     """Train until the fault comes; its sentence, and the run as it stands then."""
     create(space, "run", 8)
-    ticket = space.start_training("run")
+    ticket = space.jobs.start_training("run")
     with pytest.raises(EngineError) as caught:
         ticket.wait(DEADLINE)
     view = space.runs.view("run")
@@ -120,7 +120,7 @@ def fail(space: Workspace) -> tuple[str, RunView]:
 
 def goes_on(space: Workspace) -> None:
     """The next job works, and the run is finished from its checkpoint."""
-    done = space.answer([{"role": "user", "content": "Привет"}], run=None, lanes=(False,), sampling=SHORT).wait(DEADLINE)
+    done = space.jobs.answer([{"role": "user", "content": "Привет"}], run=None, lanes=(False,), sampling=SHORT).wait(DEADLINE)
     assert done["replies"][0]["tokens"] == 8 and space.engine.status().last_fault == ""
     assert space.runs.view("run").resumable and space.runs.view("run").has_adapter
     result = space.engine.submit(TrainJob(run="run", resume=True), "training run run").wait(DEADLINE)
@@ -152,7 +152,7 @@ def test_running_out_of_memory(broken: Callable[..., Workspace], fault: str) -> 
 
 def test_a_device_assertion_ends_the_worker(broken: Callable[..., Workspace]) -> None:
     space = broken("device")
-    space.load_model().wait(DEADLINE)
+    space.jobs.load_model().wait(DEADLINE)
     pid = space.engine.worker_pid()
     reason, view = fail(space)
     assert reason == (
@@ -176,7 +176,7 @@ def test_a_hang_is_ended_by_the_watchdog(broken: Callable[..., Workspace], fault
 def test_a_stop_that_a_hanging_worker_does_not_obey(broken: Callable[..., Workspace], tmp_path: Path) -> None:
     space = broken("hang", stopping=0.5)
     create(space, "run", 8)
-    ticket = space.start_training("run")
+    ticket = space.jobs.start_training("run")
     while (tmp_path / "armed").exists():
         assert not ticket.finished.wait(0.05)
     space.engine.stop(ticket)
@@ -191,7 +191,7 @@ def test_a_hanging_worker_does_not_outlive_its_app(broken: Callable[..., Workspa
     """The watchdog went with the app, and the worker's input with it: the worker ends itself."""
     space = broken("orphan's hang")
     create(space, "run", 8)
-    ticket = space.start_training("run")
+    ticket = space.jobs.start_training("run")
     while (tmp_path / "armed").exists():
         assert not ticket.finished.wait(0.05)
     process = space.engine._process
@@ -206,11 +206,11 @@ def test_a_missing_library_is_named(broken: Callable[..., Workspace], tmp_path: 
     space = broken("no library")
     create(space, "run", 8)
     with pytest.raises(EngineError, match="transformers") as caught:
-        space.start_training("run").wait(DEADLINE)
+        space.jobs.start_training("run").wait(DEADLINE)
     assert str(caught.value).startswith("The engine process could not start: ") and "requirements.txt" in str(caught.value)
     assert space.runs.view("run").state == "failed"
     (tmp_path / "armed").unlink()
-    assert space.load_model().wait(DEADLINE) == {}
+    assert space.jobs.load_model().wait(DEADLINE) == {}
 
 
 # -- a stop while a model is loaded: in this process, so that it comes at a known tensor ---------------------------

@@ -80,6 +80,6 @@ def test_the_job_survives_the_way_to_the_engine() -> None:
 
 
 def test_the_workspace_hands_the_job_to_the_engine(workspace: Workspace) -> None:
-    ticket = workspace.generate([list(job(1).prompts[0])], reply_schema(REQUEST, bounded=True), run=None, sampling=SAMPLED)
+    ticket = workspace.jobs.generate([list(job(1).prompts[0])], reply_schema(REQUEST, bounded=True), run=None, sampling=SAMPLED)
     assert ticket.label == "writing rows" and isinstance(ticket.job, GenerateJob)
     assert ticket.wait(120)["replies"][0]["ended"] == "stop token"

@@ -97,13 +97,13 @@ def test_the_engine_s_worker_gives_the_memory_back_and_can_end(
     resident = []
     for k in range(6):
         create(f"run-{k}")
-        assert space.start_training(f"run-{k}").wait(DEADLINE)["step"] == 2
+        assert space.jobs.start_training(f"run-{k}").wait(DEADLINE)["step"] == 2
         assert engine.status().holds.adapter == f"run-{k}"
         assert engine.submit(UnloadJob(), "freeing").wait(DEADLINE) == {"allocated_bytes": 0}
         assert engine.status().holds == Holds()
         resident.append(psutil.Process(engine.worker_pid()).memory_info().rss)
     assert max(resident[3:]) - max(resident[:3]) < (space.catalog.demo_folder() / "model.safetensors").stat().st_size
     pid = engine.worker_pid()
-    space.unload().wait(DEADLINE)
+    space.jobs.unload().wait(DEADLINE)
     assert engine.worker_pid() is None and pid is not None and not psutil.pid_exists(pid)
-    assert space.load_model().wait(DEADLINE) == {} and engine.status().holds.model == "gemma-3-270m"
+    assert space.jobs.load_model().wait(DEADLINE) == {} and engine.status().holds.model == "gemma-3-270m"

@@ -286,18 +286,18 @@ def test_the_workspace_refuses_before_it_queues(workspace: Workspace, train: Cal
     try:
         for adapter, name, error in (("one", "", InputError), ("one", DEMO_FOLDER, InputError), ("nobody", "x", RunError), ("one@best", "x", AdapterError)):
             with pytest.raises(error):
-                workspace.merge(adapter, name)
+                workspace.jobs.merge(adapter, name)
     finally:
         del vars(workspace)["engine"]
 
 
 def test_through_the_engine_s_process_both_panes_answer_and_a_deleted_adapter_is_named(workspace: Workspace, train: Callable[..., str]) -> None:
     train("one")
-    done = workspace.merge("one", "mine").wait(120)
+    done = workspace.jobs.merge("one", "mine").wait(120)
     assert done["model"] == "merged:mine" and workspace.voices() == ["one", "merged:mine"]
     turns = [[dict(turn) for turn in TURNS]]
     def answer(run: str | None, **options: Any) -> Any:
-        return workspace.answer_together([workspace.answer_job(turns, run=run, lanes=(run is not None,), sampling=SHORT, **options)])
+        return workspace.jobs.answer_together([workspace.jobs.answer_job(turns, run=run, lanes=(run is not None,), sampling=SHORT, **options)])
 
     adapted, merged, beside = answer("one"), answer(None, model="merged:mine"), answer(None, form_of="merged:mine")
     texts = [ticket.wait(120)["replies"][0]["text"] for ticket in (adapted, merged, beside)]

@@ -68,23 +68,23 @@ USES: list[Job] = [
 def test_a_job_that_waits_for_it_keeps_it(workspace: Workspace, engine: Engine, job: Job) -> None:
     engine.jobs = [UnloadJob(), answer(run="on-demo"), job]
     with pytest.raises(ModelError, match=r"A job is using the merged model mine \(job 2\): wait for its end, or stop it\."):
-        workspace.delete_merged(MINE)
-    assert workspace.catalog.merged_folder(MINE).is_dir() and workspace.delete_merged("merged:other") > 0
+        workspace.jobs.delete_merged(MINE)
+    assert workspace.catalog.merged_folder(MINE).is_dir() and workspace.jobs.delete_merged("merged:other") > 0
 
 
 def test_it_is_kept_while_it_is_loaded_also_as_the_second_one(workspace: Workspace, engine: Engine) -> None:
     for holds in (Holds(model="mine"), Holds(model="gemma-3-270m", also="mine")):
         engine.holds = holds
         with pytest.raises(ModelError, match="The merged model mine is loaded: press “Free memory” on top, then delete it."):
-            workspace.delete_merged(MINE)
+            workspace.jobs.delete_merged(MINE)
     engine.holds = Holds(model="gemma-3-270m", also="other")
-    assert workspace.delete_merged(MINE) > 0 and workspace.catalog.merged() == ["merged:other"]
+    assert workspace.jobs.delete_merged(MINE) > 0 and workspace.catalog.merged() == ["merged:other"]
 
 
 def test_it_is_kept_while_a_run_trains_on_it_also_in_another_process(workspace: Workspace, engine: Engine) -> None:
     workspace.runs.create("going", model=MINE, model_name="mine", rows=ROWS, data_name="d", settings=RunSettings())
     with pytest.raises(ModelError, match="The run going is training on the merged model mine: stop it or wait for its end."):
-        workspace.delete_merged(MINE)
+        workspace.jobs.delete_merged(MINE)
 
 
 def test_the_model_that_the_workbench_is_open_on_is_kept_by_its_name_and_by_its_folder(workspace: Workspace, engine: Engine) -> None:
@@ -92,12 +92,12 @@ def test_the_model_that_the_workbench_is_open_on_is_kept_by_its_name_and_by_its_
         space = Workspace(root=workspace.root, model=opened)
         vars(space)["engine"] = engine
         with pytest.raises(ModelError, match="This workbench is open on the merged model mine: start it with another --model"):
-            space.delete_merged(MINE)
+            space.jobs.delete_merged(MINE)
     for name in ("../mine", "", ".x"):
         with pytest.raises(ModelError, match="can't be used"):
-            workspace.delete_merged(f"merged:{name}")
+            workspace.jobs.delete_merged(f"merged:{name}")
     with pytest.raises(ModelError, match="There is no merged model nobody any more"):
-        workspace.delete_merged("merged:nobody")
+        workspace.jobs.delete_merged("merged:nobody")
 
 
 def test_the_runs_that_were_trained_on_it_are_known(workspace: Workspace, engine: Engine) -> None:

@@ -81,7 +81,7 @@ def fail(space: Workspace, cause: str) -> str:
     training |= {"capture": False}  # captured steps call no backward: the fault would not happen
     settings = make_settings({"training": training, "lora": {"rank": 4}, "quantization": {"mode": "none"}})
     space.create_run("run", load_rows(space.data_dir / "examples.json").rows[:4], settings, data_name="examples.json")
-    ticket = space.start_training("run")
+    ticket = space.jobs.start_training("run")
     with pytest.raises(EngineError) as caught:
         ticket.wait(DEADLINE)
     view = space.runs.view("run")
@@ -98,7 +98,7 @@ def free_on_card() -> int:
 
 def goes_on(space: Workspace) -> None:
     """The next job works, and the run is finished from its checkpoint."""
-    done = space.answer([{"role": "user", "content": "Привет"}], run=None, lanes=(False,), sampling=Sampling(max_new_tokens=8)).wait(DEADLINE)
+    done = space.jobs.answer([{"role": "user", "content": "Привет"}], run=None, lanes=(False,), sampling=Sampling(max_new_tokens=8)).wait(DEADLINE)
     assert done["replies"][0]["tokens"] > 0 and space.engine.status().last_fault == ""
     result = space.engine.submit(TrainJob(run="run", resume=True), "training run run").wait(DEADLINE)
     assert (result["state"], result["step"]) == ("finished", 8)

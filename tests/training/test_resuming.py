@@ -51,7 +51,7 @@ def stopped(workspace: Workspace) -> Workspace:
 
 def test_a_run_to_be_resumed_waits_in_the_queue_and_is_left_as_it_is(stopped: Workspace) -> None:
     queue = vars(stopped)["engine"] = Queue()
-    assert stopped.resume_training("r1") == "ticket"
+    assert stopped.jobs.resume_training("r1") == "ticket"
     assert queue.jobs == [(TrainJob(run="r1", resume=True), "training run r1")]
     assert [e.type for e in stopped.runs.view("r1").happened] == ["ended"]
     assert stopped.runs.view("r1").state == "stopped"
@@ -62,24 +62,24 @@ def test_a_run_that_goes_on_or_is_finished_is_not_queued(stopped: Workspace) -> 
     reopen(stopped.runs, "r1")
     assert [e.type for e in stopped.runs.view("r1").happened] == ["ended", "resumed", "notice"]
     with pytest.raises(RunError, match="The run r1 is going on already"):
-        stopped.resume_training("r1")
+        stopped.jobs.resume_training("r1")
     stopped.runs.append("r1", events.Ended(state="finished"))
     with pytest.raises(RunError, match="The run r1 is finished"):
-        stopped.resume_training("r1")
+        stopped.jobs.resume_training("r1")
     assert queue.jobs == []
 
 
 def test_a_run_is_not_resumed_while_another_is_trained(stopped: Workspace) -> None:
     vars(stopped)["engine"] = Queue(held="training run r0")
     with pytest.raises(BusyError, match=r"^Training run r0 is still going on: stop it or wait for its end, then resume r1\.$"):
-        stopped.resume_training("r1")
+        stopped.jobs.resume_training("r1")
     assert len(stopped.runs.view("r1").happened) == 1
 
 
 def test_a_refused_resume_leaves_the_run_as_it_is(stopped: Workspace) -> None:
     vars(stopped)["engine"] = Queue(refuses=True)
     with pytest.raises(EngineError):
-        stopped.resume_training("r1")
+        stopped.jobs.resume_training("r1")
     view = stopped.runs.view("r1")
     assert view.ended is not None and (view.state, view.ended.reason, len(view.happened)) == ("stopped", "x", 1)
 

@@ -26,6 +26,7 @@ from workbench.ui.demo.stage import score_words, stage_html
 from workbench.ui.forms import SAMPLING_FIELDS
 from workbench.ui.words import demo as words
 from workbench.workspace import Workspace
+from workbench.workspace.jobs import Jobs
 
 CALL = TAG.render(ToolCall("get_sensitive_data", {}))
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -51,7 +52,7 @@ def answers(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Answers:
         jobs: list[AnswerJob] = []
         left = list(pairs)
 
-        def answer(turns: Any, *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
+        def answer(self: Jobs, turns: Any, *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
             job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, sampling=sampling)
             jobs.append(job)
             ticket, found = Ticket(len(jobs), job, "an answer"), left.pop(0)
@@ -63,7 +64,7 @@ def answers(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> Answers:
             ticket.finished.set()
             return ticket
 
-        monkeypatch.setattr(ready, "answer", answer)
+        monkeypatch.setattr(Jobs, "answer", answer)
         return jobs
 
     return give
@@ -159,7 +160,7 @@ def test_without_an_adapter_the_way_to_one_is_told(workspace: Workspace) -> None
 def test_one_thing_is_played_at_a_time_and_a_stop_ends_it(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     show, stopped = a_show(), []
     ticket = Ticket(1, AnswerJob(turns=({"role": "user", "content": "a"},), lanes=(False, True), run="r"), "an answer")
-    monkeypatch.setattr(ready, "answer", lambda *rest, **more: ticket)
+    monkeypatch.setattr(Jobs, "answer", lambda *rest, **more: ticket)
     monkeypatch.setattr(verbs, "waiting_words", lambda space, found: "waiting <for> it")
 
     def halt(found: Ticket) -> None:
@@ -182,7 +183,7 @@ def test_one_thing_is_played_at_a_time_and_a_stop_ends_it(ready: Workspace, monk
 def test_a_page_that_is_closed_stops_its_prompt(ready: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     show, stopped = a_show(), list[Ticket]()
     ticket = Ticket(1, AnswerJob(turns=({"role": "user", "content": "a"},), lanes=(False, True), run="r"), "an answer")
-    monkeypatch.setattr(ready, "answer", lambda *rest, **more: ticket)
+    monkeypatch.setattr(Jobs, "answer", lambda *rest, **more: ticket)
     monkeypatch.setattr(type(ready.engine), "stop", lambda self, found: stopped.append(found))
     going = play(ready, show, [0], Sampling())
     next(going)

@@ -22,6 +22,7 @@ from workbench.ui.chat.talk import Chat, Piece
 from workbench.ui.train import compare_panel, showing
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
+from workbench.workspace.jobs import Jobs
 
 CALL = ToolCall("get_sensitive_data")
 HERMES = CallForm(DIALECTS["hermes"])
@@ -69,8 +70,8 @@ def test_answers_of_two_dialects_are_compared_by_their_calls(space: Workspace) -
 
 def test_chat_asks_reads_and_makes_rows_in_the_adapter_s_dialect(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(Workspace, "answer_job", lambda self, prompts, **options: asked.append((prompts, options["run"], options["lanes"])))
-    monkeypatch.setattr(Workspace, "answer_together", lambda self, parts: SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True)))
+    monkeypatch.setattr(Jobs, "answer_job", lambda self, prompts, **options: asked.append((prompts, options["run"], options["lanes"])))
+    monkeypatch.setattr(Jobs, "answer_together", lambda self, parts: SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True)))
     chat = Chat()
     exchange = asking.ask(space, chat, " Баланс? ", ("", "h"), asking.Manner()).exchange
     assert asked == [([HERMES.ask("Баланс?")] * 2, "h", (False, True))] and {side.dialect_name for side in exchange.asked()} == {"hermes"}
@@ -88,7 +89,7 @@ def test_chat_asks_reads_and_makes_rows_in_the_adapter_s_dialect(space: Workspac
 def test_the_measurement_asks_and_judges_in_the_adapter_s_dialect(space: Workspace, monkeypatch: pytest.MonkeyPatch, run: str | None, reply: str) -> None:
     monkeypatch.setattr(Workspace, "cases", lambda self, name: make_cases(ROWS))
     done = SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True), wait=lambda: {"replies": [reply, "Да"]}, label="")
-    monkeypatch.setattr(Workspace, "evaluate", lambda self, cases, **options: done)
+    monkeypatch.setattr(Jobs, "evaluate", lambda self, cases, **options: done)
     steps = measure_panel.measure(space, run, adapted=run is not None)
     assert "1/1 (100.0 %)" in next(steps)
     with pytest.raises(StopIteration) as end:
@@ -101,7 +102,7 @@ def test_a_measurement_of_bound_calls_tells_what_was_changed_and_is_not_kept(spa
     told = [{"changed": 4, "first": []}, {"changed": 0, "first": []}]
     done = SimpleNamespace(finished=SimpleNamespace(is_set=lambda: True), wait=lambda: {"replies": [SAID, "Да"], "constrained": told}, label="")
     monkeypatch.setattr(Workspace, "cases", lambda self, name: make_cases(ROWS))
-    monkeypatch.setattr(Workspace, "evaluate", lambda self, cases, **options: asked.append(options) or done)
+    monkeypatch.setattr(Jobs, "evaluate", lambda self, cases, **options: asked.append(options) or done)
     shown = next(measure_panel.measure(space, "h", adapted=True, constrain=True))
     assert "Calls were bound: that changed 4 tokens in 1 of 2 replies. Figures of bound calls are shown here" in shown and "1/1 (100.0 %)" in shown
     assert asked[0]["sampling"].constrain and not (space.runs.path("h") / "scores.json").exists()  # type: ignore[attr-defined]

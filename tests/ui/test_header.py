@@ -167,7 +167,7 @@ def test_a_stop_that_takes_long_can_be_forced_by_two_presses(workspace, engine):
 
 
 def test_freeing_the_memory_is_offered_once(workspace, engine):
-    workspace.unload()
+    workspace.jobs.unload()
     assert engine.asked == [(UnloadJob(leave=True), "freeing the memory")]
     engine.hold((UnloadJob(leave=True), "freeing the memory"))
     assert not header.offer(workspace, None).can_free

@@ -88,12 +88,12 @@ def test_an_empty_set_says_that_there_is_nothing_to_check():
 def test_a_findings_rows_are_shown_in_the_grid(workspace):
     rows = workspace.rows.read()
     rows = workspace.rows.change(Change(add=(rows.rows[3],)), rows.version)
-    found = next(f for f in workspace.health(rows).findings if f.kind == "exact")
+    found = next(f for f in workspace.row_health.of(rows).findings if f.kind == "exact")
     only, tabs = panel.show_rows(workspace, found.key)
     assert (only.version, only.places, tabs.selected) == (rows.version, (3, 70), "rows")
     rows = workspace.rows.change(Change(drop=frozenset({0})), rows.version)
     assert only.now(workspace, rows) == [2, 69]  # the same rows, where they stand now
-    workspace.health(rows)
+    workspace.row_health.of(rows)
     assert panel.show_rows(workspace, "no such") == [gr.skip(), gr.skip()]
 
 
@@ -110,7 +110,7 @@ def test_a_mend_is_previewed_and_then_made_as_one_step(messy):
 
 def test_no_call_rows_are_drafted_for_a_topic_as_they_were_previewed(messy):
     version = messy.rows.read().version
-    key = next(f.key for f in messy.health(messy.rows.read()).findings if f.topic == "ипотеку")
+    key = next(f.key for f in messy.row_health.of(messy.rows.read()).findings if f.topic == "ипотеку")
     table, button = panel.preview(messy, key, version)
     assert button.value == "Apply: Draft 4 no-call rows on it"
     change = panel.plan_fix(messy, key, version)
@@ -118,7 +118,7 @@ def test_no_call_rows_are_drafted_for_a_topic_as_they_were_previewed(messy):
     assert all(panel.escape(row.request) in table for row in change.add)
     messy.rows.change(change, version)
     now = messy.rows.read()
-    assert not any(f.topic == "ипотеку" for f in messy.health(now).findings)
+    assert not any(f.topic == "ипотеку" for f in messy.row_health.of(now).findings)
 
 
 def test_a_mend_for_rows_that_have_changed_since_is_refused(messy):

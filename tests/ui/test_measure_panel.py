@@ -9,13 +9,15 @@ from workbench.calls.prompting import PLAIN
 from workbench.evaluation.report import MALFORMED_COUNTS
 from workbench.ui import measure_panel
 from workbench.ui.room import Room
+from workbench.workspace.jobs import Jobs
 
 
 class Slow:
     """A workspace whose jobs wait until they are stopped or finished by the test."""
 
     def __init__(self, space):
-        self.tickets, self.stopped, self.engine = [], [], self
+        self.tickets, self.stopped = [], []
+        self.engine = self.jobs = self
         self.cases, self.adapters, self.runs, self.form = space.cases, space.adapters, space.runs, space.form
 
     def evaluate(self, cases, **_):
@@ -50,7 +52,7 @@ def test_a_merged_model_is_measured_in_its_own_form_and_keeps_nothing_beside_a_r
     ticket.finished.set()
     monkeypatch.setattr(type(workspace), "voices", lambda self: ["merged:mine"])
     monkeypatch.setattr(type(workspace), "form", lambda self, voice: asked.append(voice) or PLAIN)
-    monkeypatch.setattr(type(workspace), "evaluate", lambda self, cases, **how: asked.append(how) or ticket)
+    monkeypatch.setattr(Jobs, "evaluate", lambda self, cases, **how: asked.append(how) or ticket)
     monkeypatch.setattr(measure_panel, "keep_measurement", None)
     press = measure_panel._measured(workspace, Room(), True)
     shown = list(press(SimpleNamespace(session_hash="page"), "merged:mine"))

@@ -32,7 +32,7 @@ def grid(space, places=None):
 
 
 def test_the_grid_shows_every_line_with_its_kind_and_side(workspace):
-    workspace.health(rows(workspace))
+    workspace.row_health.of(rows(workspace))
     cells = grid(workspace)
     assert len(cells) == 70
     assert cells[0][:6] == [False, 1, "Сколько денег сейчас на моём счёте?", "→ get_sensitive_data", "call", "draft"]
@@ -140,7 +140,7 @@ def test_the_filters_know_findings_and_sides_once_the_set_was_checked(workspace)
     now = rows(workspace)
     copy = replace(now.rows[0], status="draft")
     now = workspace.rows.change(Change(add=(copy,)), now.version)
-    workspace.health(now)
+    workspace.row_health.of(now)
     assert panel.found(workspace, rows(workspace), "", "", "", "", "exact", "", "place", None) == [0, 70]
     sides = [len(panel.found(workspace, rows(workspace), "", "", "", "", "", side, "place", None)) for side in ("train", "validation", "left out")]
     assert sides == [64, 7, 0]

@@ -26,6 +26,7 @@ from workbench.ui.train.runs_panel import Query, Shelf
 from workbench.ui.train.table import LISTED, table_html
 from workbench.ui.words import train as words
 from workbench.workspace import Workspace
+from workbench.workspace.jobs import Jobs
 
 CALL = '<tool_call name="get_sensitive_data" arguments="{}"/>'
 EVIL = "<img src=x onerror=alert(1)>"
@@ -292,13 +293,13 @@ def test_the_missing_one_alone_is_measured_and_its_answers_are_kept(space, monke
         (space.runs.path("two") / file).write_text("{}")
     asked = []
 
-    def evaluate(cases, *, run, **_):
+    def evaluate(self, cases, *, run, **_):
         asked.append(run)
         done = threading.Event()
         done.set()
         return SimpleNamespace(finished=done, label="evaluating", wait=lambda: {"replies": [CALL] * len(cases)})
 
-    monkeypatch.setattr(space, "evaluate", evaluate)
+    monkeypatch.setattr(Jobs, "evaluate", evaluate)
     monkeypatch.setattr(space, "cases", lambda name: CASES)
     begun = []
     monkeypatch.setattr(measure_panel, "waiting_words", lambda *_: "waiting")

@@ -47,23 +47,23 @@ def test_the_health_names_rows_that_the_chosen_dialect_or_length_can_t_teach(wor
 
     def unteachable(*pairs: str) -> list[int]:
         choose(workspace, *pairs)
-        assert workspace.known_health(rows) is None
-        found = workspace.health(rows)
-        assert workspace.known_health(rows) is found
+        assert workspace.row_health.known(rows) is None
+        found = workspace.row_health.of(rows)
+        assert workspace.row_health.known(rows) is found
         return sorted({place for finding in found.findings if finding.kind == "unlearnable" for place in finding.places})
 
-    workspace.health(rows)
+    workspace.row_health.of(rows)
     assert unteachable("training.dialect=hermes") == [last]
     assert unteachable("training.dialect=hermes", "training.max_row_tokens=64") == list(range(last + 1))
     assert unteachable("training.dialect=native") == []  # the model has none: the rows are looked at as they stand
     teach_as(workspace, ["no form"] * len(form_values(workspace.default_settings())))
-    assert workspace.teaching.dialect == "native", "what can't be read changes nothing"
+    assert workspace.row_health.teaching.dialect == "native", "what can't be read changes nothing"
 
 
 def test_the_rows_are_drawn_anew_once_when_another_dialect_was_chosen(workspace: Workspace) -> None:
     form = open_row(workspace.rows.read(), 0)
     now, count, lesson = taught_anew(workspace, None, 3, form)
-    assert (now, count) == (workspace.taught, 4) and "dialect tag" in lesson
+    assert (now, count) == (workspace.row_health.taught, 4) and "dialect tag" in lesson
     assert [type(part) for part in taught_anew(workspace, now, 4, form)] == [dict] * 3
     choose(workspace, "training.dialect=hermes")
     assert taught_anew(workspace, now, 4, form)[0] == ("hermes", "auto", 2048)

@@ -24,6 +24,7 @@ from workbench.ui.highlight import escape
 from workbench.ui.tune import cards, held, plan_panel, presets_panel
 from workbench.ui.words import tune as words
 from workbench.workspace import Workspace
+from workbench.workspace.jobs import Jobs
 
 
 def values(space: Workspace, *pairs: str) -> list:
@@ -201,7 +202,7 @@ def test_a_run_remembers_the_preset_it_started_from(workspace: Workspace) -> Non
 
 
 def test_a_run_started_from_the_form_remembers_the_chosen_preset(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "start_training", lambda name: None)
+    monkeypatch.setattr(Jobs, "start_training", lambda self, name: None)
     made = form_values(workspace.settings_from("best-quality", ["lora.rank=4", "training.max_row_tokens=4096"]))
     assert tune_tab.start_run(workspace, "mine", made, "best-quality") == "mine"
     info = workspace.runs.info("mine")
@@ -257,14 +258,14 @@ def test_a_plan_that_can_t_fit_says_so_and_offers_no_button(workspace: Workspace
 def test_a_plan_that_can_be_made_to_fit_offers_that(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = ("training.max_row_tokens=4096", "quantization.mode=none")
     needed = plan_panel.plan_of(workspace, apply_overrides(workspace.default_settings(), pairs)).expected_gib
-    monkeypatch.setattr("workbench.workspace.find_room", lambda *a: Room("this machine's memory", 24.0, 0.7 * needed))
+    monkeypatch.setattr("workbench.workspace.space.find_room", lambda *a: Room("this machine's memory", 24.0, 0.7 * needed))
     html, button = plan_panel.show_plan(workspace, values(workspace, *pairs))
     assert button == words.MAKE_FIT and escape(words.DO_THIS) in html
     assert 'style="left:70.0%"' in html, "the free memory's end stands in the bar"
     changed = plan_panel.fitting_settings(workspace, values(workspace, *pairs))
     assert plan_panel.plan_of(workspace, changed).verdict != "won't fit"
     with pytest.raises(InputError, match="fits as it is"):
-        monkeypatch.setattr("workbench.workspace.find_room", lambda *a: Room("this machine's memory", 24.0, 20.0))
+        monkeypatch.setattr("workbench.workspace.space.find_room", lambda *a: Room("this machine's memory", 24.0, 20.0))
         plan_panel.fitting_settings(workspace, values(workspace, *pairs))
 
 

@@ -73,7 +73,7 @@ def drop_mine(bench: Bench, form: Form | None, count: float) -> list[Any]:
 
 def taught_anew(space: Workspace, seen: tuple[str, str, int] | None, count: float, form: Form | None) -> list[Any]:
     """Where another dialect was chosen under Tune since the page looked, the rows are drawn and checked anew, and what the open one teaches."""
-    now = space.taught
+    now = space.row_health.taught
     if now == seen:
         return [gr.skip()] * 3
     return [now, count + 1, lesson_html(space, *rows_panel.taught_row(form))]
@@ -130,9 +130,9 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
 
     def refresh(unknown: float, *asked: Any) -> list[Any]:
         now = space.rows.read()
-        if len(now.entries) > SMALL and space.known_health(now) is None:
+        if len(now.entries) > SMALL and space.row_health.known(now) is None:
             return [progress_html(now), health_panel.strip_html(None), unknown + 1, *rows.refresh(*asked)]
-        found = space.health(now)
+        found = space.row_health.of(now)
         return [progress_html(now), health_panel.strip_html(found), gr.skip(), *rows.refresh(*asked)]
 
     def changed(count: float, panel: str, form: Form | None, typed: Any, seen: int, unknown: float, *asked: Any) -> list[Any]:
@@ -151,7 +151,7 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
         now = space.rows.read()
         if now.version != before:
             return [gr.skip()] * len(again)
-        found = space.health(now)
+        found = space.row_health.of(now)
         return [health_panel.strip_html(found), -number if panel == "health" else gr.skip(), *rows.refresh(*asked)]
 
     outputs = [progress, strip, unchecked, *rows.outputs]
@@ -167,7 +167,7 @@ def _wire_refresh(bench: Bench, rows: rows_panel.RowsPanel, progress: gr.HTML, s
         """A finding in the strip was pressed: the grid shows its rows; one about the whole set is told on the Health panel."""
         number = int((event._data or {}).get("finding", -1))
         now = space.rows.read()
-        found = space.known_health(now)
+        found = space.row_health.known(now)
         if found is None or not 0 <= number < len(found.findings):
             return [gr.skip()] * (2 + len(rows.outputs))
         places = found.findings[number].places

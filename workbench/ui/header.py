@@ -151,7 +151,7 @@ def press_free(space: Workspace, seen: Offer) -> str:
     if waiting is not None:  # another page was quicker
         return ""
     holder = space.engine.status().holder
-    ticket = space.unload()
+    ticket = space.jobs.unload()
     return freeing_words(space, ticket) if holder is not None and ticket.begun is None else ""
 
 

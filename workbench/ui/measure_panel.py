@@ -48,7 +48,7 @@ def measure(
     """
     cases, dialect = space.cases("cases.jsonl"), space.form(run or model).dialect
     with asked_by(page):
-        ticket = space.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain), model=model)
+        ticket = space.jobs.evaluate(cases, run=run, adapted=adapted, sampling=Sampling(max_new_tokens=64, constrain=constrain), model=model)
     begun(ticket)
     try:
         while not ticket.finished.is_set():

@@ -43,13 +43,13 @@ def start_run(space: Workspace, name: str, values: Sequence[Any], preset: str | 
     busy = space.engine.training()
     if busy is not None:
         raise RunError(f"{busy.label} is still going on: stop it on the Train tab or wait for its end.")
-    return space.begin_run(name, rows.rows, settings, data_name=space.rows.path.name, preset=preset).name
+    return space.jobs.begin_run(name, rows.rows, settings, data_name=space.rows.path.name, preset=preset).name
 
 
 def teach_as(space: Workspace, values: Sequence[Any]) -> None:
     """What the Data tab shows and checks rows for follows the form; while that can't be read it stays as it was."""
     with contextlib.suppress(WorkbenchError):
-        space.teaching = read_settings(values).training
+        space.row_health.teaching = read_settings(values).training
 
 
 def build(

@@ -51,7 +51,7 @@ def evaluate(space: Workspace, options: argparse.Namespace) -> Result:
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
     job = EvaluateJob(
         prompts=tuple(turns_before_answer(c.row, form) for c in cases), adapted=not options.base, run=options.adapter,
-        model=space.model, sampling=sampling, tools=space.bound_tools(sampling),
+        model=space.model, sampling=sampling, tools=space.jobs.bound_tools(sampling),
     )
     done = work.do(job, report)
     scored = [score_reply(c, reply, form.dialect) for c, reply in zip(cases, done["replies"], strict=True)]

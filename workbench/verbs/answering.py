@@ -51,7 +51,7 @@ def _asker(space: Workspace, options: argparse.Namespace) -> Any:
     """What a conversation is answered with, as an `AnswerJob` gives it."""
     work, report = host(space)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
-    tools = space.bound_tools(sampling)
+    tools = space.jobs.bound_tools(sampling)
 
     def ask(turns: list[Turn]) -> Result:
         job = AnswerJob(turns=tuple(turns), sampling=sampling, tools=tools, **_voice(space, options))

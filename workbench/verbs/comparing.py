@@ -33,7 +33,7 @@ def compare(space: Workspace, options: argparse.Namespace) -> Result:
     names = ("base" if beside is None else "beside", "adapted")
     forms = (form if beside is None else space.form(beside), form)
     sampling = make_sampling({"max_new_tokens": options.max_new_tokens, "constrain": options.constrain})
-    shared = {"sampling": sampling, "tools": space.bound_tools(sampling)}
+    shared = {"sampling": sampling, "tools": space.jobs.bound_tools(sampling)}
     rows: list[Result] = []
     judged: list[dict[str, bool]] = []
     difference = None

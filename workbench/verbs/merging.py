@@ -13,7 +13,7 @@ from workbench.workspace import Workspace
 
 def merge(space: Workspace, options: argparse.Namespace) -> Result:
     """Merge `--adapter` into its base as the model `--name`; Ctrl+C leaves nothing of it."""
-    info = space.check_merge(options.adapter, options.name)  # what is impossible is told before torch is waited for
+    info = space.jobs.check_merge(options.adapter, options.name)  # what is impossible is told before torch is waited for
     need_model(space, info.model)
     work, report = host(space)
     with stop_on_signals("stopping: nothing will be left of the merged model") as stopped:

@@ -74,9 +74,9 @@ class Asked:
             run, model, form_of = weights
             own = [(side, turns) for side, turns in asked if side.weights == weights]
             lanes = tuple(side.adapted for side, _ in own)
-            parts.append(self.space.answer_job([turns for _, turns in own], run=run, lanes=lanes, sampling=sampling, stops=stops, model=model, form_of=form_of))
+            parts.append(self.space.jobs.answer_job([turns for _, turns in own], run=run, lanes=lanes, sampling=sampling, stops=stops, model=model, form_of=form_of))
         with asked_by(self.page):
-            ticket = self.space.answer_together(parts)
+            ticket = self.space.jobs.answer_together(parts)
         self.tickets.append(ticket)
         if self.halted:
             self.stop()

@@ -62,7 +62,7 @@ def merge(space: Workspace, voice: str | None, name: str) -> Iterator[str]:
     """
     if voice is None or voice not in space.adapters():
         raise InputError(words.MERGE_WHICH)
-    ticket = space.merge(voice, name)
+    ticket = space.jobs.merge(voice, name)
     while not ticket.finished.is_set():
         yield note(f"{ticket.label}: {waiting_words(space, ticket, '')} {words.MERGE_LEFT}")
         ticket.wait_change(1.0)
@@ -76,8 +76,8 @@ def merge(space: Workspace, voice: str | None, name: str) -> Iterator[str]:
 def delete(space: Workspace, model: str, before: Seen) -> tuple[str, Seen]:
     """A press on the Delete of merged:NAME: the first asks, the second deletes. Returns the sentence, and what is meant now. Raises `WorkbenchError`."""
     if before.sure == model:
-        return words.MERGED_DELETED.format(name=display_name(model), size=size_words(space.delete_merged(model))), Seen()
-    size = space.delete_merged(model, sure=False)  # what can't be is told before the second press
+        return words.MERGED_DELETED.format(name=display_name(model), size=size_words(space.jobs.delete_merged(model))), Seen()
+    size = space.jobs.delete_merged(model, sure=False)  # what can't be is told before the second press
     adapter, lost = read_record(space.catalog.merged_folder(model)).adapter, trained_on(space.runs, model)
     asked = [
         words.MERGED_ASK.format(name=display_name(model), size=size_words(size)),

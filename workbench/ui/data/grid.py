@@ -40,7 +40,7 @@ class Marks:
 
 def marks(space: Workspace, rows: RowSet) -> Marks:
     """The marks of the last health check, if it looked at these very rows."""
-    health = space.known_health(rows)
+    health = space.row_health.known(rows)
     return Marks() if health is None else _marks_of(health)
 
 

@@ -148,7 +148,7 @@ def choose(health: Health | None, key: str | None) -> list[Any]:
 def show_rows(space: Workspace, key: str | None) -> list[Any]:
     """What to narrow the grid to, and the grid's tab."""
     rows = space.rows.read()
-    found = find(space.known_health(rows), key)
+    found = find(space.row_health.known(rows), key)
     if found is None or not found.places:
         return [gr.skip(), gr.skip()]
     return [Only(rows.version, found.places), gr.Tabs(selected="rows")]
@@ -172,7 +172,7 @@ def _current(space: Workspace, key: str | None, version: str) -> Finding | None:
     rows = space.rows.read()
     if rows.version != version:
         raise DataError(words.CHANGED)
-    return find(space.health(rows), key)
+    return find(space.row_health.of(rows), key)
 
 
 # -- the panel -------------------------------------------------------------------------------------
@@ -199,12 +199,12 @@ def build(bench: Bench) -> None:
 
     def draw_now(key: str | None) -> list[Any]:
         now = space.rows.read()
-        known = space.known_health(now)
-        return draw(space.health(now) if known is None and len(now.entries) <= SMALL else known, key)
+        known = space.row_health.known(now)
+        return draw(space.row_health.of(now) if known is None and len(now.entries) <= SMALL else known, key)
 
     everything = [listed, card, rows, look, table, apply, figures, chart]
     bench.drawn_when_seen("health", draw_now, [listed], everything)
-    listed.input(shown(lambda key: choose(space.known_health(space.rows.read()), key)), listed, [card, rows, look, table, apply], **QUIET)
+    listed.input(shown(lambda key: choose(space.row_health.known(space.rows.read()), key)), listed, [card, rows, look, table, apply], **QUIET)
     rows.click(shown(lambda key: show_rows(space, key)), listed, [bench.only, bench.tabs], show_progress="hidden")
     look.click(shown(lambda key, version: preview(space, key, version)), [listed, bench.version], [table, apply], **QUIET)
     apply.click(bench.changing(lambda key, version: plan_fix(space, key, version)), [listed, bench.version, *bench.inputs], bench.outputs, **QUIET)

@@ -23,11 +23,11 @@ def lesson_html(space: Workspace, draft: Draft | None, was: Example | None = Non
     except ModelError as exc:
         return note(f"{words.LESSON_NO_MODEL} {exc}", "warn")
     try:
-        row, form = row_of(draft, was), space.taught_form()
+        row, form = row_of(draft, was), space.row_health.taught_form()
         about = words.LESSON_FORM.format(model=space.model_name, dialect=form.dialect.name)
         if form.tools:
             about += words.LESSON_TOOLS
-        return _lesson(teach(row, tokenizer, max_tokens=space.teaching.max_row_tokens, form=form), about)
+        return _lesson(teach(row, tokenizer, max_tokens=space.row_health.teaching.max_row_tokens, form=form), about)
     except (RowError, SettingsError, DataError) as exc:
         return refusal(f"{words.LESSON_REFUSED} {exc}", "warn")
 

@@ -104,7 +104,7 @@ def _with_model(space: Workspace, asked: Asked, stop: threading.Event) -> Iterat
     part = Request(request.tool, request.kind, request.language, request.topic, min(LOCAL_BATCH, request.count))
     turns = [prompt(part, existing) for _ in range(math.ceil(request.count / part.count))]
     sampling = Sampling(greedy=False, temperature=0.9, top_p=0.95, top_k=64, seed=asked.seed, max_new_tokens=LOCAL_TOKENS_A_ROW * part.count)
-    ticket = space.generate(turns, reply_schema(part, bounded=True), run=None, sampling=sampling)
+    ticket = space.jobs.generate(turns, reply_schema(part, bounded=True), run=None, sampling=sampling)
     try:
         while not ticket.finished.is_set():
             if stop.is_set() and not ticket.stop_asked:

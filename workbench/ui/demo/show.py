@@ -165,7 +165,7 @@ def _one(space: Workspace, show: Show, place: int) -> Generator[None, None, None
     show.played[place] = played
     try:
         with asked_by(f"demonstration {id(show)}"):  # each page has a show of its own
-            ticket = show.ticket = space.answer(form.ask(entry.prompt), run=show.run, lanes=(False, True), sampling=show.sampling)
+            ticket = show.ticket = space.jobs.answer(form.ask(entry.prompt), run=show.run, lanes=(False, True), sampling=show.sampling)
         yield from _follow(space, ticket, played, show)
         result = ticket.wait()
         for side, reply in zip((played.base, played.adapted), result["replies"], strict=True):

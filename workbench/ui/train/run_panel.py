@@ -78,7 +78,7 @@ def resume_run(space: Workspace, name: str | None) -> str:
     view = _idle_view(space, name)
     if not view.resumable:
         raise RunError(words.NOT_RESUMABLE.format(name=view.info.name))
-    space.resume_training(view.info.name)
+    space.jobs.resume_training(view.info.name)
     holder = space.engine.status().holder
     others = holder is not None and not isinstance(holder.job, TrainJob)
     return (words.RESUME_WAITS if others else words.RESUMING).format(name=view.info.name)
@@ -93,7 +93,7 @@ def start_smaller(space: Workspace, name: str | None) -> tuple[str, str]:
     info, (settings, what) = view.info, smaller
     loaded = load_rows(view.folder / "rows.jsonl")
     refuse_problems(loaded.problems, f"{view.folder.name}/rows.jsonl")
-    made = space.begin_run(free_name(space.runs, view.folder.name), loaded.rows, settings, data_name=info.data_name, model=info.model)
+    made = space.jobs.begin_run(free_name(space.runs, view.folder.name), loaded.rows, settings, data_name=info.data_name, model=info.model)
     return made.name, words.SMALLER_STARTED.format(name=made.name, what=what)
 
 

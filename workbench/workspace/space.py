@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from workbench.calls.dialect import openai_of
 from workbench.calls.prompting import PLAIN, CallForm
-from workbench.calls.tools import ToolSet, ToolStore
-from workbench.dataset.checks import KEPT_APART
+from workbench.calls.tools import ToolStore
 from workbench.dataset.formats import load_rows, refuse_problems, rows_hash
-from workbench.dataset.health import Health, check_health, load_kept_apart
 from workbench.dataset.split import learnable, left_out
-from workbench.dataset.store import RowSet, RowStore
-from workbench.engine.client import Engine, Ticket
-from workbench.engine.messages import AnswerJob, EvaluateJob, GenerateJob, LoadJob, MergeJob, TogetherJob, TrainJob, UnloadJob
+from workbench.dataset.store import RowStore
+from workbench.engine.client import Engine
 from workbench.engine.sweeping import Sweeps
-from workbench.engine.using import refuse_used
-from workbench.errors import BusyError, DataError, ModelError, RunError, SettingsError, WorkbenchError, sentence_case
+from workbench.errors import ModelError, RunError, SettingsError, WorkbenchError
 from workbench.evaluation.scores import Case, make_cases
 from workbench.models.catalog import DEMO, Catalog, display_name
 from workbench.models.hardware import card
-from workbench.models.merge_plan import free_target, plan_merge
 from workbench.models.modules import default_modules, module_tree
 from workbench.models.room import Room, find_room
 from workbench.models.shapes import Shapes, folder_shapes, gemma3_shapes, known_size
@@ -34,21 +27,21 @@ from workbench.models.tokenizer import ChatTokenizer, read_json
 from workbench.preset_store import PresetStore
 from workbench.presets import differences
 from workbench.schema import Example, RowProblem, ToolSpec
-from workbench.settings import Lora, RunSettings, Sampling, Training, apply_overrides, suggested_rate
+from workbench.settings import Lora, RunSettings, Training, apply_overrides, suggested_rate
 from workbench.training.call_form import may_tell, settle
-from workbench.training.encode import Encoded, encode_all, turns_before_answer
-from workbench.training.merged import model_form, remove_merged, voice_form
+from workbench.training.encode import Encoded, encode_all
+from workbench.training.merged import model_form, voice_form
 from workbench.training.plan import Plan, make_plan
-from workbench.training.resuming import check_resumable
 from workbench.training.review import ReviewList
 from workbench.training.runs import RunInfo, RunStore, RunView
 from workbench.training.sweep import MAX_CELLS, SweepSpec, make_spec
 from workbench.training.sweep_report import seconds_per_step
 from workbench.training.sweep_store import SweepStore
-from workbench.training.teachable import Teachable
 from workbench.training.tracker import check_tracker
+from workbench.workspace.jobs import Jobs
+from workbench.workspace.row_health import RowHealth
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEWEST_RUNS = 40  # runs that a plan looks through for like ones
 
 
@@ -59,15 +52,12 @@ class Workspace:
     root: Path = ROOT
     model: str = DEMO
     models_dir: Path | None = None
+    jobs: Jobs = field(init=False, repr=False)
+    row_health: RowHealth = field(init=False, repr=False)
     _encoded: Any = field(default=None, repr=False)
-    _health: Any = field(default=None, repr=False)
-    _checking: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _apart: Any = field(default=None, repr=False)
-    teaching: Training = field(default_factory=Training, repr=False)
-    """What the rows are shown and checked for: the dialect, whether tools are told, and a row's length, as chosen last under Tune."""
-    _asked: Teachable | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self.jobs, self.row_health = Jobs(self), RowHealth(self)
         self.root = self.root.resolve()
         self.models_dir = self.models_dir or self.root / "models"
         # The engine runs elsewhere: a folder must be named whole.
@@ -124,68 +114,6 @@ class Workspace:
     @cached_property
     def engine(self) -> Engine:
         return Engine(self.catalog.models_dir, self.runs.folder, self.runs)
-
-    def health(self, rows: RowSet) -> Health:
-        """What the rows hold and what would fool their owner; the answer for one version is kept."""
-        with self._checking:  # two pages on one large set need its answer once
-            tools, (others, reasons), key = self._looked_at(rows)
-            if self._health is None or self._health[0] != key:
-                training, count = Training(), self._token_counts()
-                found = check_health(
-                    rows, tools.tools, others, share=training.validation_share, seed=training.seed, count_tokens=count, uncompared=reasons,
-                    refused=self._teachable().refused if count else None,
-                )
-                self._health = (key, found)
-            health: Health = self._health[1]
-            return health
-
-    def known_health(self, rows: RowSet) -> Health | None:
-        """The health of these rows, if it was the last one asked for and nothing that it looked at has changed since."""
-        kept = self._health
-        return kept[1] if kept is not None and kept[0] == self._looked_at(rows)[2] else None
-
-    def _looked_at(self, rows: RowSet) -> tuple[ToolSet, tuple[dict[str, tuple[Example, ...]], dict[str, str]], Any]:
-        """The tools, the files that the rows must not repeat, and what tells their versions apart."""
-        try:
-            tools = self.tools.read()
-        except DataError:  # told on its own panel; the rows are then looked at without schemas
-            tools = ToolSet()
-        stamps = []
-        for name in KEPT_APART:
-            with contextlib.suppress(OSError):
-                stat = (self.data_dir / name).stat()
-                stamps.append((name, stat.st_mtime_ns, stat.st_size))
-        stamp = tuple(stamps)
-        if self._apart is None or self._apart[0] != stamp:
-            self._apart = (stamp, load_kept_apart(self.data_dir))
-        return tools, self._apart[1], (rows.version, tools.version, stamp, self.taught)
-
-    def _token_counts(self) -> Callable[[list[str]], list[int]] | None:
-        try:
-            backend = self.tokenizer.backend
-        except ModelError:
-            return None
-        return lambda texts: [len(e.ids) for e in backend.encode_batch(texts, add_special_tokens=False)]
-
-    def _teachable(self) -> Teachable:
-        """What is asked whether rows can be learned; with the form of calls that a run would learn, or the plain one while that can't be settled."""
-        try:
-            form = self.taught_form()
-        except WorkbenchError:  # a dialect that the model does not have is told under Tune
-            form = PLAIN
-        asked, most = self._asked, self.teaching.max_row_tokens
-        if asked is None or asked.form != form or asked.max_tokens != most:
-            asked = self._asked = Teachable(self.tokenizer, most, form)
-        return asked
-
-    @property
-    def taught(self) -> tuple[str, str, int]:
-        """What of `teaching` decides what a row teaches: dialect, tools in the prompt, tokens at most."""
-        return self.teaching.dialect, self.teaching.tools_in_prompt, self.teaching.max_row_tokens
-
-    def taught_form(self) -> CallForm:
-        """The form of calls that a run with `teaching` would learn; raises `WorkbenchError` where that can't be settled."""
-        return self.form_of(RunSettings(training=self.teaching), self.tokenizer)
 
     def form(self, voice: str | None) -> CallForm:
         """How the conversations and calls of an adapter or of merged:NAME are written; without one, those of the model that is open:
@@ -319,16 +247,6 @@ class Workspace:
             # All Gemma 3 share one tokenizer: the embedded model's counts for its big sisters.
             return ChatTokenizer.load(self.catalog.find(DEMO))
 
-    # -- jobs for the engine ----------------------------------------------------------------------
-
-    def load_model(self) -> Ticket:
-        """Begin to load the base, so that the first answer does not wait for it."""
-        return self.engine.submit(LoadJob(model=self.model), f"loading {self.model_name}")
-
-    def unload(self) -> Ticket:
-        """Give the base's memory back, and with the engine's process all that the card keeps for it; the next job starts it anew."""
-        return self.engine.submit(UnloadJob(leave=True), "freeing the memory")
-
     def create_run(
         self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None, preset: str | None = None
     ) -> RunInfo:
@@ -375,96 +293,6 @@ class Workspace:
             folds=folds, seed=seed, max_cells=max_cells, seconds_per_step=seconds_per_step(self.sweeps.store.views(), display_name(model), self.has_gpu),
             tools=told,
         )
-
-    def begin_run(
-        self, name: str, rows: tuple[Example, ...], settings: RunSettings, *, data_name: str, model: str | None = None, preset: str | None = None
-    ) -> RunInfo:
-        """Create a run and hand it to the engine; where that can't be, nothing is left of it and the name stays free. Raises `WorkbenchError`."""
-        info = self.create_run(name, rows, settings, data_name=data_name, model=model, preset=preset)
-        try:
-            self.start_training(info.name)
-        except WorkbenchError:
-            self.runs.remove(info.name)
-            raise
-        return info
-
-    def start_training(self, name: str) -> Ticket:
-        """Train a created run; raises `BusyError` while another is being trained."""
-        return self.engine.submit(TrainJob(run=name), f"training run {name}")
-
-    def resume_training(self, name: str) -> Ticket:
-        """Go on with a run from its checkpoint; raises `RunError` where it can't, `BusyError` while another is being trained.
-
-        A run that had saved nothing begins anew. Until the engine takes it up the run stays as it is.
-        """
-        info = self.runs.info(name)
-        held = self.engine.training()
-        if held is not None:
-            raise BusyError(f"{sentence_case(held.label)} is still going on: stop it or wait for its end, then resume {name}.")
-        folder = None
-        with contextlib.suppress(ModelError):  # the engine fetches it, or says why it can't
-            folder = self.catalog.find(info.model)
-        check_resumable(self.runs, name, base=folder)
-        return self.engine.submit(TrainJob(run=name, resume=True), f"training run {name}")
-
-    def answer(self, turns: list[dict[str, str]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling) -> Ticket:
-        """Answer a conversation, written in the `form` of `run`, with the base (False) and that run's adapter (True), together."""
-        job = AnswerJob(turns=tuple(turns), lanes=lanes, run=run, model=self.model, sampling=sampling, tools=self.bound_tools(sampling))
-        return self.engine.submit(job, "an answer")
-
-    def answer_job(
-        self, prompts: list[list[dict[str, str]]], *, run: str | None, lanes: tuple[bool, ...], sampling: Sampling, stops: tuple[str, ...] = (),
-        model: str | None = None, form_of: str | None = None,
-    ) -> AnswerJob:
-        """`answer` where every lane has a conversation of its own; a reply also ends before one of the texts in `stops`.
-
-        Without a `run` another `model` may answer, and in the form of another voice.
-        """
-        return AnswerJob(
-            prompts=tuple(tuple(turns) for turns in prompts), stops=stops, lanes=lanes, run=run, form_of=form_of, model=model or self.model,
-            sampling=sampling, tools=self.bound_tools(sampling),
-        )
-
-    def answer_together(self, parts: Sequence[AnswerJob]) -> Ticket:
-        """Hand in the answers of one job, or of two whose voices answer together."""
-        return self.engine.submit(parts[0] if len(parts) == 1 else TogetherJob(parts=(parts[0], parts[1])), "an answer")
-
-    def bound_tools(self, sampling: Sampling) -> tuple[dict[str, Any], ...]:
-        """The tools that calls are bound to, as OpenAI's interface describes them; none where the sampling leaves calls free."""
-        return tuple(openai_of(tool) for tool in self.tools.read().tools.values()) if sampling.constrain else ()
-
-    def evaluate(self, cases: list[Case], *, run: str | None, adapted: bool, sampling: Sampling, model: str | None = None) -> Ticket:
-        """Answer every case with the adapter of `run`, with that run's base alone, or without a run with `model`, a merged one."""
-        form = self.form(run or model)
-        prompts = tuple(turns_before_answer(c.row, form) for c in cases)
-        job = EvaluateJob(prompts=prompts, adapted=adapted, run=run, model=model or self.model, sampling=sampling, tools=self.bound_tools(sampling))
-        return self.engine.submit(job, f"evaluating {run if adapted else display_name(model) if model else 'the base'}")
-
-    def check_merge(self, adapter: str, name: str) -> RunInfo:
-        """The run of an adapter that may be merged as merged:`name`; raises `WorkbenchError` for what can be seen to be impossible beforehand."""
-        info = self.runs.adapter(adapter)[0].info
-        free_target(self.catalog, name)
-        source = None
-        with contextlib.suppress(ModelError):  # a hub's model that is still to be downloaded
-            source = self.catalog.find(info.model)
-        if source is not None:
-            plan_merge(self.catalog, source, name)
-        return info
-
-    def merge(self, adapter: str, name: str) -> Ticket:
-        """Merge an adapter into its base as merged:`name`; raises at once as `check_merge` does."""
-        self.check_merge(adapter, name)
-        return self.engine.submit(MergeJob(run=adapter, name=name.strip()), f"merging {adapter}")
-
-    def delete_merged(self, model: str, *, sure: bool = True) -> int:
-        """Take merged:NAME off the disk for good, or unless `sure` nothing; returns its bytes. Raises `ModelError` for one that is used, gone, or not a merge's."""
-        refuse_used(self.engine, self.runs, self.catalog, model, opened=self.model)
-        return remove_merged(self.catalog, model, sure=sure)
-
-    def generate(self, prompts: list[list[dict[str, str]]], form: dict[str, Any], *, run: str | None, sampling: Sampling) -> Ticket:
-        """Write one reply per prompt that is JSON of `form` (a JSON schema), with the adapter of `run` or with the base alone."""
-        job = GenerateJob(prompts=tuple(tuple(turns) for turns in prompts), form=form, run=run, model=self.model, sampling=sampling)
-        return self.engine.submit(job, "writing rows")
 
 
 def row_problems(tokenizer: ChatTokenizer, rows: tuple[Example, ...], max_tokens: int, form: CallForm = PLAIN) -> list[RowProblem]:
