@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -376,8 +378,12 @@ def test_a_decoder_that_fails_leaves_the_difference_to_the_plain_way(
 
     base = adapted_base("llama")
     decode_static._kept[base.raw] = Decoder(base, refuse)
+    gone, there = weakref.ref(decode_static._kept[base.raw]), []
+    lets_go = decode_static.lets_go
+    monkeypatch.setattr(decode_static, "lets_go", lambda exc: there.append((lets_go(exc), gc.collect(), gone())))
     monkeypatch.setattr(Decoder, "room", full)
     assert difference_made(base, PROMPTS[0]) is None and base.raw not in decode_static._kept
+    assert [decoder for *_, decoder in there] == [None], "what it holds is free before the card's memory is given back"
 
 
 def test_what_the_decoder_can_t_tell_two_forwards_decide(adapted_base: Callable[[str], Base]) -> None:

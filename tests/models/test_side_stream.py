@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,28 @@ def test_every_run_s_graphs_are_captured_on_one_stream_a_device(streams: list[ob
     assert first.stream is second.stream is side_stream.side_stream(torch.device("cuda", 0))
     assert Graphs(torch.device("cuda", 1)).stream is not first.stream
     assert streams == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_after_a_capture_the_thread_is_on_the_stream_that_it_came_from(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    now = ["plain"]
+
+    @contextlib.contextmanager
+    def capture(graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """As torch's own: the stream is set back after the capture's end, which may fail."""
+        before, now[0] = now[0], stream.name
+        yield
+        if not ends:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        now[0] = before
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: now.__setitem__(0, stream))
+    with contextlib.nullcontext() if ends else pytest.raises(RuntimeError, match="previous error"), \
+            side_stream.capturing(SimpleNamespace(), None, SimpleNamespace(device="cuda", name="side")):  # type: ignore[arg-type]
+        assert now == ["side"]
+    assert now == ["plain"]
 
 
 def test_working_space_is_given_back_when_no_base_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,10 @@ def test_who_wants_more_of_spread_tensors_gets_the_real_ones() -> None:
 @pytest.mark.slow
 def test_a_library_that_needs_more_of_them_is_imported_with_them(tmp_path: Path) -> None:
     (tmp_path / "liger_kernel" / "ops").mkdir(parents=True)
-    (tmp_path / "liger_kernel" / "ops" / "__init__.py").write_text("from torch.distributed.tensor.placement_types import Shard\n")
+    (tmp_path / "liger_kernel" / "ops" / "__init__.py").write_text(
+        "from torch.distributed.tensor.placement_types import Shard\n"
+        "LigerRMSNormFunction = LigerGELUMulFunction = LigerSiLUMulFunction = Shard\n"
+    )
     run(
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from workbench.models.torch_start import SPREAD, unspread\n"

@@ -127,3 +127,9 @@ def test_every_4_bit_layer_under_an_adapter_is_written_out_and_learns_the_same(t
 def test_without_liger_the_plain_modules_stay(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     assert fast_pass._fused(model_of(tiny_folder)) == []
+
+
+def test_with_an_older_liger_the_plain_modules_stay(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops", types.ModuleType("liger_kernel.ops"))
+    assert fast_pass._fused(model_of(tiny_folder)) == []

@@ -15,7 +15,7 @@ from workbench.models.decode_stack import Stack, read_stack
 from workbench.models.decode_step import Cache, begin, prefill, step
 from workbench.models.loading import Base
 from workbench.models.offload import host_parts
-from workbench.models.side_stream import side_stream
+from workbench.models.side_stream import capturing, side_stream
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # lanes that a graph is captured for
 COLUMNS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)  # tokens that a cache is made for
@@ -200,7 +200,7 @@ class Decoder:
     def record(self, work: Callable[[], Tensor]) -> tuple[Any, Tensor]:
         """`work` as a CUDA graph, and what its replays leave where the capture left it."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=side_stream(self.stack.device), capture_error_mode="thread_local"):
+        with capturing(graph, self.pool, side_stream(self.stack.device)):
             made = work()
         self.pool = self.pool or graph.pool()
         return graph, made

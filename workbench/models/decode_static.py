@@ -195,10 +195,11 @@ def difference_made(base: Base, prompt: Sequence[int]) -> float | None:
             adapted_V, plain_V = kept.read(rows, [prompt, prompt], [1, 0], width).float()
             return float((adapted_V - plain_V).abs().max())
     except Exception as exc:
+        kept = None  # or its cache and graphs would be held until the end, here and by the fault's frames
         release()
+        check_device(base, DecodingFault(exc))
+        lets_go(exc)
         if base.device.type == "cuda":
-            check_device(base, DecodingFault(exc))
-            lets_go(exc)
             torch.cuda.empty_cache()
         return None
 

@@ -6,7 +6,9 @@ streams in turn: a process in which each run took one of its own held 1.6 GiB th
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,21 @@ import torch
 def side_stream(device: torch.device) -> Any:
     """The stream of `device` for captures, the same one at every call."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: Any) -> Iterator[None]:
+    """What is called within is recorded into `graph` on `stream`; afterwards the thread is on the stream that it came from.
+
+    torch's own context leaves it on `stream` where the end of a capture fails, and whatever comes after a failed capture would run there.
+    """
+    before = torch.cuda.current_stream(stream.device)
+    try:
+        # Other threads (a reader of the card's state) may call the driver meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            yield
+    finally:
+        torch.cuda.set_stream(before)
 
 
 def clear_workspaces() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from workbench.models.faults import first_line, lost_to, named
-from workbench.models.side_stream import side_stream
+from workbench.models.side_stream import capturing, side_stream
 from workbench.training.counted_dropout import Recomputation
 from workbench.training.pack import Pack
 from workbench.training.ranks import ALONE, Ranks
@@ -53,8 +53,7 @@ class Graphs:
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()  # what the warm-up kept lies in another pool, and would count twice
             graph = torch.cuda.CUDAGraph()
-            # Other threads (a reader of the card's state) may call the driver meanwhile.
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            with capturing(graph, self.pool, self.stream):
                 work()
             self.pool = self.pool or graph.pool()
             return graph
@@ -62,7 +61,8 @@ class Graphs:
             raise
         except Exception as exc:
             if lost_to(self.device):  # worded so that the engine knows the card's process for lost (models/faults)
-                told = f"CUDA error while CUDA graphs were made: {first_line(exc)}. Switch “Quick steps” off (training.capture=false) if it happens again"
+                # What is told on the way may be cut at its end: the way out stands first.
+                told = f"CUDA error while CUDA graphs were made; if it happens again, switch “Quick steps” off (training.capture=false): {first_line(exc)}"
                 raise CaptureError(told, poisoned=True) from exc
             raise CaptureError(named(exc), poisoned=False) from exc
 

@@ -21,6 +21,7 @@ from workbench.models.overlap import lean
 from workbench.models.torch_start import unspread
 
 Forward = Callable[..., torch.Tensor]
+_WANTED = ("LigerRMSNormFunction", "LigerGELUMulFunction", "LigerSiLUMulFunction")
 
 
 class FastPass:
@@ -64,7 +65,9 @@ def _liger() -> Any:
     """Liger's functions, or None: it looks for a driver when it is imported, and whatever it lacks, the plain modules stay."""
     for leaner in (unspread, contextlib.nullcontext):  # it only tells such tensors from others; a release that wants more of them gets them
         with contextlib.suppress(Exception), lean(), leaner():
-            return importlib.import_module("liger_kernel.ops")
+            found = importlib.import_module("liger_kernel.ops")
+            if all(hasattr(found, name) for name in _WANTED):  # older releases have an empty package there
+                return found
     return None
 
 
