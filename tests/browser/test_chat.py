@@ -70,7 +70,7 @@ def test_several_turns_again_edited_kept_and_exported(app: App, page: Page) -> N
     say(page, "Привет")
     expect(replies(page)).to_have_count(1, timeout=120_000)
     expect(page.locator("#pane-left .wb-foot")).to_contain_text("tokens/s")
-    expect(page.locator("#pane-right")).to_contain_text("Not asked: there was no adapter here yet")
+    expect(page.locator("#pane-right")).to_contain_text("Not asked: no voice was chosen for this pane")
     say(page, "Как дела?")
     expect(replies(page)).to_have_count(2, timeout=120_000)
     expect(page.locator("#pane-left .wb-ask")).to_have_count(2)

@@ -22,7 +22,7 @@ from workbench.settings import RunSettings, Sampling
 from workbench.training import events
 from workbench.training.call_form import CallRecord
 from workbench.training.merged import MergedRecord
-from workbench.ui.chat import asking, panel, shown, wanted
+from workbench.ui.chat import asking, panel, reload, shown, wanted
 from workbench.ui.chat.asking import Manner
 from workbench.ui.chat.talk import KEPT, Chat, Exchange, Piece, Side
 from workbench.ui.chat.voices import choice_words, chosen_now, replaced_words
@@ -279,6 +279,23 @@ def test_two_calls_of_one_reply_are_confirmed_each(workspace: Workspace, engine:
     run_call(workspace, chat, "1/1/0/0")
     assert [step.call.name for step in exchange.right.steps if isinstance(step, Ran)] == ["get_sensitive_data", "now"]
     assert exchange.right.pieces[1].text == "Готово"
+
+
+def test_after_a_reload_a_call_that_ran_is_known_and_not_run_again(workspace: Workspace, engine: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    book, ran = workspace.tools, []
+    book.save(ToolSpec("now", "", {"type": "object", "properties": {}}, "12:00"), book.read().version)
+    run_mock = asking.run_mock
+    monkeypatch.setattr(asking, "run_mock", lambda tool, call, **more: ran.append(call.name) or run_mock(tool, call, **more))
+    before, chat = Chat(), Chat()
+    engine.replies = [("Не знаю", CALL + TAG.render(ToolCall("now"))), ("Готово",)]
+    talk(workspace, before, "Баланс?")
+    run_call(workspace, before, "1/1/0/0")
+    reload.write(workspace, "page1", before)
+    assert reload.take_over(workspace, "page1", "page2", chat)
+    exchange = chat.exchanges[0]
+    assert exchange.right is not None and exchange.right.loop == "waits"
+    run_call(workspace, chat, f"{exchange.key}/1/0/1")
+    assert ran == ["get_sensitive_data", "now"] and exchange.right.pieces[1].text == "Готово"
 
 
 @pytest.mark.parametrize(("reply", "kinds", "reason"), [

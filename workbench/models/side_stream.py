@@ -32,7 +32,8 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: Any) -> Iterator[N
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             yield
     finally:
-        torch.cuda.set_stream(before)
+        if torch.cuda.current_stream(stream.device) != before:
+            torch.cuda.set_stream(before)
 
 
 def clear_workspaces() -> None:

@@ -12,7 +12,7 @@ from workbench.ui.chat import human_panel, keep_panel, merge_panel, reload
 from workbench.ui.chat import panel as chat_panel
 from workbench.ui.chat.rows import row_from
 from workbench.ui.chat.talk import Chat
-from workbench.ui.chat.voices import last_chosen, voice_choices
+from workbench.ui.chat.voices import gone_words, last_chosen, voice_choices, voice_of
 from workbench.ui.data.bench import Bench
 from workbench.ui.errors import shown
 from workbench.ui.highlight import note
@@ -49,19 +49,24 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
         return look(*so_far) if tab == "chat" else [gr.skip()] * len(drawn)
 
     def entered(request: gr.Request, before: str, *so_far: Any) -> list[Any]:
+        talk: Chat = so_far[3]
         left, right, there, *drawn_now = look(*so_far)
-        pieces, change, chat = [*[gr.skip()] * 5, drawn_now[0]], drawn_now[1], reload.take_over(space, before, str(request.session_hash))
-        if chat is not None:
-            names = space.voices()
-            chosen = last_chosen(chat, names)
-            left, right = (gr.Dropdown(choices=voice_choices(names), value=voice) for voice in chosen)
-            *pieces, change = panel.draw(chat, *chosen)
-            change += note(words_chat.WENT_ON, "ok")
-        return [str(request.session_hash), left, right, there, *pieces, change, chat or gr.skip(), *drawn_now[2:]]
+        pieces, change = [*[gr.skip()] * 5, drawn_now[0]], drawn_now[1]
+        try:
+            if reload.take_over(space, before, str(request.session_hash), talk):
+                names = space.voices()
+                chosen = last_chosen(talk, names)
+                left, right = (gr.Dropdown(choices=voice_choices(names), value=voice) for voice in chosen)
+                *pieces, change = panel.draw(talk, *chosen)
+                gone = gone_words([voice_of(voice) for voice in chosen], names)
+                change += note(words_chat.WENT_ON, "ok") + (note(gone, "warn") if gone else "")
+        except WorkbenchError as exc:
+            change = note(words_chat.LOST.format(why=exc), "warn")
+        return [str(request.session_hash), left, right, there, *pieces, change, *drawn_now[2:]]
 
     timer.tick(shown(tick), [current, *choices], drawn, queue=False, **quiet)
     before = gr.Textbox(visible="hidden", elem_id="chat-before")
-    everything = [before, panel.left, panel.right, last, *panel.outputs, panel.chat, *listed, *merging.outputs]
+    everything = [before, panel.left, panel.right, last, *panel.outputs, *listed, *merging.outputs]
     opened.select(shown(entered), [before, *choices], everything, js=reload.BEFORE_JS, **quiet).success(None, before, None, js=reload.AFTER_JS, **quiet)
     for event in merging.events:  # the boxes have a new model, and have lost a deleted one, at once
         event.then(shown(look), choices, drawn, **QUIET)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.calls.loop import LoopLimits, Step, ToolLoop
+from workbench.calls.loop import LoopLimits, Ran, Step, ToolLoop
 from workbench.calls.mocks import run_mock
 from workbench.calls.prompting import Turn
 from workbench.engine.client import Ticket
@@ -262,12 +262,15 @@ def _walk(asked: Asked, side: Side) -> None:
     space, manner = asked.space, asked.manner
     form, tools = space.form(side.run), space.tools.read().tools
     said, heard = iter(tuple(side.pieces)), list[Step]()
+    ran = {call_key(step.call): step.result for step in side.steps if isinstance(step, Ran)}  # a chat that was read from a file has these alone, and no cache
 
     def answer(turns: list[Turn]) -> str:
         piece = next(said, None)
         return piece.text if piece is not None else _another(asked, side, turns)
 
     def run(tool: ToolSpec, call: ToolCall) -> str:
+        if (key := call_key(call)) in ran:
+            return ran[key]
         side.state = words.RUNNING.format(name=call.name)
         return run_mock(tool, call, functions=space.functions_dir if manner.functions else None, stop=lambda: asked.halted)
 

@@ -65,7 +65,7 @@ def build(space: Workspace, panel: ChatPanel) -> None:
 
     def opened(request: gr.Request, chat: Chat, left: str | None, right: str | None, wanted: str | None) -> list[Any]:
         stay = [gr.skip()] * (len(panel.outputs) + 2)
-        if chat.newest is not None and not all(piece.done for side in chat.newest.asked() for piece in side.pieces):
+        if panel.busy(str(request.session_hash)):
             return [note(words.STILL_GOING, "warn"), *stay]
         try:
             found = kept.read(folder, wanted or "")
@@ -83,7 +83,7 @@ def build(space: Workspace, panel: ChatPanel) -> None:
 
         return shown(made)
 
-    def deleted(chat: Chat, wanted: str | None, first: tuple[str, float] | None) -> list[Any]:
+    def deleted(request: gr.Request, chat: Chat, wanted: str | None, first: tuple[str, float] | None) -> list[Any]:
         """The first press asks, the second deletes."""
         if not wanted:
             return [note(words.CHOOSE_KEPT, "warn"), gr.skip(), *calm()]
@@ -97,6 +97,7 @@ def build(space: Workspace, panel: ChatPanel) -> None:
             return [note(str(exc), "warn"), gr.Dropdown(choices=kept.names(folder), value=None), *calm()]
         if chat.name == gone:  # the chat on the screen is kept no more: its name is free
             chat.name = ""
+            reload.write(space, str(request.session_hash), chat)
         return [note(words.DELETED.format(name=gone), "ok"), gr.Dropdown(choices=kept.names(folder), value=None), *calm()]
 
     def calm() -> list[Any]:

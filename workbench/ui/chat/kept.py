@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -35,7 +36,7 @@ h1 { font-size:20px; } .pair { display:grid; grid-template-columns:1fr 1fr; gap:
 def chat_json(chat: Chat, model: str) -> str:
     """The chat as JSON text; what is no UTF-8 in it is replaced."""
     said = [dataclasses.asdict(exchange) for exchange in chat.exchanges]
-    told: dict[str, Any] = {"format": FORMAT, "model": model, "name": chat.name, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exchanges": said}
+    told: dict[str, Any] = {"format": FORMAT, "model": model, "name": chat.name, "tries": chat.tries, "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exchanges": said}
     return json.dumps(told, ensure_ascii=False, indent=1, default=sorted).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -95,7 +96,10 @@ def read_file(path: Path, name: str) -> Chat:
     chat = Chat()
     for exchange in exchanges[-KEPT:]:
         chat.take_up(exchange)
-    chat.name = str(told.get("name") or "")
+    tries, was = told.get("tries"), told.get("name")
+    chat.tries = tries if isinstance(tries, int) else 0
+    with contextlib.suppress(InputError):  # it may become a file's name
+        chat.name = safe_name(was, what="name of the chat") if isinstance(was, str) and was else ""
     return chat
 
 

@@ -37,6 +37,8 @@ class ChatPanel:
     leave: gr.Button
     draw: Callable[[Chat, str | None, str | None], list[Any]]
     """The values of `pieces` and `change`."""
+    busy: Callable[[str], bool]
+    """Whether something is still going on for a page: an answer that is written, or a call that runs."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -148,8 +150,8 @@ def answering(space: Workspace, desk: Desk, draw: Callable[..., list[Any]]) -> C
             # The page was closed, or the answer is whole: what is still going on is stopped either way.
             going.close()  # type: ignore[attr-defined]
             asked.stop()
-            desk.leave(page, asked)
-            reload.write(space, page, chat)
+            if desk.leave(page, asked) is not None:  # else the page shows another chat by now
+                reload.write_aside(space, page, chat)
 
     return steps
 
@@ -181,7 +183,7 @@ def build(space: Workspace, demo: Sequence[str], between: Callable[[], None]) ->
         stop = gr.Button(common.CHAT_STOP, min_width=60, scale=1, elem_id="stop-answer")
         clear = gr.Button(common.CHAT_CLEAR, min_width=60, scale=1, elem_id="clear-chat")
     manner = settings(space)
-    panel = ChatPanel(chat, left, right, change, pieces, editing, leave, draw)
+    panel = ChatPanel(chat, left, right, change, pieces, editing, leave, draw, lambda page: desk.of(page) is not None)
     outputs = [*panel.outputs, prompt, chat, editing, leave]
     steps = answering(space, desk, draw)
 

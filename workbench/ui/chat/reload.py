@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import threading
+import time
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
@@ -15,7 +19,7 @@ from workbench.workspace import Workspace
 log = logging.getLogger("workbench")
 
 OPEN = ".open"  # under the folder of kept chats: OPEN/PAGE.json
-MOST = 20  # pages whose chats stay there, the newest
+MOST, DAYS = 200, 7  # pages whose chats stay there, the newest, and for how long
 _KEY = "toolcall-workbench-chat"  # of what the browser tab remembers: which page it showed
 
 # A tab's own storage lives as long as the tab, and no other tab sees it.
@@ -32,50 +36,77 @@ def folder_of(space: Workspace) -> Path:
 
 
 def write(space: Workspace, page: str, chat: Chat) -> None:
-    """Write down how the page's chat stands; nothing is left of one that is empty. A disk that refuses is told in the log: the chat itself goes on."""
+    """Write down how the page's chat stands; nothing is left of one that is empty. A disk that refuses is told in the log: the chat itself goes on.
+
+    The page that it was taken over from needs its file no more.
+    """
     try:
         path = _path(space, page)
+        new = not path.exists()
         if chat.exchanges:
             write_atomic(path, kept.chat_json(chat, space.model_name))
         else:
             path.unlink(missing_ok=True)
+        if chat.before:
+            _path(space, chat.before).unlink(missing_ok=True)
+            chat.before = ""
+        if new:
+            _tidy(path.parent)
     except OSError as exc:
         log.warning("The chat will not outlast a reload: %s", explain_os_error(exc, Path(exc.filename or folder_of(space))))
     except WorkbenchError as exc:
         log.warning("The chat will not outlast a reload: %s", exc)
 
 
-def take_over(space: Workspace, before: str, page: str) -> Chat | None:
-    """The chat of the page that stood there `before`, now that of `page`; None where there is none that can be read.
+def write_aside(space: Workspace, page: str, chat: Chat) -> None:
+    """`write`, where the thread is the server's own (a page that is closed ends its answer there) in another one: no page waits for the disk."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        write(space, page, chat)
+    else:
+        threading.Thread(target=write, args=(space, page, chat), name="chat-written").start()
 
-    What was being written when the page went is marked as broken off.
+
+def take_over(space: Workspace, before: str, page: str, chat: Chat) -> bool:
+    """Put what the page that stood there `before` showed in front of the chat of `page`; whether there was something.
+
+    What was being written when that page went is marked as broken off. Its file stays until this chat is written down
+    again, since the browser may not remember yet that there is another one. Raises `DataError` for a file that can't be read.
     """
     if not before or before == page:
-        return None
+        return False
     try:
-        chat = kept.read_file(_path(space, before), "of this page")
-    except WorkbenchError:
-        return None
-    for exchange in chat.exchanges:
+        path = _path(space, before)
+    except WorkbenchError:  # nothing that this workbench has told the browser
+        return False
+    if not path.exists():
+        return False
+    earlier = kept.read_file(path, f"{OPEN}/{before}")
+    for exchange in earlier.exchanges:
         for side in exchange.asked():
             for piece in side.pieces:
                 if not piece.done:
                     piece.ended, piece.trouble = "failed", words.PAGE_WENT
                     side.state = words.PAGE_WENT
+    earlier.before = ""
+    chat.put_before(earlier)
     write(space, page, chat)
-    _tidy(space)
-    return chat
+    chat.before = before
+    return True
 
 
 def _path(space: Workspace, page: str) -> Path:
     return folder_of(space) / OPEN / f"{safe_name(page, what='page')}.json"
 
 
-def _tidy(space: Workspace) -> None:
+def _tidy(folder: Path) -> None:
     """Let go of the chats of pages long gone."""
-    try:
-        found = sorted((folder_of(space) / OPEN).glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in found[:-MOST]:
+    now, found = time.time(), list[tuple[float, Path]]()
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another page tidies as well
+            found.append((path.stat().st_mtime, path))
+    found.sort()
+    for i, (at, path) in enumerate(found):
+        if i < len(found) - MOST or now - at > DAYS * 86400:
             path.unlink(missing_ok=True)
-    except OSError as exc:
-        log.warning("Chats of pages long gone stay: %s", explain_os_error(exc, Path(exc.filename or folder_of(space))))

@@ -144,7 +144,8 @@ class Chat:
         self.cache = ResultCache()
         self.tries = 0
         self.name = ""  # under which it is kept
-        self._keys = itertools.count(1 + max((exchange.key for exchange in self.exchanges), default=0))
+        self.before = ""  # the page that it was taken over from, until it is written down anew
+        self._keys = max((exchange.key for exchange in self.exchanges), default=0)  # a plain number: gradio copies the chat for each page
 
     @property
     def newest(self) -> Exchange | None:
@@ -152,11 +153,25 @@ class Chat:
 
     def take_up(self, exchange: Exchange) -> None:
         """Add an exchange under a key of its own; beyond `KEPT` the oldest goes."""
-        exchange.key = next(self._keys)
+        exchange.key = self._next_key()
         if exchange.fresh:
             self.cache = ResultCache()
         self.exchanges.append(exchange)
         del self.exchanges[:-KEPT]
+
+    def put_before(self, earlier: Chat) -> None:
+        """Let this chat go on where another one stood. What was asked here meanwhile knew nothing of that: with it a new conversation begins."""
+        if self.exchanges:
+            self.exchanges[0].fresh = True
+        for exchange in earlier.exchanges:
+            exchange.key = self._next_key()
+        self.exchanges[:0] = earlier.exchanges
+        del self.exchanges[:-KEPT]
+        self.name, self.tries, self.before = self.name or earlier.name, self.tries + earlier.tries, earlier.before
+
+    def _next_key(self) -> int:
+        self._keys += 1
+        return self._keys
 
     def place(self, key: int | None) -> int | None:
         """The place of an exchange, from 0; None if it is not there any more."""

@@ -13,7 +13,7 @@ from workbench.evaluation.deck import deck_text, read_deck_text
 from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
-from workbench.ui.demo.stage import NEWEST_JS, stage_html
+from workbench.ui.demo.stage import NEWEST_JS, pictures, stage_html
 from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import sentence, shown
 from workbench.ui.forms import read_sampling, sampling_components
@@ -91,7 +91,7 @@ def build(space: Workspace) -> None:
     stage = gr.HTML(stage_html(Show(), []), elem_id="demo-stage", js_on_load=CARDS_JS + NEWEST_JS)
 
     def picture(now: Show) -> str:
-        return stage_html(now, space.adapters(), next(now.pictures))
+        return stage_html(now, space.adapters(), next(pictures))
 
     def told(now: Show, said: str = "") -> str:
         """The picture after something was pressed: what that led to takes the place of what was said before it.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from workbench.calls.dialects import Dialect, Verdict, dialect_named, verdict
@@ -71,10 +69,6 @@ class Show:
     halted: bool = False
     said: str = ""
     """What the last press led to, where a sentence tells that."""
-    pictures: Iterator[int] = field(default_factory=lambda: count(int(time.time() * 1000)))
-    """The numbers of what is drawn: taken before the show is looked at, so that the higher of two has all that the lower one has.
-
-    They begin at the clock, as a page that stays open while the server starts anew must not find lower ones than it had."""
 
     @property
     def entry(self) -> Entry | None:

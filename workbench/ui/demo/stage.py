@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 from workbench.evaluation.deck import Entry
 from workbench.ui.chat.cards import difference_html, reply_html, visible
 from workbench.ui.demo.show import Played, Show, Side
@@ -9,6 +12,9 @@ from workbench.ui.highlight import chip, escape, note, verdict_chip
 from workbench.ui.words import demo as words
 
 # What is played and the keys pressed meanwhile draw the page side by side, and a picture may come after one that was made later than it.
+# A picture's number is taken before the show is looked at, so that the higher of two has all that the lower one has. They begin at the clock: a page that stays open
+# while the server starts anew must not find lower ones than it had.
+pictures = itertools.count(int(time.time() * 1000))
 NEWEST_JS = """
 let newest = {picture: -1};
 watch('value', () => {
