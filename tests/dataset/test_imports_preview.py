@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -204,6 +205,18 @@ def test_a_folder_and_a_file_on_this_machine_are_read(tmp_path):
     with pytest.raises(DataError) as caught:
         preview_hub(str(tmp_path / "set"), "nosuch")
     assert str(caught.value).startswith("set has no split 'nosuch'")
+
+
+@pytest.mark.slow
+def test_reading_a_data_set_loads_no_library_of_tensors(tmp_path):
+    (tmp_path / "train.jsonl").write_text("\n".join(map(line, TWO)), encoding="utf-8")
+    code = (
+        "import sys\nfrom workbench.dataset import hub_child\n"
+        f"hub_child.main([{str(tmp_path)!r}, 'train', '', '9', '9999', '9999'])\n"
+        "assert 'datasets' in sys.modules and not {'torch', 'tensorflow', 'jax'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and '{"end": 2, "more": false}' in done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -85,6 +85,8 @@ def main(arguments: list[str]) -> None:
     out, sys.stdout = sys.stdout, sys.stderr
     out.reconfigure(encoding="utf-8", errors="surrogatepass")  # type: ignore[union-attr]
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    # Rows are wanted, no tensors: it would load these while it reads, and torch alone maps as much as reading may take.
+    os.environ |= {"USE_TORCH": "0", "USE_TF": "0", "USE_JAX": "0"}
     with contextlib.suppress(Exception):  # why it can't be imported is told by `read`
         import datasets  # noqa: F401
 
