@@ -99,6 +99,27 @@ def test_an_empty_answer_is_refused_beside_the_row_and_nothing_is_lost(page: Pag
     assert file.read_bytes() == before
 
 
+def test_a_row_that_was_typed_into_is_not_lost_by_a_reload_without_a_question(page: Page, file: Path) -> None:
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    open_row(page, "Здравствуйте!", 2)
+    page.locator("#row-answer textarea").click()
+    page.keyboard.type(" ааа")
+    expect(page.locator("#lesson")).to_contain_text("ааа")
+    page.reload()
+    assert asked == ["beforeunload"]
+    open_row(page, "Здравствуйте!", 2)
+    page.locator("#row-answer textarea").click()
+    page.keyboard.type(" ббб")
+    opened = page.locator("#row-title [data-visit]").get_attribute("data-visit")
+    page.keyboard.press("Control+s")
+    said(page, "Row 2 was changed")
+    page.wait_for_function("seen => document.querySelector('#row-title [data-visit]')?.dataset.visit !== seen", arg=opened)
+    page.reload()
+    expect(page.locator("#grid")).to_be_visible()
+    assert asked == ["beforeunload"], "what is saved is not asked for"
+
+
 def test_rows_are_reviewed_by_keys_alone(page: Page, file: Path) -> None:
     open_row(page, "Здравствуйте!", 2)
     page.keyboard.press("a")

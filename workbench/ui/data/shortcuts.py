@@ -46,6 +46,11 @@ SHORTCUTS_JS = """
     }
     waiting = { id: button.id, serial: serial(), at: event.timeStamp };
   }, true);
+  // A row that was typed into and not saved: the browser asks before the page goes. A saved one is opened anew, as another visit.
+  const visit = () => document.querySelector('#row-title [data-visit]')?.dataset.visit;
+  let typedIn = null;
+  document.addEventListener('input', (event) => { if (event.isTrusted && event.target.closest?.('#row-editor')) typedIn = visit(); }, true);
+  window.addEventListener('beforeunload', (event) => { if (typedIn !== null && typedIn === visit()) event.preventDefault(); });
   // Which row is open is told by the form; the grid is drawn anew, paged and scrolled, so its row is looked for again and again.
   let marked;
   const mark = () => {
