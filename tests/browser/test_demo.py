@@ -96,6 +96,10 @@ def test_a_whole_demonstration_by_the_keys_alone(page: Page) -> None:
     expect(stage.locator(".wb-demo-ask")).to_contain_text("3 of 6")
     page.keyboard.press("s")
     expect(stage.locator(".wb-note")).to_contain_text(words.NOT_PLAYING)
+    page.reload()  # in mid-show nothing of it is lost
+    expect(stage.locator(".wb-demo-score")).to_contain_text("6 of 6 prompts played")
+    expect(stage.locator(".wb-demo-ask")).to_contain_text("3 of 6")
+    expect(stage.locator(".wb-pane .wb-mark")).to_have_count(2)
 
 
 def test_an_answer_that_comes_late_does_not_bring_an_older_page_back(page: Page) -> None:

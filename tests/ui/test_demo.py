@@ -19,7 +19,9 @@ from workbench.errors import InputError, WorkbenchError
 from workbench.evaluation.deck import Deck, Entry
 from workbench.schema import ToolCall
 from workbench.settings import RunSettings, Sampling
+from workbench.ui.demo import pages as demo_pages
 from workbench.ui.demo import show as verbs
+from workbench.ui.demo.pages import Pages
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Played, Show, choose, deck_store, new_deck, play, stop
 from workbench.ui.demo.stage import score_words, stage_html
@@ -293,6 +295,40 @@ def test_a_later_picture_has_a_higher_number_also_after_a_new_start(whole_page: 
     assert numbers == sorted(set(numbers))
     time.sleep(0.02)
     assert numbers[-1] < int(time.time() * 1000), "what a new server begins with"
+
+
+# -- a page that is loaded anew ------------------------------------------------------------------------
+
+
+def test_a_page_that_is_loaded_anew_goes_on_with_what_was_played_whole(ready: Workspace, answers: Answers) -> None:
+    pages, show = Pages(), a_show()
+    assert not pages.enter("one", show, "", ["r"])
+    answers(("нет", CALL), WorkbenchError("The card failed."))
+    run_all(ready, show, [0, 1], Sampling(max_new_tokens=7))
+    again = Show(Deck(show.deck.entries), run="other")
+    assert pages.enter("two", again, "one", ["other", "r"])
+    assert (again.run, again.place, again.sampling.max_new_tokens, again.said, again.going) == ("r", 1, 7, "", False)
+    assert list(again.played) == [0] and again.next_unplayed() == 1 and score_words(again)[0] == "adapted called 1 of 1, base 0 of 1"
+    again.played.clear()
+    assert list(show.played) == [0, 1], "a tab that was duplicated keeps its own"
+
+
+def test_another_deck_or_an_adapter_that_is_gone_begins_anew(ready: Workspace) -> None:
+    pages, show = Pages(), a_show()
+    pages.enter("one", show, "", ["r"])
+    for place, (before, deck, there) in enumerate((("one", Deck((Entry("a", True),)), ["r"]), ("one", show.deck, ["b"]), ("", show.deck, ["r"]), ("nobody", show.deck, ["r"]))):
+        fresh = Show(deck, run="b")
+        assert not pages.enter(f"next{place}", fresh, before, there) and fresh.run == "b"
+    assert not pages.enter("one", show, "one", ["r"])
+
+
+def test_pages_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_pages, "MOST", 3)
+    pages, shows = Pages(), [a_show() for _ in range(5)]
+    for i, show in enumerate(shows):
+        pages.enter(str(i), show, "", ["r"])
+    found = [pages.enter("new", a_show(), before, ["r"]) for before in ("4", "3", "1", "0")]
+    assert found == [True, True, False, False]
 
 
 def test_the_page_stands_at_its_own_address_beside_the_workbench(whole_page: gr.Blocks) -> None:

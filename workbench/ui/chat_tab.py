@@ -8,6 +8,7 @@ import gradio as gr
 
 from workbench.errors import WorkbenchError
 from workbench.ui import measure_panel, words
+from workbench.ui.browser_tab import after_js, before_js
 from workbench.ui.chat import human_panel, keep_panel, merge_panel, reload
 from workbench.ui.chat import panel as chat_panel
 from workbench.ui.chat.rows import row_from
@@ -67,7 +68,7 @@ def build(space: Workspace, opened: gr.Tab, timer: gr.Timer, current: gr.State, 
     timer.tick(shown(tick), [current, *choices], drawn, queue=False, **quiet)
     before = gr.Textbox(visible="hidden", elem_id="chat-before")
     everything = [before, panel.left, panel.right, last, *panel.outputs, *listed, *merging.outputs]
-    opened.select(shown(entered), [before, *choices], everything, js=reload.BEFORE_JS, **quiet).success(None, before, None, js=reload.AFTER_JS, **quiet)
+    opened.select(shown(entered), [before, *choices], everything, js=before_js("chat"), **quiet).success(None, before, None, js=after_js("chat"), **quiet)
     for event in merging.events:  # the boxes have a new model, and have lost a deleted one, at once
         event.then(shown(look), choices, drawn, **QUIET)
     for should, button in to_row.items():

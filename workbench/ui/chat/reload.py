@@ -20,14 +20,6 @@ log = logging.getLogger("workbench")
 
 OPEN = ".open"  # under the folder of kept chats: OPEN/PAGE.json
 MOST, DAYS = 200, 7  # pages whose chats stay there, the newest, and for how long
-_KEY = "toolcall-workbench-chat"  # of what the browser tab remembers: which page it showed
-
-# A tab's own storage lives as long as the tab, and no other tab sees it.
-BEFORE_JS = f"""(before, ...others) => {{
-  try {{ before = sessionStorage.getItem('{_KEY}') || ''; }} catch (refused) {{ before = ''; }}
-  return [before, ...others];
-}}"""
-AFTER_JS = f"(page) => {{ try {{ sessionStorage.setItem('{_KEY}', page || ''); }} catch (refused) {{ }} }}"
 
 
 def folder_of(space: Workspace) -> Path:

@@ -10,13 +10,15 @@ import gradio as gr
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.deck import deck_text, read_deck_text
+from workbench.ui.browser_tab import after_js, before_js
 from workbench.ui.chat.cards import CARDS_JS
+from workbench.ui.demo.pages import Pages
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
 from workbench.ui.demo.stage import NEWEST_JS, pictures, stage_html
 from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import sentence, shown
-from workbench.ui.forms import read_sampling, sampling_components
+from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components, shown_value
 from workbench.ui.highlight import escape, note
 from workbench.ui.quiet import QUIET, STREAM
 from workbench.ui.words import demo as words
@@ -66,7 +68,8 @@ KEYS_JS = """
 
 def build(space: Workspace) -> None:
     """The page's components, within its route."""
-    show = gr.State(Show())
+    show, pages = gr.State(Show()), Pages()
+    left = gr.Textbox(visible="hidden", elem_id="demo-before")  # the key of the page that stood in this tab before
     seen = gr.State(None)  # the adapters that the choice holds
     with gr.Row(elem_classes="wb-demo-bar", equal_height=True):
         gr.HTML(_title(space), elem_id="demo-heading")
@@ -101,14 +104,18 @@ def build(space: Workspace) -> None:
         now.said = said
         return picture(now)
 
-    def opened(now: Show) -> list[Any]:
+    def opened(request: gr.Request, before: str, now: Show) -> list[Any]:
         names = space.adapters()
         now.run, now.said = (names[0] if names else None), ""
         try:
             now.deck = deck_store(space).read()
         except WorkbenchError as exc:
             now.said = str(exc)
-        return [picture(now), gr.Dropdown(choices=names, value=now.run), names, deck_text(now.deck.entries), note(now.said, "warn") if now.said else "", now]
+        own = str(request.session_hash)
+        goes_on = pages.enter(own, now, before, names)
+        how = [shown_value(getattr(now.sampling, name)) if goes_on else gr.skip() for name in SAMPLING_FIELDS]
+        told_of = note(now.said, "warn") if now.said else ""
+        return [own, picture(now), gr.Dropdown(choices=names, value=now.run), names, deck_text(now.deck.entries), told_of, now, *how]
 
     def followed(now: Show, known: list[str] | None) -> list[Any]:
         names = space.adapters()
@@ -188,7 +195,8 @@ def build(space: Workspace) -> None:
     gr.Timer(FOLLOWED).tick(shown(followed), [show, seen], [run, seen, stage], **QUIET)
     page = gr.context.Context.root_block
     assert page is not None
-    page.load(shown(opened), show, [stage, run, seen, deck, said, show], **QUIET)
+    loaded = page.load(shown(opened), [left, show], [left, stage, run, seen, deck, said, show, *sampling], js=before_js("demo"), **QUIET)
+    loaded.success(None, left, None, js=after_js("demo"), **QUIET)
     page.load(None, js=KEYS_JS.replace("NAMES", json.dumps({"demo-previous": words.PREVIOUS_HELP, "demo-next": words.NEXT_HELP})))
 
 
