@@ -107,11 +107,15 @@ def test_dora_on_8_bit_weights_is_refused_beside_its_box(tune: Page) -> None:
     expect(tune.locator("#wrong-lora-dora")).to_have_count(0)
 
 
+def load_anew(tune: Page) -> None:
+    tune.reload()
+    tune.get_by_role("tab", name="2 Tune").click()
+
+
 def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
     fill(tune, "lora-rank", "8")
     expect(tune.locator("#preset-differs")).to_contain_text("Rank: 8 (preset: 16)")
-    tune.reload()
-    tune.get_by_role("tab", name="2 Tune").click()
+    load_anew(tune)
     expect(tune.locator("#lora-rank input")).to_have_value("8")
     expect(tune.locator("#tune-message")).to_contain_text("Your settings are back as you left them.")
     expect(tune.locator("#plan")).to_contain_text("1,898,496")
@@ -119,8 +123,7 @@ def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
     tune.get_by_role("option", name="The model's defaults").click()
     expect(tune.locator("#lora-rank input")).to_have_value("16")
     expect(tune.locator("#tune-message")).to_be_empty()
-    tune.reload()
-    tune.get_by_role("tab", name="2 Tune").click()
+    load_anew(tune)
     expect(tune.locator("#plan")).to_contain_text("3,796,992")
     expect(tune.locator("#lora-rank input")).to_have_value("16")
 
@@ -128,8 +131,7 @@ def test_a_reload_leaves_the_form_as_it_was(tune: Page) -> None:
 def test_a_reload_keeps_a_preset_of_ones_own_that_was_saved_since_the_start(tune: Page) -> None:
     save_as(tune, "five", "5")
     expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
-    tune.reload()
-    tune.get_by_role("tab", name="2 Tune").click()
+    load_anew(tune)
     expect(tune.locator("#preset input")).to_have_value("five · your own")
     expect(tune.locator("#preset-differs")).to_contain_text("All settings are the preset's.")
     fill(tune, "lora-rank", "6")

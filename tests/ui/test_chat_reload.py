@@ -35,7 +35,7 @@ def take(space: Workspace, before: str, page: str) -> Chat | None:
 
 
 def pages(space: Workspace) -> set[str]:
-    return {path.stem for path in (reload.folder_of(space) / reload.OPEN).iterdir()}
+    return {path.stem for path in (space.chats_dir / reload.OPEN).iterdir()}
 
 
 def test_the_page_that_comes_next_goes_on_with_the_chat(workspace: Workspace) -> None:
@@ -84,7 +84,7 @@ def test_what_was_being_written_is_marked_as_broken_off(workspace: Workspace) ->
 
 def test_open_chats_are_not_among_the_kept_ones(workspace: Workspace) -> None:
     reload.write(workspace, "page3", a_chat("да"))
-    assert kept.names(reload.folder_of(workspace)) == []
+    assert kept.names(workspace.chats_dir) == []
 
 
 @pytest.mark.parametrize("before", ["", "never-was", "../../rows", "a/b", "x" * 200, "own"])
@@ -94,7 +94,7 @@ def test_there_is_nothing_to_go_on_with(workspace: Workspace, before: str) -> No
 
 
 def test_a_file_that_can_t_be_read_is_named_and_stays(workspace: Workspace) -> None:
-    path = reload.folder_of(workspace) / reload.OPEN / "page9.json"
+    path = workspace.chats_dir / reload.OPEN / "page9.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"format": 1, "exchanges": [{"prompt": 3}]}')
     with pytest.raises(DataError, match=r"The file \.open/page9\.json is no chat"):
@@ -105,15 +105,15 @@ def test_a_file_that_can_t_be_read_is_named_and_stays(workspace: Workspace) -> N
 @pytest.mark.parametrize("name", ["../../evil", "/etc/x", 3, None, ["a"]])
 def test_a_name_in_a_file_becomes_no_path(workspace: Workspace, name: Any) -> None:
     reload.write(workspace, "page1", a_chat("да"))
-    path = reload.folder_of(workspace) / reload.OPEN / "page1.json"
+    path = workspace.chats_dir / reload.OPEN / "page1.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"name": name, "tries": "x"}))
     chat = take(workspace, "page1", "page2")
     assert chat is not None and (chat.name, chat.tries) == ("", 0)
 
 
 def test_a_disk_that_refuses_is_told_in_the_log_and_the_chat_goes_on(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
-    reload.folder_of(workspace).mkdir(parents=True)
-    (reload.folder_of(workspace) / reload.OPEN).write_text("in the way")
+    workspace.chats_dir.mkdir(parents=True)
+    (workspace.chats_dir / reload.OPEN).write_text("in the way")
     with caplog.at_level(logging.WARNING, "workbench"):
         reload.write(workspace, "page1", a_chat("да"))
         reload.write(workspace, "page1", Chat())
@@ -122,7 +122,7 @@ def test_a_disk_that_refuses_is_told_in_the_log_and_the_chat_goes_on(workspace: 
 
 def test_pages_long_gone_are_let_go_of_by_number_and_by_age(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "MOST", 10)
-    folder, now = reload.folder_of(workspace) / reload.OPEN, time.time()
+    folder, now = workspace.chats_dir / reload.OPEN, time.time()
     for i in range(15):
         reload.write(workspace, f"page{i}", a_chat("да"))
         os.utime(folder / f"page{i}.json", (now - 1000 + i, now - 1000 + i))
@@ -137,7 +137,7 @@ def test_pages_long_gone_are_let_go_of_by_number_and_by_age(workspace: Workspace
 
 def test_a_chat_is_written_down_when_it_is_asked_and_when_it_is_answered(workspace: Workspace) -> None:
     chat, written = Chat(), []
-    path = reload.folder_of(workspace) / reload.OPEN / "page.json"
+    path = workspace.chats_dir / reload.OPEN / "page.json"
 
     def going() -> Iterator[None]:
         written.append(json.loads(path.read_text())["exchanges"][0]["left"]["pieces"][0]["text"])

@@ -87,6 +87,11 @@ class Workspace:
         """The user's Python functions that may answer for tools."""
         return self.data_dir / "functions"
 
+    @property
+    def chats_dir(self) -> Path:
+        """The chats that were kept."""
+        return self.data_dir / "chats"
+
     @cached_property
     def review(self) -> ReviewList:
         return ReviewList(self.data_dir / "review.jsonl")

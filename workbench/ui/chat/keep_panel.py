@@ -40,7 +40,7 @@ def _whole(chat: Chat) -> None:
 
 def build(space: Workspace, panel: ChatPanel) -> None:
     """The panel's components and their wires."""
-    folder = reload.folder_of(space)
+    folder = space.chats_dir
     with gr.Accordion(words.KEEP_TITLE, open=False, elem_id="chat-keep"):
         with gr.Row(equal_height=True, elem_classes="wb-runtop"):
             name = gr.Textbox(label=words.KEEP_NAME, max_lines=1, scale=2, min_width=140, elem_id="chat-keep-name")

@@ -22,11 +22,6 @@ OPEN = ".open"  # under the folder of kept chats: OPEN/PAGE.json
 MOST, DAYS = 200, 7  # pages whose chats stay there, the newest, and for how long
 
 
-def folder_of(space: Workspace) -> Path:
-    """Where kept chats stand."""
-    return space.data_dir / "chats"
-
-
 def write(space: Workspace, page: str, chat: Chat) -> None:
     """Write down how the page's chat stands; nothing is left of one that is empty. A disk that refuses is told in the log: the chat itself goes on.
 
@@ -44,10 +39,9 @@ def write(space: Workspace, page: str, chat: Chat) -> None:
             chat.before = ""
         if new:
             _tidy(path.parent)
-    except OSError as exc:
-        log.warning("The chat will not outlast a reload: %s", explain_os_error(exc, Path(exc.filename or folder_of(space))))
-    except WorkbenchError as exc:
-        log.warning("The chat will not outlast a reload: %s", exc)
+    except (WorkbenchError, OSError) as exc:
+        why = explain_os_error(exc, Path(exc.filename or space.chats_dir)) if isinstance(exc, OSError) else exc
+        log.warning("The chat will not outlast a reload: %s", why)
 
 
 def write_aside(space: Workspace, page: str, chat: Chat) -> None:
@@ -81,7 +75,6 @@ def take_over(space: Workspace, before: str, page: str, chat: Chat) -> bool:
                 if not piece.done:
                     piece.ended, piece.trouble = "failed", words.PAGE_WENT
                     side.state = words.PAGE_WENT
-    earlier.before = ""
     chat.put_before(earlier)
     write(space, page, chat)
     chat.before = before
@@ -89,7 +82,7 @@ def take_over(space: Workspace, before: str, page: str, chat: Chat) -> bool:
 
 
 def _path(space: Workspace, page: str) -> Path:
-    return folder_of(space) / OPEN / f"{safe_name(page, what='page')}.json"
+    return space.chats_dir / OPEN / f"{safe_name(page, what='page')}.json"
 
 
 def _tidy(folder: Path) -> None:

@@ -167,7 +167,7 @@ class Chat:
             exchange.key = self._next_key()
         self.exchanges[:0] = earlier.exchanges
         del self.exchanges[:-KEPT]
-        self.name, self.tries, self.before = self.name or earlier.name, self.tries + earlier.tries, earlier.before
+        self.name, self.tries = self.name or earlier.name, self.tries + earlier.tries
 
     def _next_key(self) -> int:
         self._keys += 1

@@ -43,17 +43,16 @@ def _kept(name: str) -> dict[str, Any]:
 
 
 def title_html(form: Form) -> str:
-    if form.place is None:
-        return f'<div class="wb-rowtitle" data-serial="{form.serial}" data-visit="{form.visit}" data-row="">{words.NEW_ROW.capitalize()}</div>'
-    source = chip(form.draft.source, "warn") if form.draft.source else ""
-    return f'<div class="wb-rowtitle" data-serial="{form.serial}" data-visit="{form.visit}" data-row="{form.place + 1}">Row {form.place + 1} {source}</div>'
+    """Which row is open, and for the page's keys which drawing of the form and which visit of the row this is."""
+    row = "" if form.place is None else form.place + 1
+    source = f" {chip(form.draft.source, 'warn')}" if form.draft.source else ""
+    said = words.NEW_ROW.capitalize() if form.place is None else f"Row {row}: {words.CANT_BE_USED}" if form.broken else f"Row {row}{source}"
+    return f'<div class="wb-rowtitle" data-serial="{form.serial}" data-visit="{form.visit}" data-row="{row}">{said}</div>'
 
 
 def _draw_broken(editor: Editor, form: Form) -> None:
     bench = editor.bench
-    number = (form.place or 0) + 1
-    title = f'<div class="wb-rowtitle" data-serial="{form.serial}" data-visit="{form.visit}" data-row="{number}">Row {number}: {words.CANT_BE_USED}</div>'
-    gr.HTML(title, elem_id="row-title", **_kept("row-title"))
+    gr.HTML(title_html(form), elem_id="row-title", **_kept("row-title"))
     line = gr.Textbox(form.broken, label=words.BROKEN_LINE, lines=8, max_lines=16, interactive=True, elem_id="row-line", **_kept("row-line"))
     with gr.Row():
         mend = gr.Button(words.MEND, variant="primary", elem_id="row-save", **_kept("row-save"), min_width=90)

@@ -15,7 +15,7 @@ from workbench.ui.chat.cards import CARDS_JS
 from workbench.ui.demo.pages import Pages
 from workbench.ui.demo.saved import saved_html
 from workbench.ui.demo.show import Show, choose, deck_store, new_deck, play, stop
-from workbench.ui.demo.stage import NEWEST_JS, pictures, stage_html
+from workbench.ui.demo.stage import NEWEST_JS, stage_html
 from workbench.ui.downloads import download_folder, fetched
 from workbench.ui.errors import sentence, shown
 from workbench.ui.forms import SAMPLING_FIELDS, read_sampling, sampling_components, shown_value
@@ -94,7 +94,7 @@ def build(space: Workspace) -> None:
     stage = gr.HTML(stage_html(Show(), []), elem_id="demo-stage", js_on_load=CARDS_JS + NEWEST_JS)
 
     def picture(now: Show) -> str:
-        return stage_html(now, space.adapters(), next(pictures))
+        return stage_html(now, space.adapters())
 
     def told(now: Show, said: str = "") -> str:
         """The picture after something was pressed: what that led to takes the place of what was said before it.
@@ -143,7 +143,7 @@ def build(space: Workspace) -> None:
         yield from played(now, list(range(len(now.deck.entries))), values)
 
     def stopped(now: Show) -> Any:
-        # What goes on draws its own end: a picture of before might come to the page after it.
+        # What goes on draws its own end.
         return gr.skip() if stop(space, now) else told(now, words.NOT_PLAYING)
 
     def moved(by: int) -> Any:

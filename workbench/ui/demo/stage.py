@@ -14,7 +14,7 @@ from workbench.ui.words import demo as words
 # What is played and the keys pressed meanwhile draw the page side by side, and a picture may come after one that was made later than it.
 # A picture's number is taken before the show is looked at, so that the higher of two has all that the lower one has. They begin at the clock: a page that stays open
 # while the server starts anew must not find lower ones than it had.
-pictures = itertools.count(int(time.time() * 1000))
+_pictures = itertools.count(int(time.time() * 1000))
 NEWEST_JS = """
 let newest = {picture: -1};
 watch('value', () => {
@@ -24,8 +24,9 @@ watch('value', () => {
 });"""
 
 
-def stage_html(show: Show, adapters: list[str], picture: int = 0) -> str:
-    """The whole page below its buttons, what was said last above the prompt. Of two pictures that are on their way the page keeps the one with the higher number `picture`."""
+def stage_html(show: Show, adapters: list[str]) -> str:
+    """The whole page below its buttons, what was said last above the prompt. Of two that are on their way the page keeps the one that was made later."""
+    picture = next(_pictures)
     entry, said = show.entry, note(show.said, "warn") if show.said else ""
     if entry is None:
         return f'<div class="wb-demo" data-picture="{picture}">{said}</div>'
